@@ -1,0 +1,126 @@
+"""The Rust parser. Written by hand; a test compares it with the compiled module."""
+
+from typing import final
+
+class ParseError(ValueError):
+    """The file cannot be read on. `args == (code, line, byte_offset, limit)`.
+
+    `code` is one of record_too_long, cell_too_long, too_many_columns, unclosed_quote, duplicate_column, empty_file,
+    no_header; `line` is 1-based; `byte_offset` 0-based in the file; `limit` the limit that was passed, or 0.
+    """
+
+@final
+class RejectedRow:
+    """A record that cannot be stored."""
+
+    @property
+    def line(self) -> int:
+        """Line of the file at which the record begins, from 1."""
+    @property
+    def byte_offset(self) -> int:
+        """Byte of the file at which the record begins, from 0."""
+    @property
+    def byte_length(self) -> int:
+        """Length of the record in the file, its line end included."""
+    @property
+    def reason(self) -> str:
+        """too_few_fields, too_many_fields, invalid_utf8, nul_byte, or text_after_quote."""
+    @property
+    def raw(self) -> bytes:
+        """The record's first bytes as they came, at most 4,096."""
+
+@final
+class Checkpoint:
+    """Where a parser can go on: the state between two records. Plain values, fit for a database row."""
+
+    def __new__(
+        cls,
+        offset_bytes: int,
+        line: int,
+        rows_stored: int,
+        rows_rejected: int,
+        columns: list[str],
+        sha256_state: bytes,
+    ) -> "Checkpoint": ...
+    @property
+    def offset_bytes(self) -> int:
+        """Bytes of the file that are consumed: the start of the next record."""
+    @property
+    def line(self) -> int:
+        """Line number of the next record, from 1."""
+    @property
+    def rows_stored(self) -> int: ...
+    @property
+    def rows_rejected(self) -> int: ...
+    @property
+    def columns(self) -> list[str]:
+        """Column names; empty until the header, or the first record of a file without one, was read."""
+    @property
+    def sha256_state(self) -> bytes:
+        """SHA-256 of the consumed bytes as a state that can go on (opaque, under 128 bytes)."""
+
+@final
+class Batch:
+    """Some whole records, encoded for PostgreSQL, and the checkpoint after them."""
+
+    @property
+    def rows(self) -> bytes:
+        """`COPY … (FORMAT binary)` of (row_number int8, one text per column); b"" where no row is stored."""
+    @property
+    def blocks(self) -> bytes:
+        """`COPY … (FORMAT binary)` of (first_row_number int8, row_count int4, lexemes int4[]); b"" where none."""
+    @property
+    def rows_stored(self) -> int:
+        """Rows in `rows`."""
+    @property
+    def rejected(self) -> list[RejectedRow]: ...
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The state after this batch: what a resumed parser starts from."""
+
+@final
+class Parser:
+    """Turns the bytes of a CSV file into batches. Used by one thread at a time; releases the interpreter while it works.
+
+    Push interface: `feed` takes any split of the file and returns the batches that it closed, in order; `finish` takes
+    the end of the file and returns the rest (at least one batch, perhaps an empty one, so that the last checkpoint is
+    always known). After an error it refuses further use.
+    """
+
+    def __new__(
+        cls,
+        *,
+        delimiter: str = ",",
+        quote: str = '"',
+        has_header: bool = True,
+        batch_bytes: int = 4_194_304,
+        block_rows: int = 128,
+        max_record_bytes: int = 1_048_576,
+        max_cell_bytes: int = 1_048_576,
+        max_columns: int = 1_500,
+        resume: Checkpoint | None = None,
+    ) -> "Parser":
+        """`quote` may be "" for files without quoting. Raises ValueError where an option is out of range."""
+    def feed(self, data: bytes) -> list[Batch]:
+        """Raises ParseError; the batches closed before the bad record are lost with it and read again on resume."""
+    def finish(self) -> list[Batch]:
+        """Raises ParseError where the file ends inside a quoted cell, or holds no record at all."""
+    def sha256(self) -> bytes:
+        """Digest of all bytes fed so far (32 bytes). Only after `finish`."""
+    @property
+    def received_bytes(self) -> int:
+        """Offset of the next byte that `feed` expects, counted in the file."""
+
+def lexemes(text: str) -> list[str]:
+    """The search terms of a text, in order of first appearance, each once.
+
+    The same function that fills `Batch.blocks`: words and numbers NFKC-folded and lower-cased, runs of Hangul and
+    other CJK letters as overlapping bigrams (a single one alone as itself), code-like tokens (`AB-1234/x`) whole and
+    in parts.
+    """
+
+def lexeme_hashes(text: str) -> list[int]:
+    """32-bit signed hashes of `lexemes(text)`, in the same order: what the index holds."""
+
+def count_matches(query_hashes: list[int], texts: list[str]) -> list[list[bool]]:
+    """For each text, which of the query's lexemes it holds. Releases the interpreter."""

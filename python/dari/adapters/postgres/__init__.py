@@ -1,0 +1,1 @@
+"""PostgreSQL: where metadata, rows and conversations live."""

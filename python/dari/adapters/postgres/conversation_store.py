@@ -1,0 +1,320 @@
+"""Keeps conversations and turns."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from peewee import fn
+
+from dari.adapters.postgres.database import Database, Role, Transaction
+from dari.adapters.postgres.tables import Conversations, Turns
+from dari.core.conversations import (
+    Answer,
+    Answerer,
+    AttemptOutcome,
+    AttemptRecord,
+    BegunTurn,
+    Citation,
+    Conversation,
+    DegradedReason,
+    Turn,
+    TurnRequest,
+    TurnState,
+)
+from dari.core.errors import FieldViolation, InvalidArgument, NotFound, TurnInProgress
+
+
+class PostgresConversationStore:
+    """A ConversationStore."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin_turn(self, tenant: str, request: TurnRequest, timeout_s: float, history_turns: int) -> BegunTurn | Turn:
+        """See ConversationStore."""
+        deadline = datetime.now(UTC) + timedelta(seconds=timeout_s)
+        with self._database.transaction(Role.APP) as transaction:
+            row = _turn_of_request(transaction, tenant, request) if request.request_id else None
+            if row is None:
+                row = _insert_turn(transaction, tenant, request, deadline)
+            elif row["state"] == TurnState.COMPLETED.value:
+                return _turn(row)
+            elif row["state"] == TurnState.RUNNING.value and row["deadline_time"] > datetime.now(UTC):
+                raise TurnInProgress(
+                    "A turn with this request_id is being answered; wait for it.", {"request_id": request.request_id}
+                )
+            else:
+                row = _update_turn(
+                    transaction, tenant, row, {Turns.state: TurnState.RUNNING.value, Turns.deadline_time: deadline}
+                )
+            turn = _turn(row)
+            return BegunTurn(turn, _earlier(transaction, tenant, turn, history_turns))
+
+    def complete_turn(self, tenant: str, turn: Turn, answer: Answer) -> Turn:
+        """See ConversationStore."""
+        values = {
+            Turns.state: TurnState.COMPLETED.value,
+            Turns.answer: answer.text,
+            Turns.answered_by: answer.answered_by.value,
+            Turns.ai_model: answer.ai_model,
+            Turns.attempts: [_attempt_json(attempt) for attempt in answer.attempts],
+            Turns.citations: [_citation_json(citation) for citation in answer.citations],
+            Turns.degraded_reasons: [reason.value for reason in answer.degraded_reasons],
+            Turns.complete_time: fn.clock_timestamp(),
+        }
+        with self._database.transaction(Role.APP) as transaction:
+            return _turn(_update_turn(transaction, tenant, _key(turn), values))
+
+    def abandon_turn(self, tenant: str, turn: Turn, attempts: Sequence[AttemptRecord]) -> None:
+        """See ConversationStore."""
+        values = {
+            Turns.state: TurnState.INCOMPLETE.value,
+            Turns.attempts: [_attempt_json(attempt) for attempt in attempts],
+        }
+        with self._database.transaction(Role.APP) as transaction:
+            _update_turn(transaction, tenant, _key(turn), values)
+
+    def get(self, tenant: str, id: UUID) -> Conversation:
+        """See ConversationStore."""
+        with self._database.transaction(Role.APP) as transaction:
+            return _conversation(_find(transaction, tenant, id))
+
+    def list(
+        self, tenant: str, chat_configuration: str, before: tuple[datetime, UUID] | None, limit: int
+    ) -> list[Conversation]:
+        """See ConversationStore."""
+        table = Conversations
+        query = (
+            table.select().where(table.tenant == tenant).order_by(table.create_time.desc(), table.id).limit(limit)
+        ).dicts()
+        if chat_configuration:
+            query = query.where(table.chat_configuration == chat_configuration)
+        if before is not None:
+            create_time, id = before
+            same_time = (table.create_time == create_time) & (table.id > id)
+            query = query.where((table.create_time < create_time) | same_time)
+        with self._database.transaction(Role.APP) as transaction:
+            return [_conversation(row) for row in query.execute(transaction.peewee)]
+
+    def list_turns(self, tenant: str, conversation: UUID, after: int, limit: int) -> "list[Turn]":
+        """See ConversationStore."""
+        query = (
+            Turns.select()
+            .where((Turns.tenant == tenant) & (Turns.conversation == conversation) & (Turns.number > after))
+            .order_by(Turns.number)
+            .limit(limit)
+            .dicts()
+        )
+        with self._database.transaction(Role.APP) as transaction:
+            _find(transaction, tenant, conversation)
+            return [_turn(row) for row in query.execute(transaction.peewee)]
+
+    def delete(self, tenant: str, id: UUID) -> None:
+        """See ConversationStore."""
+        with self._database.transaction(Role.APP) as transaction:
+            of_this = (Conversations.tenant == tenant) & (Conversations.id == id)
+            if not Conversations.delete().where(of_this).execute(transaction.peewee):
+                raise NotFound.of(f"conversations/{id}")
+
+
+def _turn_of_request(transaction: Transaction, tenant: str, request: TurnRequest) -> dict[str, Any] | None:
+    row: dict[str, Any] | None = (
+        Turns.select(Turns, Conversations.chat_configuration)
+        .join(
+            Conversations, on=(Conversations.tenant == Turns.tenant) & (Conversations.id == Turns.conversation)
+        )
+        .where((Turns.tenant == tenant) & (Turns.request_id == request.request_id))
+        .for_update(of=Turns)
+        .dicts()
+        .first(transaction.peewee)
+    )
+    if row is None:
+        return None
+    same = (
+        row["question"] == request.question
+        and row["chat_configuration"] == request.chat_configuration
+        and request.conversation in (None, row["conversation"])
+    )
+    if not same:
+        raise InvalidArgument.of(
+            FieldViolation("request_id", "was used before with another question, conversation or chat configuration")
+        )
+    return row
+
+
+def _insert_turn(
+    transaction: Transaction, tenant: str, request: TurnRequest, deadline: datetime
+) -> dict[str, Any]:
+    conversation = request.conversation
+    if conversation is None:
+        conversation = uuid4()
+        Conversations.insert(
+            tenant=tenant, id=conversation, chat_configuration=request.chat_configuration
+        ).execute(transaction.peewee)
+    counted = list(
+        Conversations.update(
+            {Conversations.turn_count: Conversations.turn_count + 1, Conversations.update_time: fn.now()}
+        )
+        .where((Conversations.tenant == tenant) & (Conversations.id == conversation))
+        .returning(Conversations.turn_count, Conversations.chat_configuration)
+        .tuples()
+        .execute(transaction.peewee)
+    )
+    if not counted:
+        raise NotFound.of(f"conversations/{conversation}")
+    number, configuration = counted[0]
+    if configuration != request.chat_configuration:
+        raise InvalidArgument.of(
+            FieldViolation("conversation", "belongs to another chat configuration; begin a new conversation")
+        )
+    inserted = (
+        Turns.insert(
+            tenant=tenant,
+            conversation=conversation,
+            number=number,
+            request_id=request.request_id,
+            question=request.question,
+            deadline_time=deadline,
+        )
+        .on_conflict_ignore()
+        .returning(Turns)
+        .dicts()
+        .execute(transaction.peewee)
+    )
+    row: dict[str, Any] | None = next(iter(inserted), None)
+    if row is None:
+        # The same request_id came twice at the same moment, and the other was first.
+        raise TurnInProgress(
+            "A turn with this request_id is being answered; wait for it.", {"request_id": request.request_id}
+        )
+    return row
+
+
+def _update_turn(
+    transaction: Transaction, tenant: str, key: dict[str, Any], values: dict[Any, Any]
+) -> dict[str, Any]:
+    updated = (
+        Turns.update(values)
+        .where(
+            (Turns.tenant == tenant)
+            & (Turns.conversation == key["conversation"])
+            & (Turns.number == key["number"])
+        )
+        .returning(Turns)
+        .dicts()
+        .execute(transaction.peewee)
+    )
+    row: dict[str, Any] | None = next(iter(updated), None)
+    if row is None:
+        raise NotFound.of(f"conversations/{key['conversation']}")
+    return row
+
+
+def _earlier(transaction: Transaction, tenant: str, turn: Turn, limit: int) -> tuple[Turn, ...]:
+    if turn.number == 1:
+        return ()
+    rows = (
+        Turns.select()
+        .where(
+            (Turns.tenant == tenant)
+            & (Turns.conversation == turn.conversation)
+            & (Turns.number < turn.number)
+            & (Turns.state == TurnState.COMPLETED.value)
+        )
+        .order_by(Turns.number.desc())
+        .limit(limit)
+        .dicts()
+        .execute(transaction.peewee)
+    )
+    return tuple(map(_turn, rows))[::-1]
+
+
+def _find(transaction: Transaction, tenant: str, id: UUID) -> dict[str, Any]:
+    row: dict[str, Any] | None = (
+        Conversations.select()
+        .where((Conversations.tenant == tenant) & (Conversations.id == id))
+        .dicts()
+        .first(transaction.peewee)
+    )
+    if row is None:
+        raise NotFound.of(f"conversations/{id}")
+    return row
+
+
+def _key(turn: Turn) -> dict[str, Any]:
+    return {"conversation": turn.conversation, "number": turn.number}
+
+
+def _conversation(row: dict[str, Any]) -> Conversation:
+    return Conversation(
+        row["id"], row["chat_configuration"] or "", row["turn_count"], row["create_time"], row["update_time"]
+    )
+
+
+def _turn(row: dict[str, Any]) -> Turn:
+    attempts = tuple(map(_attempt, row["attempts"]))
+    answer = None
+    if row["state"] == TurnState.COMPLETED.value:
+        answer = Answer(
+            text=row["answer"],
+            answered_by=Answerer(row["answered_by"]),
+            ai_model=row["ai_model"],
+            attempts=attempts,
+            citations=tuple(map(_citation, row["citations"])),
+            degraded_reasons=tuple(map(DegradedReason, row["degraded_reasons"])),
+        )
+    return Turn(
+        conversation=row["conversation"],
+        number=row["number"],
+        question=row["question"],
+        state=TurnState(row["state"]),
+        attempts=attempts,
+        answer=answer,
+        create_time=row["create_time"],
+        complete_time=row["complete_time"],
+    )
+
+
+def _attempt_json(attempt: AttemptRecord) -> dict[str, Any]:
+    return {
+        "ai_model": attempt.ai_model,
+        "answerer": attempt.answerer.value,
+        "outcome": attempt.outcome.value,
+        "code": attempt.code,
+        "duration_s": attempt.duration_s,
+        "first_token_s": attempt.first_token_s,
+    }
+
+
+def _attempt(value: dict[str, Any]) -> AttemptRecord:
+    return AttemptRecord(
+        value["ai_model"],
+        Answerer(value["answerer"]),
+        AttemptOutcome(value["outcome"]),
+        value["code"],
+        value["duration_s"],
+        value["first_token_s"],
+    )
+
+
+def _citation_json(citation: Citation) -> dict[str, Any]:
+    return {
+        "number": citation.number,
+        "knowledge_base": citation.knowledge_base,
+        "version": citation.version,
+        "row_number": citation.row_number,
+        "columns": citation.columns,
+        "cells": citation.cells,
+    }
+
+
+def _citation(value: dict[str, Any]) -> Citation:
+    return Citation(
+        value["number"],
+        value["knowledge_base"],
+        value["version"],
+        value["row_number"],
+        tuple(value["columns"]),
+        tuple(value["cells"]),
+    )

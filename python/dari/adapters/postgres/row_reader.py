@@ -1,0 +1,92 @@
+"""Reads rows for search, as a role to which the database shows nothing but the knowledge bases named."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dari.adapters.postgres.database import Database, Role, Transaction
+from dari.adapters.postgres.segments import best_rows, count_blocks
+from dari.core.search import CandidateRow, Candidates
+
+_COMMON_SHARE = 0.5
+"""A lexeme in more blocks than this share says too little to gather blocks by, where a rarer one is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    name: str
+    rows_before: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    knowledge_base: str
+    number: int
+    columns: tuple[str, ...]
+    segments: tuple[_Segment, ...]
+
+
+class PostgresRowReader:
+    """A RowReader."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def candidates(
+        self, tenant: str, knowledge_bases: Sequence[str], hashes: Sequence[int], max_blocks: int
+    ) -> list[Candidates]:
+        """See RowReader."""
+        # One snapshot: a version that is replaced meanwhile is still read whole.
+        with self._database.transaction(
+            Role.APP, snapshot=True, tenant=tenant, knowledge_bases=knowledge_bases
+        ) as transaction:
+            versions = _current_versions(transaction, tenant, knowledge_bases)
+            transaction.become(Role.READER)
+            return [_candidates(transaction, version, hashes, max_blocks) for version in versions]
+
+
+def _current_versions(transaction: Transaction, tenant: str, knowledge_bases: Sequence[str]) -> list[_Version]:
+    cursor = transaction.execute(
+        """
+        SELECT v.knowledge_base, v.number, v.columns, array_agg(s.segment ORDER BY s.ordinal),
+            array_agg(s.rows_before ORDER BY s.ordinal)
+        FROM dari.knowledge_bases b
+        JOIN dari.knowledge_base_versions v
+            ON v.tenant = b.tenant AND v.knowledge_base = b.id AND v.number = b.current_version
+        JOIN dari.version_segments s
+            ON s.tenant = v.tenant AND s.knowledge_base = v.knowledge_base AND s.version = v.number
+        WHERE b.tenant = %s AND b.id = ANY (%s)
+        GROUP BY 1, 2, 3 ORDER BY 1
+        """,
+        (tenant, list(knowledge_bases)),
+    )
+    return [
+        _Version(base, number, tuple(columns), tuple(map(_Segment, segments, before)))
+        for base, number, columns, segments, before in cursor.fetchall()
+    ]
+
+
+def _candidates(
+    transaction: Transaction, version: _Version, hashes: Sequence[int], max_blocks: int
+) -> Candidates:
+    rows: list[CandidateRow] = []
+    block_count = 0
+    blocks_with: dict[int, int] = {}
+    for segment in version.segments:
+        total, found = count_blocks(transaction, segment.name, hashes)
+        block_count += total
+        for lexeme, count in found.items():
+            blocks_with[lexeme] = blocks_with.get(lexeme, 0) + count
+        weights = _weights(total, found)
+        if weights:
+            rows += (
+                CandidateRow(segment.rows_before + number, cells)
+                for number, cells in best_rows(transaction, segment.name, len(version.columns), weights, max_blocks)
+            )
+    return Candidates(version.knowledge_base, version.number, version.columns, tuple(rows), block_count, blocks_with)
+
+
+def _weights(block_count: int, blocks_with: dict[int, int]) -> dict[int, float]:
+    """The weights of the lexemes to gather blocks by: the rare ones, or all where all are common."""
+    rare = {lexeme: count for lexeme, count in blocks_with.items() if count <= block_count * _COMMON_SHARE}
+    return {lexeme: math.log1p(block_count / count) for lexeme, count in (rare or blocks_with).items()}

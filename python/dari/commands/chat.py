@@ -1,0 +1,128 @@
+"""`dari chat`: asks, shows the answer as it comes, then who gave it and over which rows."""
+
+import grpc
+
+from dari.client import CallFailed, Client
+from dari.commands.terminal import Terminal, clean, short_name
+from dari.v1.chat_pb2 import Answerer, Attempt, AttemptOutcome, Citation, DegradedReason, Turn
+from dari.v1.mapping_pb2 import ListChatConfigurationsRequest
+
+CELLS_SHOWN_CHARS = 160
+"""Of each cited row; --json has all of it."""
+
+
+class NoSingleConfiguration(Exception):
+    """No chat configuration was named, and there is not exactly one to take."""
+
+
+def run(terminal: Terminal, question: str | None, chat_configuration: str | None, conversation: str) -> None:
+    """Answer one question; without one, question after question in one conversation until the input ends."""
+    with terminal.connect() as client:
+        name = chat_configuration or _only_configuration(client)
+        if question is not None:
+            ask(terminal, client, name, question, conversation)
+            return
+        _talk(terminal, client, name, conversation)
+
+
+def ask(terminal: Terminal, client: Client, chat_configuration: str, question: str, conversation: str = "") -> Turn:
+    """Ask, and print the answer's events as they come. Returns the finished turn. Raises CallFailed."""
+    turn = Turn()
+    is_amid_text = False
+    for event in client.chat(chat_configuration, question, conversation=conversation):
+        kind = event.WhichOneof("event")
+        if kind == "completed":
+            turn = event.completed.turn
+        if terminal.as_json:
+            terminal.json_line(event)
+            continue
+        if is_amid_text and kind != "token":
+            terminal.out.file.write("\n")
+        is_amid_text = kind == "token"
+        if kind == "token":
+            terminal.out.file.write(clean(event.token.text))
+            terminal.out.file.flush()
+        elif kind == "attempt_ended":
+            terminal.note(f"· {attempt_text(event.attempt_ended.attempt)}")
+        elif kind == "superseded":
+            terminal.note(f"· {attempt_text(event.superseded.attempt)}: drop the text above, another answer begins")
+        elif kind == "completed":
+            show_end(terminal, turn)
+    return turn
+
+
+def show_end(terminal: Terminal, turn: Turn) -> None:
+    """Print who answered, what the answer lacks, and the rows that it was given over."""
+    if turn.citations:
+        terminal.table(
+            ("", "knowledge base", "row", "cells"),
+            [
+                (
+                    citation.number,
+                    f"{citation.knowledge_base.removeprefix('knowledgeBases/')} v{citation.version}",
+                    citation.row_number,
+                    citation_text(citation),
+                )
+                for citation in turn.citations
+            ],
+        )
+    answerer = turn.ai_model or "the rows alone"
+    kind = short_name(Answerer.Name(turn.answered_by), "ANSWERER_")
+    terminal.note(f"· answered by {answerer} ({kind})")
+    for reason in turn.degraded_reasons:
+        terminal.note(f"· {DEGRADED_TEXTS.get(reason, short_name(DegradedReason.Name(reason), 'DEGRADED_REASON_'))}")
+
+
+DEGRADED_TEXTS: dict[int, str] = {
+    DegradedReason.DEGRADED_REASON_STAND_IN: "degraded: another model than the first of the chain answered",
+    DegradedReason.DEGRADED_REASON_ROWS_ONLY: "degraded: no model answered, these are the rows found",
+    DegradedReason.DEGRADED_REASON_NO_DATA: "degraded: the data could not be searched",
+}
+
+
+def attempt_text(attempt: Attempt) -> str:
+    """One attempt in a line: who, what came of it, why, after how long."""
+    outcome = short_name(AttemptOutcome.Name(attempt.outcome), "ATTEMPT_OUTCOME_")
+    cause = f" ({attempt.code})" if attempt.code else ""
+    return f"{attempt.ai_model} {outcome}{cause} after {attempt.duration.ToTimedelta().total_seconds():.2f} s"
+
+
+def citation_text(citation: Citation) -> str:
+    """The cited cells as `column: text`, cut to a line or two."""
+    text = ", ".join(f"{cell.column}: {cell.text}" for cell in citation.cells if cell.text)
+    return text if len(text) <= CELLS_SHOWN_CHARS else f"{text[: CELLS_SHOWN_CHARS - 1]}…"
+
+
+def _talk(terminal: Terminal, client: Client, chat_configuration: str, conversation: str) -> None:
+    if not terminal.as_json:
+        terminal.note(f"{chat_configuration} at {client.address}; an empty line or Ctrl-D ends.")
+    while question := _next_question(terminal):
+        try:
+            turn = ask(terminal, client, chat_configuration, question, conversation)
+        except CallFailed as failure:
+            if failure.code is grpc.StatusCode.NOT_FOUND:
+                raise
+            terminal.failure(failure)
+            continue
+        conversation = turn.name.rpartition("/turns/")[0]
+
+
+def _next_question(terminal: Terminal) -> str:
+    try:
+        if not terminal.as_json:
+            terminal.err.print("\n> ", end="")
+        return input().strip()
+    except EOFError:
+        return ""
+
+
+def _only_configuration(client: Client) -> str:
+    configurations = client.mapping.ListChatConfigurations(ListChatConfigurationsRequest()).chat_configurations
+    if len(configurations) == 1:
+        return configurations[0].name
+    names = ", ".join(configuration.name for configuration in configurations)
+    raise NoSingleConfiguration(
+        f"Name the chat configuration with --chat: there are {names}."
+        if names
+        else "There is no chat configuration; make one with `dari map chat create`."
+    )

@@ -1,0 +1,30 @@
+"""How `dari` ends, for scripts.
+
+| code | name        | when                                                                                       |
+|------|-------------|--------------------------------------------------------------------------------------------|
+| 0    | OK          | done                                                                                       |
+| 1    | FAILED      | the server, or the database of `migrate`, refused; reason and message are on stderr        |
+| 2    | USAGE       | the command line is wrong                                                                  |
+| 66   | NO_INPUT    | a file that was to be read cannot be                                                       |
+| 69   | UNAVAILABLE | the server, or a neighbour that it needs, was not reached: the same command may work later |
+| 70   | UNEXPECTED  | `demo` saw something else than it must                                                     |
+| 78   | CONFIG      | the settings cannot be used; all problems are on stderr                                    |
+| 130  | INTERRUPTED | Ctrl-C                                                                                     |
+
+From 66 on they are those of sysexits.h, and the shell's for SIGINT.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """See the table of the module."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NO_INPUT = 66
+    UNAVAILABLE = 69
+    UNEXPECTED = 70
+    CONFIG = 78
+    INTERRUPTED = 130

@@ -1,0 +1,74 @@
+"""`dari serve`: runs the server until SIGTERM or Ctrl-C, and ends by the drain deadline whatever hangs."""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+from dari.commands.exit_codes import ExitCode
+from dari.commands.terminal import Terminal
+from dari.settings import Settings, SettingsError, load_settings
+
+EXIT_GRACE_S = 5.0
+"""After the server has stopped, how long leftover threads may delay the end of the process."""
+
+
+def settings_or_none(terminal: Terminal, overrides: dict[str, Any]) -> Settings | None:
+    """The settings; where they cannot be used, every problem on stderr and None."""
+    try:
+        return load_settings(**{name: value for name, value in overrides.items() if value is not None})
+    except SettingsError as error:
+        terminal.note(str(error))
+        return None
+
+
+def run(terminal: Terminal, overrides: dict[str, Any]) -> ExitCode:
+    """Serve until a signal comes. `overrides` are settings by name; None leaves one as it is."""
+    settings = settings_or_none(terminal, overrides)
+    if settings is None:
+        return ExitCode.CONFIG
+    from dari.adapters.postgres.embedded import EmbeddedPostgresError
+    from dari.adapters.postgres.migrate import MigrationError
+    from dari.core.errors import DariError
+    from dari.server import AddressInUse, Server
+
+    server = Server(settings)
+    _stop_on_signals(server)
+    try:
+        server.start()
+    except (AddressInUse, EmbeddedPostgresError, MigrationError, DariError) as error:
+        terminal.note(str(error))
+        return ExitCode.FAILED
+    if terminal.as_json:
+        terminal.json_line({"address": server.address, "adminAddress": server.admin_address})
+    else:
+        terminal.note(f"dari serves on {server.address}, health on {server.admin_address}")
+    server.wait()
+    _end_by(EXIT_GRACE_S)
+    return ExitCode.OK
+
+
+def _stop_on_signals(server: Any) -> None:
+    """Stop in a thread: a handler runs between two bytecodes of the main thread, which may hold any lock."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        threading.Thread(target=server.stop, name="dari-stop").start()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+def _end_by(grace_s: float) -> None:
+    """Python waits at its end for the threads of every pool; a handler that never returns would hold it for ever."""
+
+    def end() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ExitCode.OK)
+
+    timer = threading.Timer(grace_s, end)
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,1 @@
+"""What the service does; imports the standard library only."""

@@ -1,0 +1,68 @@
+"""When to leave a neighbour alone: the port through which the chain asks before each attempt.
+
+A *circuit* is closed (attempts go through), open (none does), or half-open (so few go through as are needed to learn
+whether the neighbour is back). The chain asks `admit` and goes on to the next model at once where it gets None; a
+permit is told how its attempt ended, a success only at the *end* of the stream.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+from typing import Protocol, Self
+
+
+class CircuitState(Enum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitSnapshot:
+    """What a circuit looked like at one moment."""
+
+    state: CircuitState
+    in_state_s: float
+    """For how long it has been in this state."""
+    failures: int
+    """Failures that count at the moment: since the last success, 0 after one."""
+    last_failure: str | None
+    """The code of the newest failure that counted, also after the circuit closed again; None before the first."""
+    open_remaining_s: float
+    """How long it will stay open; 0 unless it is open."""
+
+
+class Permit(Protocol):
+    """The right to one attempt. Tell it once how the attempt ended; a second verdict is a `RuntimeError`.
+
+    Use it in a `with` statement: leaving without a verdict is neutral, so no path can keep the place of a probe.
+    A verdict on an attempt that began before the circuit last opened or closed changes nothing. Thread-safe.
+    """
+
+    def succeeded(self) -> None:
+        """The whole answer came."""
+        ...
+
+    def failed(self, code: str) -> None:
+        """The neighbour failed (`FailureKind.UPSTREAM`)."""
+        ...
+
+    def neutral(self) -> None:
+        """Nothing was learnt: the caller left, the neighbour was busy, the fault is ours or the caller's."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+class Circuit(Protocol):
+    """The memory of how one neighbour did. Thread-safe; no call blocks."""
+
+    def admit(self) -> Permit | None:
+        """A permit for one attempt, or None: leave the neighbour alone for now."""
+        ...
+
+    def state(self) -> CircuitSnapshot: ...

@@ -1,0 +1,191 @@
+"""Every error that dari reports to a caller, in one tree.
+
+    DariError
+    ├── InvalidArgument        a value in the request is wrong: which, why, what is right
+    │   ├── MalformedFile      the bytes of an upload cannot be read as rows: line and byte
+    │   └── ChecksumMismatch   the bytes that came are not the bytes that the client read
+    ├── NotFound               no such resource, or none that this caller may see
+    ├── AlreadyExists          the name is taken
+    ├── FailedPrecondition     the request is right, the state of the system is not
+    │   ├── UploadConflict     this upload_id was opened with another target, mode or dialect
+    │   ├── HeaderConflict     an APPEND whose columns differ from the version it extends
+    │   └── StillLinked        a resource that others refer to cannot be deleted
+    ├── Aborted                somebody else was first; read again and retry
+    │   ├── RivalWriter        another stream took this upload over
+    │   ├── EtagMismatch       the resource changed since it was read
+    │   └── TurnInProgress     this request_id is being answered right now
+    ├── OffsetGap              a chunk starts beyond what was received
+    ├── Exhausted              a limit is reached; later, or smaller, works
+    ├── Unavailable            a neighbour is down; the same call works later
+    ├── DeadlineExceeded       the caller's deadline passed
+    ├── Cancelled              the caller left
+    └── InternalError          a defect of dari; logged by its id, never shown
+
+Each class has a `reason` (a name of `dari.v1.ErrorReason`); each instance has `metadata` with every variable of its
+message, and a message for people: what, where, what to do. No message holds row content, a secret or foreign text.
+`rpc.errors` gives each class its gRPC status; a test walks this tree and fails where a class has none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One wrong field of a request: its path in the message, and what is right."""
+
+    field: str
+    description: str
+
+
+class DariError(Exception):
+    """The root: `reason` names the cause, `metadata` holds the variables of the message."""
+
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str, metadata: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata: dict[str, str] = {key: str(value) for key, value in (metadata or {}).items()}
+
+
+class InvalidArgument(DariError):
+    """A request with wrong fields; `violations` names each of them."""
+
+    reason = "INVALID_FIELD"
+
+    def __init__(
+        self,
+        message: str,
+        metadata: Mapping[str, object] | None = None,
+        violations: Sequence[FieldViolation] = (),
+    ) -> None:
+        super().__init__(message, metadata)
+        self.violations = tuple(violations)
+
+    @classmethod
+    def of(cls, *violations: FieldViolation) -> "InvalidArgument":
+        """The error for one or several wrong fields, all named together."""
+        text = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+        return cls(text, {"fields": ",".join(violation.field for violation in violations)}, violations)
+
+
+class MalformedFile(InvalidArgument):
+    """The bytes of an upload cannot be read on; says at which line and byte, and why."""
+
+    reason = "MALFORMED_FILE"
+
+
+class ChecksumMismatch(InvalidArgument):
+    """Size or SHA-256 at `finish` differ from what was received."""
+
+    reason = "CHECKSUM_MISMATCH"
+
+
+class NotFound(DariError):
+    """No such resource; the same answer where it exists and the caller may not see it."""
+
+    reason = "NOT_FOUND"
+
+    @classmethod
+    def of(cls, resource_name: str) -> "NotFound":
+        return cls(f"{resource_name} does not exist, or you may not see it.", {"resource": resource_name})
+
+
+class AlreadyExists(DariError):
+    """The resource name is taken."""
+
+    reason = "ALREADY_EXISTS"
+
+    @classmethod
+    def of(cls, resource_name: str) -> "AlreadyExists":
+        return cls(f"{resource_name} exists already; choose another id or update it.", {"resource": resource_name})
+
+
+class FailedPrecondition(DariError):
+    """The system is not in the state that this call needs."""
+
+    reason = "FAILED_PRECONDITION"
+
+
+class UploadConflict(FailedPrecondition):
+    """The same upload_id with another knowledge base, mode or dialect, or after it failed."""
+
+    reason = "UPLOAD_CONFLICT"
+
+
+class HeaderConflict(FailedPrecondition):
+    """An APPEND whose columns are not those of the current version."""
+
+    reason = "HEADER_CONFLICT"
+
+
+class StillLinked(FailedPrecondition):
+    """Others refer to the resource; the message lists them."""
+
+    reason = "STILL_LINKED"
+
+
+class Aborted(DariError):
+    """Lost a race; reading again and retrying is right."""
+
+    reason = "ABORTED"
+
+
+class RivalWriter(Aborted):
+    """Another stream has opened the same upload since."""
+
+    reason = "RIVAL_WRITER"
+
+
+class EtagMismatch(Aborted):
+    """The resource is not the one that the caller read."""
+
+    reason = "ETAG_MISMATCH"
+
+
+class TurnInProgress(Aborted):
+    """A turn with this request_id has begun and has not ended."""
+
+    reason = "TURN_IN_PROGRESS"
+
+
+class OffsetGap(DariError):
+    """A chunk that begins beyond the bytes received so far."""
+
+    reason = "OFFSET_GAP"
+
+
+class Exhausted(DariError):
+    """A limit of this server is reached."""
+
+    reason = "RESOURCE_EXHAUSTED"
+
+
+class Unavailable(DariError):
+    """A neighbour that the call needs is down; `metadata["neighbour"]` names it."""
+
+    reason = "UNAVAILABLE"
+
+    @classmethod
+    def of(cls, neighbour: str) -> "Unavailable":
+        return cls(f"{neighbour} is not reachable at the moment; retry with a back-off.", {"neighbour": neighbour})
+
+
+class DeadlineExceeded(DariError):
+    """The caller's deadline passed before an answer was complete."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(DariError):
+    """The caller went away."""
+
+    reason = "CANCELLED"
+
+
+class InternalError(DariError):
+    """A defect of dari. The message names nothing but the id under which it is logged."""
+
+    reason = "INTERNAL"

@@ -1,0 +1,203 @@
+"""Turns one stream of chunks into committed batches.
+
+A session parses batch k+1 while the database takes batch k; nothing else is buffered, so that a slow database slows
+the client down through gRPC's flow control.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+
+from dari.core.errors import ChecksumMismatch, Exhausted, InvalidArgument, MalformedFile, OffsetGap, Unavailable
+from dari.core.uploads import (
+    Batch,
+    Checkpoint,
+    Committed,
+    Dialect,
+    FileParser,
+    OpenUpload,
+    Receipt,
+    Upload,
+    UploadStore,
+)
+
+ParserFactory = Callable[[Dialect, Checkpoint | None], FileParser]
+
+
+class Uploads:
+    """Opens upload sessions, as many at once as the limit allows. Thread-safe."""
+
+    def __init__(self, store: UploadStore, make_parser: ParserFactory, executor: Executor, max_open: int) -> None:
+        self._store = store
+        self._make_parser = make_parser
+        self._executor = executor
+        self._max_open = max_open
+        self._slots = threading.BoundedSemaphore(max_open)
+
+    @contextmanager
+    def open(self, tenant: str, request: OpenUpload) -> Iterator["UploadSession | Receipt"]:
+        """A session on the upload, closed at the end of the `with`; or its receipt where it is complete.
+
+        Raises InvalidArgument, Exhausted, NotFound, UploadConflict, Unavailable.
+        """
+        violations = tuple(request.violations())
+        if violations:
+            raise InvalidArgument.of(*violations)
+        if not self._slots.acquire(blocking=False):
+            raise Exhausted(
+                f"{self._max_open} uploads are open, the most that this server takes; retry when one has ended.",
+                {"limit": "max_open_uploads", "value": self._max_open},
+            )
+        try:
+            upload = self._store.open(tenant, request)
+            if upload.receipt is not None:
+                yield upload.receipt
+                return
+            session = UploadSession(upload, self._store, self._make_parser, self._executor)
+            try:
+                yield session
+            finally:
+                session.close()
+        finally:
+            self._slots.release()
+
+
+class UploadSession:
+    """One stream's work on one upload: `chunk` any number of times, then `finish`. Used by one thread.
+
+    `close` must be called at the end, however it came: it waits for the batch in flight.
+    """
+
+    def __init__(
+        self,
+        upload: Upload,
+        store: UploadStore,
+        make_parser: Callable[[Dialect, Checkpoint | None], FileParser],
+        executor: Executor,
+    ) -> None:
+        self._upload = upload
+        self._store = store
+        self._executor = executor
+        self._parser = make_parser(upload.dialect, upload if upload.offset_bytes else None)
+        self._submitted: Checkpoint = upload
+        self._pending: Future[None] | None = None
+        self._pending_batch: Batch | None = None
+        self._committed: Checkpoint = upload
+
+    @property
+    def upload(self) -> Upload:
+        """The upload as it was when this session opened it."""
+        return self._upload
+
+    def chunk(self, offset_bytes: int, data: bytes) -> Iterator[Committed]:
+        """Take some bytes; yields what became safe meanwhile. Bytes that were received before are skipped.
+
+        Raises OffsetGap, MalformedFile (the upload has failed), RivalWriter, HeaderConflict, Unavailable.
+        """
+        received = self._parser.received_bytes
+        if offset_bytes > received:
+            raise OffsetGap(
+                f"The chunk starts at byte {offset_bytes}, but byte {received} comes next; send from there on.",
+                {"expected_offset": received, "received_offset": offset_bytes},
+            )
+        new = data[received - offset_bytes :]
+        if new:
+            yield from self._commit_all(self._parsed(lambda: self._parser.feed(new)))
+        if self._pending is not None and self._pending.done():
+            yield from self._drain()
+
+    def finish(self, total_size_bytes: int, sha256: bytes) -> Iterator[Committed | Receipt]:
+        """Commit what is left, compare size and digest, publish; the last item is the receipt.
+
+        Raises ChecksumMismatch (the upload has failed), and what `chunk` raises.
+        """
+        received = self._parser.received_bytes
+        if total_size_bytes > received:
+            raise OffsetGap(
+                f"The file has {total_size_bytes} bytes, but byte {received} comes next; send from there on.",
+                {"expected_offset": received, "received_offset": total_size_bytes},
+            )
+        if total_size_bytes < received:
+            self._fail_checksum(
+                f"finish says {total_size_bytes} bytes, but {received} were received.",
+                {"declared_bytes": total_size_bytes, "received_bytes": received},
+            )
+        yield from self._commit_all(self._parsed(self._parser.finish))
+        yield from self._drain()
+        digest = self._parser.sha256()
+        if sha256 and sha256 != digest:
+            self._fail_checksum(
+                f"finish says SHA-256 {sha256.hex()}, but the bytes received have {digest.hex()}.",
+                {"declared_sha256": sha256.hex(), "received_sha256": digest.hex()},
+            )
+        with self._offset_told():
+            yield self._store.publish(self._upload, digest)
+
+    def close(self) -> None:
+        """Wait until nothing of this session runs any more."""
+        if self._pending is not None:
+            self._pending.exception()
+
+    def _parsed(self, step: Callable[[], Sequence[Batch]]) -> Sequence[Batch]:
+        try:
+            return step()
+        except MalformedFile as error:
+            error.metadata["upload"] = self._upload.name
+            self._fail(error.message)
+            raise
+
+    def _commit_all(self, batches: Sequence[Batch]) -> Iterator[Committed]:
+        for batch in batches:
+            yield from self._drain()
+            if batch.checkpoint.offset_bytes == self._submitted.offset_bytes:
+                continue
+            self._check_rejected(batch.checkpoint.rows_rejected)
+            since, self._submitted = self._submitted, batch.checkpoint
+            self._pending_batch = batch
+            self._pending = self._executor.submit(self._store.commit, self._upload, since, batch)
+
+    def _drain(self) -> Iterator[Committed]:
+        if self._pending is None or self._pending_batch is None:
+            return
+        pending, batch = self._pending, self._pending_batch
+        self._pending = self._pending_batch = None
+        with self._offset_told():
+            pending.result()
+        self._committed = batch.checkpoint
+        yield Committed(
+            batch.checkpoint.offset_bytes, batch.checkpoint.rows_stored, batch.checkpoint.rows_rejected
+        )
+
+    @contextmanager
+    def _offset_told(self) -> Iterator[None]:
+        """Add the committed offset to an `Unavailable` that passes: the client goes on from there."""
+        try:
+            yield
+        except Unavailable as error:
+            error.metadata["committed_offset"] = str(self._committed.offset_bytes)
+            raise
+
+    def _check_rejected(self, rows_rejected: int) -> None:
+        limit = self._upload.max_rejected_rows
+        if rows_rejected > limit:
+            message = (
+                f"More than {limit} rows were rejected; ListRejectedRows shows them. Mend the file, or allow more with"
+                " max_rejected_rows, under a new upload_id."
+            )
+            self._fail(message)
+            raise MalformedFile(
+                message, {"code": "too_many_rejected_rows", "limit": limit, "upload": self._upload.name}
+            )
+
+    def _fail_checksum(self, message: str, metadata: dict[str, object]) -> None:
+        self._fail(message)
+        raise ChecksumMismatch(
+            f"{message} The upload has failed; send the file under a new upload_id.",
+            {**metadata, "upload": self._upload.name},
+        )
+
+    def _fail(self, failure: str) -> None:
+        self.close()
+        self._pending = self._pending_batch = None
+        self._store.fail(self._upload, failure)

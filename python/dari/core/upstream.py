@@ -1,0 +1,81 @@
+"""What dari asks of whatever can answer a question: a Flowise flow, an OpenAI-compatible server, the local model.
+
+An *upstream* is one such neighbour; an *attempt* is one question put to it. The chain (`core.chain`) drives attempts
+and holds all timers; an adapter only speaks its neighbour's language and sorts its failures into `FailureKind`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One earlier message of the conversation."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """All that one attempt may tell its upstream; rows and history are already limited to what it may see."""
+
+    conversation_id: str
+    """The same for all turns of a conversation (a UUID)."""
+    attempt_id: str
+    """New for every attempt (a UUID)."""
+    instructions: str
+    """How to answer, and the retrieved rows, numbered and delimited as data. May be empty."""
+    history: tuple[Message, ...]
+    """Earlier turns, oldest first."""
+    question: str
+    max_answer_tokens: int
+
+
+class FailureKind(Enum):
+    """Whose fault a failure is, and so what the chain does next."""
+
+    UPSTREAM = "upstream"
+    """The neighbour failed: count it in its circuit, go on to the next model."""
+    BUSY = "busy"
+    """The neighbour refuses for now (429, full queue): go on, do not count."""
+    OURS = "ours"
+    """Our configuration is wrong (flow id, key): go on so that the user is answered, do not count, tell operators."""
+    CALLERS = "callers"
+    """The question itself cannot be answered by anyone (too long): do not go on."""
+    CANCELLED = "cancelled"
+    """`abort` was called: neutral."""
+
+
+class UpstreamError(Exception):
+    """An attempt failed. `code` is one snake_case word fit for logs and metrics; no foreign text is kept."""
+
+    def __init__(self, kind: FailureKind, code: str, retry_after_s: float | None = None) -> None:
+        super().__init__(f"{kind.value}: {code}")
+        self.kind = kind
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class Attempt(Protocol):
+    """One question put to one upstream. Iterated by one thread; `abort` may come from any other."""
+
+    def tokens(self) -> Iterator[str]:
+        """Yield the answer's text piece by piece, no piece empty, and return only when the answer is whole.
+
+        Raises `UpstreamError` for every other ending: a refused connection, an error event, a cut stream, an answer
+        without text, `abort`. Nothing is sent before the first `next`. All resources are released when it ends.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Make `tokens` raise `UpstreamError(CANCELLED)` at once, also when it is blocked. Never blocks; idempotent."""
+        ...
+
+
+class Upstream(Protocol):
+    """A neighbour that can answer, ready to be asked by many threads at once."""
+
+    def attempt(self, prompt: Prompt, connect_timeout_s: float) -> Attempt: ...

@@ -1,0 +1,1 @@
+"""The wire, one module a service: message in, core call, message out."""

@@ -1,0 +1,226 @@
+"""ChatService on the wire."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+from uuid import UUID
+
+import grpc
+
+from dari.core.chain import AttemptEnded, TokenCame
+from dari.core.chat import Chat, ChatEvent, TurnCompleted, TurnStarted
+from dari.core.circuit import CircuitSnapshot, CircuitState
+from dari.core.conversations import (
+    AttemptRecord,
+    Citation,
+    Conversation,
+    ConversationStore,
+    Turn,
+    TurnRequest,
+)
+from dari.core.errors import Cancelled, InternalError
+from dari.core.mapping import AiModelKind
+from dari.rpc import names
+from dari.rpc.times import duration, timestamp
+from dari.v1 import chat_pb2 as pb
+from dari.v1 import chat_pb2_grpc, ingest_pb2, mapping_pb2
+
+
+_LONGEST_TURN_S = 24 * 60 * 60.0
+
+
+class UpstreamState(Protocol):
+    """What stands behind one AI model."""
+
+    @property
+    def ai_model(self) -> str: ...
+    @property
+    def kind(self) -> AiModelKind: ...
+    @property
+    def circuit(self) -> CircuitSnapshot: ...
+
+
+class ChatService(chat_pb2_grpc.ChatServiceServicer):
+    """Message in, core call, message out; see chat.proto."""
+
+    def __init__(
+        self,
+        *,
+        tenant: str,
+        chat: Chat,
+        conversations: ConversationStore,
+        upstream_states: Callable[[], Sequence[UpstreamState]],
+    ) -> None:
+        self._tenant = tenant
+        self._chat = chat
+        self._conversations = conversations
+        self._upstream_states = upstream_states
+
+    def Chat(self, request: pb.ChatRequest, context: grpc.ServicerContext) -> Iterator[pb.ChatResponse]:  # noqa: N802
+        """See chat.proto."""
+        return map(_event, self._events(request, context))
+
+    def Ask(self, request: pb.AskRequest, context: grpc.ServicerContext) -> pb.AskResponse:  # noqa: N802
+        """See chat.proto."""
+        for event in self._events(request, context):
+            if isinstance(event, TurnCompleted):
+                return pb.AskResponse(turn=_turn(event.turn))
+        raise InternalError("A turn ended without an answer.")
+
+    def GetConversation(  # noqa: N802
+        self, request: pb.GetConversationRequest, context: grpc.ServicerContext
+    ) -> pb.GetConversationResponse:
+        """See chat.proto."""
+        id = names.conversation_id("name", request.name)
+        return pb.GetConversationResponse(conversation=_conversation(self._conversations.get(self._tenant, id)))
+
+    def ListConversations(  # noqa: N802
+        self, request: pb.ListConversationsRequest, context: grpc.ServicerContext
+    ) -> pb.ListConversationsResponse:
+        """See chat.proto."""
+        size = names.page_size(request.page_size)
+        configuration = names.optional_resource_id(
+            "chat_configuration", request.chat_configuration, "chatConfigurations"
+        )
+        before = names.read_conversation_token(request.page_token)
+        found = self._conversations.list(self._tenant, configuration, before, size + 1)
+        conversations, token = names.page(
+            found, size, _conversation, lambda conversation: (conversation.create_time.isoformat(), str(conversation.id))
+        )
+        return pb.ListConversationsResponse(conversations=conversations, next_page_token=token)
+
+    def ListTurns(  # noqa: N802
+        self, request: pb.ListTurnsRequest, context: grpc.ServicerContext
+    ) -> pb.ListTurnsResponse:
+        """See chat.proto."""
+        size = names.page_size(request.page_size)
+        conversation = names.conversation_id("conversation", request.conversation)
+        after = names.read_offset_token(request.page_token)
+        found = self._conversations.list_turns(self._tenant, conversation, after, size + 1)
+        turns, token = names.page(found, size, _turn, lambda turn: (str(turn.number),))
+        return pb.ListTurnsResponse(turns=turns, next_page_token=token)
+
+    def DeleteConversation(  # noqa: N802
+        self, request: pb.DeleteConversationRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteConversationResponse:
+        """See chat.proto."""
+        self._conversations.delete(self._tenant, names.conversation_id("name", request.name))
+        return pb.DeleteConversationResponse()
+
+    def ListUpstreams(  # noqa: N802
+        self, request: pb.ListUpstreamsRequest, context: grpc.ServicerContext
+    ) -> pb.ListUpstreamsResponse:
+        """See chat.proto."""
+        return pb.ListUpstreamsResponse(upstreams=map(_upstream, self._upstream_states()))
+
+    def _events(
+        self, request: pb.ChatRequest | pb.AskRequest, context: grpc.ServicerContext
+    ) -> Iterator[ChatEvent]:
+        asked = TurnRequest(
+            chat_configuration=names.resource_id(
+                "chat_configuration", request.chat_configuration, "chatConfigurations"
+            ),
+            conversation=_conversation_id(request.conversation),
+            question=request.question,
+            request_id=names.request_id(request.request_id),
+        )
+
+        def on_caller_left(cancel: Callable[[], None]) -> None:
+            if not context.add_callback(cancel):
+                raise Cancelled("The caller went away.")
+
+        yield from self._chat.answer(self._tenant, asked, _timeout_s(context), on_caller_left)
+
+
+def _timeout_s(context: grpc.ServicerContext) -> float | None:
+    """The caller's deadline from now. Without one gRPC tells a time beyond any calendar."""
+    remaining_s = context.time_remaining()
+    return None if remaining_s is None or remaining_s > _LONGEST_TURN_S else remaining_s
+
+
+def _conversation_id(name: str) -> UUID | None:
+    return names.conversation_id("conversation", name) if name else None
+
+
+def _event(event: ChatEvent) -> pb.ChatResponse:
+    match event:
+        case TurnStarted():
+            conversation = f"conversations/{event.turn.conversation}"
+            return pb.ChatResponse(started=pb.TurnStarted(conversation=conversation, turn=event.turn.name))
+        case AttemptEnded() if event.superseded:
+            return pb.ChatResponse(superseded=pb.Superseded(attempt=_attempt(event.record)))
+        case AttemptEnded():
+            return pb.ChatResponse(attempt_ended=pb.AttemptEnded(attempt=_attempt(event.record)))
+        case TokenCame():
+            return pb.ChatResponse(token=pb.Token(text=event.text))
+        case TurnCompleted():
+            return pb.ChatResponse(completed=pb.TurnCompleted(turn=_turn(event.turn)))
+
+
+def _turn(turn: Turn) -> pb.Turn:
+    message = pb.Turn(
+        name=turn.name,
+        question=turn.question,
+        state=f"TURN_STATE_{turn.state.value}",
+        attempts=map(_attempt, turn.attempts),
+        create_time=timestamp(turn.create_time),
+        complete_time=timestamp(turn.complete_time),
+    )
+    answer = turn.answer
+    if answer is not None:
+        message.answer = answer.text
+        message.answered_by = pb.Answerer.Value(f"ANSWERER_{answer.answered_by.value}")
+        message.ai_model = f"aiModels/{answer.ai_model}" if answer.ai_model else ""
+        message.citations.extend(map(_citation, answer.citations))
+        message.degraded = bool(answer.degraded_reasons)
+        message.degraded_reasons.extend(
+            pb.DegradedReason.Value(f"DEGRADED_REASON_{reason.value}") for reason in answer.degraded_reasons
+        )
+    return message
+
+
+def _attempt(record: AttemptRecord) -> pb.Attempt:
+    return pb.Attempt(
+        ai_model=f"aiModels/{record.ai_model}",
+        answerer=f"ANSWERER_{record.answerer.value}",
+        outcome=f"ATTEMPT_OUTCOME_{record.outcome.value}",
+        code=record.code,
+        duration=duration(record.duration_s),
+        first_token_duration=duration(record.first_token_s),
+    )
+
+
+def _citation(citation: Citation) -> pb.Citation:
+    return pb.Citation(
+        number=citation.number,
+        knowledge_base=f"knowledgeBases/{citation.knowledge_base}",
+        version=citation.version,
+        row_number=citation.row_number,
+        cells=[
+            ingest_pb2.Cell(column=column, text=text)
+            for column, text in zip(citation.columns, citation.cells, strict=True)
+        ],
+    )
+
+
+def _conversation(conversation: Conversation) -> pb.Conversation:
+    configuration = conversation.chat_configuration
+    return pb.Conversation(
+        name=conversation.name,
+        chat_configuration=f"chatConfigurations/{configuration}" if configuration else "",
+        create_time=timestamp(conversation.create_time),
+        update_time=timestamp(conversation.update_time),
+        turn_count=conversation.turn_count,
+    )
+
+
+def _upstream(state: UpstreamState) -> pb.Upstream:
+    circuit = state.circuit
+    is_open = circuit.state is CircuitState.OPEN
+    return pb.Upstream(
+        ai_model=f"aiModels/{state.ai_model}",
+        kind=mapping_pb2.AiModelKind.Value(f"AI_MODEL_KIND_{state.kind.value}"),
+        circuit_state=f"CIRCUIT_STATE_{circuit.state.name}",
+        consecutive_failures=circuit.failures,
+        last_failure_code=circuit.last_failure or "",
+        open_remaining=duration(circuit.open_remaining_s) if is_open else None,
+    )

@@ -1,0 +1,150 @@
+"""The edge: every exception of every handler becomes a `google.rpc.Status`, here and nowhere else.
+
+A `DariError` tells its reason, metadata and message. Anything else, a Rust panic too, is a defect: the caller gets
+INTERNAL with an id, under which the log has the type of the exception and where it was raised, but not its text, which
+may hold values.
+"""
+
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from dari.core import errors
+from dari.core.event_log import EventLog
+
+DOMAIN = "dari"
+_DETAILS_KEY = "grpc-status-details-bin"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_PUSHBACK_MS = "1000"
+"""How long a client with a retry policy waits after UNAVAILABLE or RESOURCE_EXHAUSTED."""
+
+# The nearest class of an error's MRO that stands here gives the status.
+STATUS_OF: dict[type[errors.DariError], grpc.StatusCode] = {
+    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Aborted: grpc.StatusCode.ABORTED,
+    errors.OffsetGap: grpc.StatusCode.OUT_OF_RANGE,
+    errors.Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Cancelled: grpc.StatusCode.CANCELLED,
+    errors.InternalError: grpc.StatusCode.INTERNAL,
+}
+
+
+class ErrorInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Wraps every handler of a server, so that none can be forgotten."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler | None:
+        """Replace the handler's function by one that maps its exceptions."""
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        name = handler_call_details.method
+        if handler.response_streaming:
+            wrap, factory = self._streaming, _STREAMING[handler.request_streaming]
+        else:
+            wrap, factory = self._unary, _UNARY[handler.request_streaming]
+        behaviour = (
+            handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        )
+        return factory(
+            wrap(name, behaviour),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _unary(self, name: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+        def call(request: Any, context: grpc.ServicerContext) -> Any:
+            try:
+                return behaviour(request, context)
+            except BaseException as error:
+                failure = self._reported(name, error)
+            _abort(context, failure)
+
+        return call
+
+    def _streaming(self, name: str, behaviour: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+        def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            try:
+                yield from behaviour(request, context)
+                return
+            except GeneratorExit:
+                raise  # The caller left; there is nobody to tell.
+            except BaseException as error:
+                failure = self._reported(name, error)
+            _abort(context, failure)
+
+        return call
+
+    def _reported(self, name: str, error: BaseException) -> errors.DariError:
+        if isinstance(error, errors.DariError) and not isinstance(error, errors.InternalError):
+            return error
+        error_id = str(uuid.uuid4())
+        origin: BaseException = error
+        while origin.__cause__ is not None:
+            origin = origin.__cause__
+        self._log.error(
+            "internal_error",
+            rpc=name,
+            error_id=error_id,
+            error_type=type(origin).__qualname__,
+            sqlstate=getattr(origin, "pgcode", None),
+            raised_at=[
+                f"{frame.filename.rpartition('/python/')[2]}:{frame.lineno} {frame.name}"
+                for frame in traceback.extract_tb(origin.__traceback__)
+            ],
+        )
+        return errors.InternalError(
+            "An internal error occurred; its id finds it in the server's log.", {"error_id": error_id}
+        )
+
+
+_UNARY = {False: grpc.unary_unary_rpc_method_handler, True: grpc.stream_unary_rpc_method_handler}
+_STREAMING = {False: grpc.unary_stream_rpc_method_handler, True: grpc.stream_stream_rpc_method_handler}
+
+
+def status_code(error: errors.DariError) -> grpc.StatusCode:
+    """The gRPC status of an error."""
+    return next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
+
+
+def to_status(error: errors.DariError) -> status_pb2.Status:
+    """The error as `google.rpc.Status` with its details."""
+    details = [_packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))]
+    if isinstance(error, errors.InvalidArgument) and error.violations:
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.description)
+            for violation in error.violations
+        ]
+        details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
+    number = code_pb2.Code.Value(status_code(error).name)
+    return status_pb2.Status(code=number, message=error.message, details=details)
+
+
+def _packed(message: Any) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+def _abort(context: grpc.ServicerContext, error: errors.DariError) -> NoReturn:
+    trailers: list[tuple[str, str | bytes]] = [(_DETAILS_KEY, to_status(error).SerializeToString())]
+    if isinstance(error, errors.Unavailable | errors.Exhausted):
+        trailers.append((_PUSHBACK_KEY, _PUSHBACK_MS))
+    context.set_trailing_metadata(tuple(trailers))
+    context.abort(status_code(error), error.message)

@@ -1,0 +1,327 @@
+"""IngestService on the wire."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import grpc
+
+from dari.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+)
+from dari.core.event_log import EventLog
+from dari.core.search import Hit, Search
+from dari.core.upload_session import Uploads, UploadSession
+from dari.core.uploads import (
+    Committed,
+    Dialect,
+    OpenUpload,
+    Receipt,
+    StoredRejectedRow,
+    Upload,
+    UploadMode,
+    UploadState,
+    UploadStore,
+    check_chunk,
+)
+from dari.rpc import names
+from dari.rpc.times import duration, timestamp
+from dari.v1 import ingest_pb2 as pb
+from dari.v1 import ingest_pb2_grpc
+
+_MAX_KNOWLEDGE_BASES = 100
+_MAX_QUERY_BYTES = 32_768
+_MAX_HITS = 100
+_DEFAULT_HITS = 10
+_NO_QUOTE = "none"
+
+
+class IngestService(ingest_pb2_grpc.IngestServiceServicer):
+    """Message in, core call, message out; see ingest.proto."""
+
+    def __init__(
+        self,
+        *,
+        tenant: str,
+        uploads: Uploads,
+        store: UploadStore,
+        search: Search,
+        log: EventLog,
+        idle_timeout_s: float,
+        max_rejected_rows: int,
+    ) -> None:
+        self._tenant = tenant
+        self._uploads = uploads
+        self._store = store
+        self._search = search
+        self._log = log
+        self._idle_timeout_s = idle_timeout_s
+        self._max_rejected_rows = max_rejected_rows
+
+    def Ingest(  # noqa: N802
+        self, request_iterator: Iterator[pb.IngestRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.IngestResponse]:
+        """See ingest.proto."""
+        with _inbox(request_iterator, self._idle_timeout_s) as inbox:
+            request = self._open_request(inbox.take("open"))
+            with self._uploads.open(self._tenant, request) as opened:
+                if isinstance(opened, Receipt):
+                    yield _opened(f"uploads/{opened.upload}", opened.size_bytes)
+                    yield _completed(opened)
+                    return
+                upload = opened.upload
+                self._log.info("upload_opened", upload=upload.name, committed_offset=upload.offset_bytes)
+                yield _opened(upload.name, upload.offset_bytes)
+                yield from self._work(opened, inbox)
+
+    def GetUpload(  # noqa: N802
+        self, request: pb.GetUploadRequest, context: grpc.ServicerContext
+    ) -> pb.GetUploadResponse:
+        """See ingest.proto."""
+        id = names.upload_id("name", request.name)
+        return pb.GetUploadResponse(upload=_upload(self._store.get(self._tenant, id)))
+
+    def ListUploads(  # noqa: N802
+        self, request: pb.ListUploadsRequest, context: grpc.ServicerContext
+    ) -> pb.ListUploadsResponse:
+        """See ingest.proto."""
+        size = names.page_size(request.page_size)
+        base = names.optional_resource_id("knowledge_base", request.knowledge_base, "knowledgeBases")
+        before = names.read_time_token(request.page_token)
+        found = self._store.list(self._tenant, base, before, size + 1)
+        uploads, token = names.page(found, size, _upload, lambda upload: (upload.create_time.isoformat(), upload.id))
+        return pb.ListUploadsResponse(uploads=uploads, next_page_token=token)
+
+    def ListRejectedRows(  # noqa: N802
+        self, request: pb.ListRejectedRowsRequest, context: grpc.ServicerContext
+    ) -> pb.ListRejectedRowsResponse:
+        """See ingest.proto."""
+        size = names.page_size(request.page_size)
+        id = names.upload_id("upload", request.upload)
+        after = names.read_offset_token(request.page_token)
+        found = self._store.list_rejected(self._tenant, id, after, size + 1)
+        rows, token = names.page(found, size, _rejected_row, lambda row: (str(row.byte_offset),))
+        return pb.ListRejectedRowsResponse(rejected_rows=rows, next_page_token=token)
+
+    def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:  # noqa: N802
+        """See ingest.proto."""
+        bases = [
+            names.resource_id(f"knowledge_bases[{at}]", name, "knowledgeBases")
+            for at, name in enumerate(request.knowledge_bases)
+        ]
+        _check_search(request)
+        hits = self._search.find(self._tenant, sorted(set(bases)), request.query, request.limit or _DEFAULT_HITS)
+        return pb.SearchResponse(hits=map(_hit, hits))
+
+    def _open_request(self, message: pb.IngestRequest) -> OpenUpload:
+        opening = message.open
+        if opening.mode not in _MODES:
+            raise InvalidArgument.of(FieldViolation("open.mode", "must be REPLACE or APPEND"))
+        return OpenUpload(
+            id=opening.upload_id,
+            knowledge_base=names.resource_id("open.knowledge_base", opening.knowledge_base, "knowledgeBases"),
+            mode=_MODES[opening.mode],
+            dialect=_dialect(opening.dialect),
+            max_rejected_rows=(
+                opening.max_rejected_rows if opening.HasField("max_rejected_rows") else self._max_rejected_rows
+            ),
+        )
+
+    def _work(self, session: UploadSession, inbox: "_Inbox") -> Iterator[pb.IngestResponse]:
+        while True:
+            message = inbox.take("chunk or finish")
+            if message.WhichOneof("message") == "chunk":
+                check_chunk(message.chunk.offset_bytes, message.chunk.data)
+                yield from map(_committed, session.chunk(message.chunk.offset_bytes, message.chunk.data))
+                continue
+            for step in session.finish(message.finish.total_size_bytes, _digest(message.finish.sha256)):
+                if isinstance(step, Committed):
+                    yield _committed(step)
+                    continue
+                self._log.info(
+                    "upload_completed",
+                    upload=session.upload.name,
+                    version=step.version,
+                    size_bytes=step.size_bytes,
+                    rows_stored=step.rows_stored,
+                    rows_rejected=step.rows_rejected,
+                )
+                yield _completed(step)
+            return
+
+
+class _Inbox:
+    """A client's messages, read on a thread of its own, so that waiting for one can come to an end.
+
+    One message is read ahead, no more: what the client sends beyond it stays in gRPC's flow control.
+    """
+
+    def __init__(self, requests: Iterator[pb.IngestRequest], idle_timeout_s: float) -> None:
+        self._requests = requests
+        self._idle_timeout_s = idle_timeout_s
+        self._queue: queue.Queue[pb.IngestRequest | Exception | None] = queue.Queue(maxsize=1)
+        self._closed = False
+        threading.Thread(target=self._read, name="ingest-inbox", daemon=True).start()
+
+    def take(self, expected: str) -> pb.IngestRequest:
+        """The next message, which must be of a kind named in `expected`.
+
+        Raises DeadlineExceeded after the idle timeout, Cancelled where the client left, FailedPrecondition where it
+        ended the stream too early, InvalidArgument for a message of another kind.
+        """
+        try:
+            message = self._queue.get(timeout=self._idle_timeout_s)
+        except queue.Empty:
+            raise DeadlineExceeded(
+                f"The client sent nothing for {self._idle_timeout_s:g} s; open the upload again to go on.",
+                {"idle_timeout_s": self._idle_timeout_s},
+            ) from None
+        if isinstance(message, Exception):
+            raise Cancelled("The client went away.") from message
+        if message is None:
+            raise FailedPrecondition(
+                f"The stream ended where {expected} was expected; open the upload again to go on.",
+                {"expected": expected},
+            )
+        kind = message.WhichOneof("message")
+        if kind is None or kind not in expected.split():
+            raise InvalidArgument.of(FieldViolation("message", f"must be {expected}"))
+        return message
+
+    def close(self) -> None:
+        """Let the reading thread end."""
+        self._closed = True
+        with suppress(queue.Empty):
+            self._queue.get_nowait()
+
+    def _read(self) -> None:
+        try:
+            for message in self._requests:
+                self._queue.put(message)
+                if self._closed:
+                    return
+            self._queue.put(None)
+        except Exception as error:  # gRPC ends the iterator of a cancelled call by an exception of its own
+            self._queue.put(error)
+
+
+@contextmanager
+def _inbox(requests: Iterator[pb.IngestRequest], idle_timeout_s: float) -> Iterator[_Inbox]:
+    inbox = _Inbox(requests, idle_timeout_s)
+    try:
+        yield inbox
+    finally:
+        inbox.close()
+
+
+_MODES = {
+    pb.UPLOAD_MODE_REPLACE: UploadMode.REPLACE,
+    pb.UPLOAD_MODE_APPEND: UploadMode.APPEND,
+}
+_HEADERS = {pb.HEADER_UNSPECIFIED: True, pb.HEADER_PRESENT: True, pb.HEADER_ABSENT: False}
+
+
+def _dialect(message: pb.Dialect) -> Dialect:
+    if message.header not in _HEADERS:
+        raise InvalidArgument.of(FieldViolation("open.dialect.header", "must be PRESENT or ABSENT"))
+    quote = "" if message.quote == _NO_QUOTE else message.quote or '"'
+    return Dialect(message.delimiter or ",", quote, _HEADERS[message.header])
+
+
+def _digest(sha256: bytes) -> bytes:
+    if len(sha256) not in (0, 32):
+        raise InvalidArgument.of(FieldViolation("finish.sha256", "must have 32 bytes, or none"))
+    return sha256
+
+
+def _check_search(request: pb.SearchRequest) -> None:
+    violations = []
+    if not 1 <= len(request.knowledge_bases) <= _MAX_KNOWLEDGE_BASES:
+        violations.append(FieldViolation("knowledge_bases", f"must name 1 to {_MAX_KNOWLEDGE_BASES}"))
+    if not 1 <= len(request.query.encode()) <= _MAX_QUERY_BYTES:
+        violations.append(FieldViolation("query", f"must have 1 to {_MAX_QUERY_BYTES} bytes"))
+    if not 0 <= request.limit <= _MAX_HITS:
+        violations.append(FieldViolation("limit", f"must be 1 to {_MAX_HITS}"))
+    if violations:
+        raise InvalidArgument.of(*violations)
+
+
+def _opened(upload: str, offset_bytes: int) -> pb.IngestResponse:
+    return pb.IngestResponse(opened=pb.UploadOpened(upload=upload, committed_offset_bytes=offset_bytes))
+
+
+def _committed(committed: Committed) -> pb.IngestResponse:
+    return pb.IngestResponse(
+        committed=pb.BatchCommitted(
+            offset_bytes=committed.offset_bytes,
+            rows_stored=committed.rows_stored,
+            rows_rejected=committed.rows_rejected,
+        )
+    )
+
+
+def _completed(receipt: Receipt) -> pb.IngestResponse:
+    return pb.IngestResponse(completed=pb.UploadCompleted(receipt=_receipt(receipt)))
+
+
+def _receipt(receipt: Receipt) -> pb.Receipt:
+    return pb.Receipt(
+        upload=f"uploads/{receipt.upload}",
+        knowledge_base=f"knowledgeBases/{receipt.knowledge_base}",
+        version=receipt.version,
+        mode=f"UPLOAD_MODE_{receipt.mode.value}",
+        size_bytes=receipt.size_bytes,
+        sha256=receipt.sha256,
+        rows_stored=receipt.rows_stored,
+        rows_rejected=receipt.rows_rejected,
+        columns=receipt.columns,
+        dialect=pb.Dialect(
+            delimiter=receipt.dialect.delimiter,
+            quote=receipt.dialect.quote or _NO_QUOTE,
+            header=pb.HEADER_PRESENT if receipt.dialect.has_header else pb.HEADER_ABSENT,
+        ),
+        create_time=timestamp(receipt.create_time),
+        complete_time=timestamp(receipt.complete_time),
+        index_duration=duration(receipt.index_duration_s),
+    )
+
+
+def _upload(upload: Upload) -> pb.Upload:
+    return pb.Upload(
+        name=upload.name,
+        knowledge_base=f"knowledgeBases/{upload.knowledge_base}",
+        mode=f"UPLOAD_MODE_{upload.mode.value}",
+        state=f"UPLOAD_STATE_{upload.state.value}",
+        committed_offset_bytes=upload.offset_bytes,
+        rows_stored=upload.rows_stored,
+        rows_rejected=upload.rows_rejected,
+        failure=upload.failure if upload.state is UploadState.FAILED else "",
+        create_time=timestamp(upload.create_time),
+        update_time=timestamp(upload.update_time),
+        receipt=None if upload.receipt is None else _receipt(upload.receipt),
+    )
+
+
+def _rejected_row(row: StoredRejectedRow) -> pb.RejectedRow:
+    return pb.RejectedRow(
+        line=row.line,
+        offset_bytes=row.byte_offset,
+        length_bytes=row.byte_length,
+        reason=f"REJECTION_REASON_{row.reason.upper()}",
+        raw=row.raw,
+    )
+
+
+def _hit(hit: Hit) -> pb.SearchHit:
+    return pb.SearchHit(
+        knowledge_base=f"knowledgeBases/{hit.knowledge_base}",
+        version=hit.version,
+        row_number=hit.row_number,
+        score=hit.score,
+        cells=[pb.Cell(column=column, text=text) for column, text in zip(hit.columns, hit.cells, strict=True)],
+    )

@@ -1,0 +1,170 @@
+"""All settings in one frozen object, read once at start from the environment and an optional file.
+
+Each setting is an environment variable `DARI_` + its name in capitals, or a key of the TOML file that
+`DARI_SETTINGS_FILE` names; the environment wins. Wrong and unknown settings stop the start, all named together and
+without their values.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+ENVIRONMENT_PREFIX = "DARI_"
+SETTINGS_FILE_VARIABLE = "DARI_SETTINGS_FILE"
+TOOL_VARIABLES = frozenset({SETTINGS_FILE_VARIABLE, "DARI_ADDRESS"})
+"""Variables with our prefix that are no settings of the server: this module's own, and the client's address."""
+
+MIB = 1024 * 1024
+
+
+class SettingsError(Exception):
+    """The settings cannot be used. `problems` names every wrong one, without its value."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(["The settings cannot be used:", *(f"  {problem}" for problem in problems)]))
+        self.problems = problems
+
+
+def _host_and_port(address: str) -> str:
+    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}", address):
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051")
+    return address
+
+
+Address = Annotated[str, AfterValidator(_host_and_port)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Settings(BaseSettings):
+    """Everything that an operator may choose. Units stand in the names."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    # Servers. Both bind loopback unless told otherwise.
+    listen_address: Address = "127.0.0.1:50051"
+    """Where Chat, Ingest and Mapping are served."""
+    admin_address: Address = "127.0.0.1:50052"
+    """Where health is served: apart, since health checks starve on a busy server."""
+    rpc_threads: int = Field(default=64, ge=4, le=1_000)
+    """RPCs served at once; a stream holds one thread for its whole life."""
+    drain_timeout_s: Seconds = 20.0
+    """After SIGTERM, how long open calls may go on."""
+
+    # Data.
+    data_dir: Path = Path(".dari")
+    """Folder of the embedded database and the model files."""
+    database_dsn: SecretStr | None = None
+    """PostgreSQL to use, as a libpq DSN or URL. Default: an embedded one in `data_dir`."""
+    database_max_connections: int = Field(default=24, ge=2, le=1_000)
+    database_wait_timeout_s: Seconds = 5.0
+    """Longest wait for a connection, from the pool and from the server."""
+    database_statement_timeout_s: Seconds = 60.0
+    """Longest statement, index builds left out."""
+    tenant: str = Field(default="default", pattern=r"^[a-z][a-z0-9-]{0,62}$")
+    """The tenant that all callers of this server belong to."""
+
+    # Ingest.
+    max_open_uploads: int = Field(default=16, ge=1, le=1_000)
+    """Uploads that may stream at once. Each may take up to 32 MiB of memory."""
+    upload_idle_timeout_s: Seconds = 60.0
+    """An upload stream that sends nothing for so long is ended; the upload itself can go on later."""
+    batch_bytes: int = Field(default=4 * MIB, ge=64 * 1024, le=64 * MIB)
+    """Bytes of a file between two checkpoints."""
+    block_rows: int = Field(default=128, ge=1, le=4_096)
+    """Rows that share one entry in the search index."""
+    max_record_bytes: int = Field(default=1 * MIB, ge=1_024, le=16 * MIB)
+    max_columns: int = Field(default=1_500, ge=1, le=1_500)
+    """PostgreSQL allows 1,600 columns in a table."""
+    max_rejected_rows: int = Field(default=100_000, ge=0)
+    """Rejected rows that an upload may have unless it asks for another limit."""
+
+    # Chat.
+    chat_timeout_s: Seconds = 60.0
+    """Deadline of a turn whose caller sets none."""
+    connect_timeout_s: Seconds = 1.0
+    """Longest wait for a connection to an upstream."""
+    circuit_failure_threshold: int = Field(default=3, ge=1, le=1_000)
+    """Failures in a row that open an upstream's circuit."""
+    circuit_open_s: Seconds = 5.0
+    """How long an open circuit lets nothing through."""
+    secrets: dict[str, SecretStr] = Field(default_factory=dict)
+    """API keys by name; AI models refer to them. DARI_SECRETS='{"flowise-main": "…"}'."""
+
+    # The local model.
+    local_model: str | None = "smollm2-135m-instruct"
+    """Id of the model file that the local engine runs, from `dari model list`. Empty: no local model."""
+    local_engine: Literal["auto", "xllamacpp", "ctransformers"] = "auto"
+    """Engine of the local model; auto reads the file's header."""
+    local_threads: int | None = Field(default=None, ge=1, le=256)
+    """Threads of the local engine. Default: one a physical core."""
+    local_context_tokens: int = Field(default=2_048, ge=256, le=131_072)
+    """Prompt and answer together."""
+    local_queue_size: int = Field(default=4, ge=0, le=1_000)
+    """Questions that may wait for the local engine; beyond it is busy."""
+
+    # Logs.
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+    @property
+    def model_dir(self) -> Path:
+        """Where model files and their manifest are."""
+        return self.data_dir / "models"
+
+    @property
+    def postgres_dir(self) -> Path:
+        """Where the embedded database keeps its files."""
+        return self.data_dir / "postgres"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the file."""
+        del dotenv_settings, file_secret_settings
+        file = os.environ.get(SETTINGS_FILE_VARIABLE)
+        sources = (init_settings, env_settings)
+        return (*sources, TomlConfigSettingsSource(settings_cls, Path(file))) if file else sources
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; `overrides` win over environment and file. Raises SettingsError."""
+    problems = list(_unknown_variables(os.environ))
+    file = os.environ.get(SETTINGS_FILE_VARIABLE)
+    if file and not Path(file).is_file():
+        raise SettingsError([*problems, f"{SETTINGS_FILE_VARIABLE}: no such file"])
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        # pydantic's own text shows the values, and a value may be a secret.
+        problems += [f"{_path(detail['loc'])}: {detail['msg']}" for detail in error.errors(include_input=False)]
+    except ValueError as error:
+        problems.append(f"{SETTINGS_FILE_VARIABLE} or a structured variable cannot be read ({type(error).__name__})")
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:
+    for variable in sorted(environment):
+        name = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if name == variable or variable in TOOL_VARIABLES or variable.startswith("DARI_TEST_"):
+            continue
+        if name.split("__")[0].lower() not in Settings.model_fields:
+            yield f"{variable}: no such setting"
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "settings"

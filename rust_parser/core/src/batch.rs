@@ -1,0 +1,121 @@
+//! The open batch, and what it becomes when it closes.
+
+use crate::blocks::Blocks;
+use crate::checkpoint::Checkpoint;
+use crate::copy_binary::CopyBinary;
+use crate::options::Limits;
+use crate::record::{Record, RejectReason};
+use crate::scan::Form;
+
+/// Bytes of a rejected record that are kept.
+pub const RAW_BYTES_KEPT: usize = 4_096;
+
+/// Rejected rows after which a batch closes before `batch_bytes`: two bytes can make a rejected row, and four million
+/// objects would break every promise about memory.
+pub const REJECTED_PER_BATCH: usize = 8_192;
+
+/// Encoded bytes, as a multiple of `batch_bytes`, at which a batch closes early. Real files grow by 1.2 to 3; a file of
+/// empty lines in one column grows by 18.
+const MAX_GROWTH: u64 = 4;
+
+/// Some whole records, encoded for PostgreSQL, and the state after them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// `COPY … (FORMAT binary)` of the row number (`int8`) and one `text` a column; empty where no row is stored.
+    pub rows: Vec<u8>,
+    /// `COPY … (FORMAT binary)` of the first row number (`int8`), the row count (`int4`) and the hashes of all search terms
+    /// of these rows, ascending (`int4[]`); empty where no row is stored.
+    pub blocks: Vec<u8>,
+    /// Rows in `rows`.
+    pub rows_stored: u64,
+    /// Records that are no rows.
+    pub rejected: Vec<RejectedRow>,
+    /// What a resumed parser starts from.
+    pub checkpoint: Checkpoint,
+}
+
+/// A record that cannot be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedRow {
+    /// Line of the file at which the record begins, from 1.
+    pub line: u64,
+    /// Byte of the file at which the record begins, from 0.
+    pub byte_offset: u64,
+    /// Length of the record in the file, its line end included.
+    pub byte_length: u64,
+    /// What is wrong with it.
+    pub reason: RejectReason,
+    /// Its first bytes as they came, at most [`RAW_BYTES_KEPT`].
+    pub raw: Vec<u8>,
+}
+
+/// Takes rows until it is closed.
+pub(crate) struct OpenBatch {
+    source_bytes: u64,
+    max_encoded_bytes: u64,
+    rows: CopyBinary,
+    blocks: Blocks,
+    rows_stored: u64,
+    rejected: Vec<RejectedRow>,
+    /// Text of an escaped cell; kept for its capacity.
+    unescaped: Vec<u8>,
+}
+
+impl OpenBatch {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            source_bytes: limits.batch_bytes,
+            max_encoded_bytes: limits.batch_bytes * MAX_GROWTH,
+            rows: CopyBinary::default(),
+            blocks: Blocks::new(limits.block_rows),
+            rows_stored: 0,
+            rejected: Vec::new(),
+            unescaped: Vec::new(),
+        }
+    }
+
+    /// Encodes one row and adds its search terms.
+    #[inline]
+    pub(crate) fn store(&mut self, row_number: u64, record: &Record<'_>) {
+        // No cell is longer unescaped than it stands in the record.
+        self.rows.begin_tuple(record.spans.len() as u16 + 1, 8 + record.content_len);
+        self.rows.int8(row_number as i64);
+        for span in record.spans {
+            if span.form == Form::Escaped {
+                record.unescape_into(span, &mut self.unescaped);
+                self.rows.text(&self.unescaped, 0, self.unescaped.len());
+            } else {
+                self.rows.text(record.source, span.start as usize, span.end as usize);
+            }
+        }
+        self.blocks.add(row_number, record);
+        self.rows_stored += 1;
+    }
+
+    pub(crate) fn reject(&mut self, line: u64, byte_offset: u64, record: &Record<'_>, reason: RejectReason) {
+        let raw = record.source[..record.len.min(RAW_BYTES_KEPT)].to_vec();
+        self.rejected.push(RejectedRow { line, byte_offset, byte_length: record.len as u64, reason, raw });
+    }
+
+    /// Whether it closes at this record end, `source_bytes` after it began. Depends on the file alone, not on how it was
+    /// split, so that a resumed parser makes the same batches.
+    #[inline]
+    pub(crate) fn is_full(&self, source_bytes: u64) -> bool {
+        source_bytes >= self.source_bytes
+            || (self.rows.len() + self.blocks.len()) as u64 >= self.max_encoded_bytes
+            || self.rejected.len() >= REJECTED_PER_BATCH
+    }
+
+    /// Closes it, and is ready for the next one.
+    pub(crate) fn close(&mut self, checkpoint: Checkpoint) -> Batch {
+        // The next batch is about as large; a sixteenth more spares it from moving.
+        let next = CopyBinary::with_capacity(self.rows.len() + self.rows.len() / 16);
+        Batch {
+            rows: std::mem::replace(&mut self.rows, next).finish(),
+            blocks: self.blocks.take(),
+            rows_stored: std::mem::take(&mut self.rows_stored),
+            rejected: std::mem::take(&mut self.rejected),
+            checkpoint,
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! Finds the ends of cells and records in raw bytes, 64 bytes at a time.
+//!
+//! [`Window`] turns each 64 bytes into bit masks (one bit a byte: quote, delimiter, line end, high bit, NUL) with plain
+//! 128-bit SIMD, which every x86-64 and aarch64 has, so there is one code path and no CPU detection. [`Scanner`] walks the
+//! set bits only. Between two quotes it looks at the quote mask alone, so the text of a quoted cell costs nothing.
+//!
+//! Invariants, on which everything else rests:
+//! - No byte is looked at twice, however the file is split: the scanner's state lives across windows, and all positions
+//!   it keeps are relative to the start of the record in progress.
+//! - A record that ends in CR is complete only when the byte after it is known (or the file ends): CRLF is one line end
+//!   under every split.
+//! - Nothing here depends on the encoding, as long as delimiter, quote, CR, LF are never part of a longer character.
+
+use wide::u8x16;
+
+use crate::options::Dialect;
+
+/// One cell inside its record: where its text lies, and how it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+    pub(crate) form: Form,
+}
+
+/// How a cell is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Its bytes are its text.
+    Plain,
+    /// The same, between quotes that are outside the span.
+    Quoted,
+    /// Between quotes, with doubled quotes inside.
+    Escaped,
+}
+
+/// What was seen in a record beside its cells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traits {
+    /// Some cell is quoted; only then can the record hold line ends.
+    pub(crate) quoted: bool,
+    /// Some cell goes on after its closing quote; the spans are unreliable from there.
+    pub(crate) text_after_quote: bool,
+    pub(crate) non_ascii: bool,
+    pub(crate) nul: bool,
+}
+
+/// A whole record was found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RecordEnd {
+    /// Length of the record without its line end.
+    pub(crate) content_len: u32,
+    /// Position in the window after the line end.
+    pub(crate) next: usize,
+}
+
+/// The file ended inside a quoted cell.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenQuote {
+    /// Position of the opening quote in the record.
+    pub(crate) at: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// In a cell without quotes, or before its first byte, or after text that follows a closing quote.
+    Plain,
+    /// Behind an opening quote.
+    Quoted,
+    /// Behind a quote inside a quoted cell: the next byte tells whether it closed the cell or is the first of two.
+    QuoteSeen,
+    /// Behind a CR that was the last byte of a window.
+    CrSeen { content_len: u32 },
+}
+
+/// The state machine of one file.
+pub(crate) struct Scanner {
+    marks: Marks,
+    /// Spans kept of one record; further cells are dropped, so that a record of a million commas costs nothing.
+    kept_cells: usize,
+    state: State,
+    spans: Vec<Span>,
+    traits: Traits,
+    cell_start: u32,
+    /// Last quote seen inside the quoted cell in progress.
+    quote_at: u32,
+    escaped: bool,
+}
+
+impl Scanner {
+    /// Keeps at most `kept_cells` spans of a record.
+    pub(crate) fn new(dialect: Dialect, kept_cells: usize) -> Self {
+        Self {
+            marks: Marks::new(dialect),
+            kept_cells,
+            state: State::Plain,
+            spans: Vec::new(),
+            traits: Traits::default(),
+            cell_start: 0,
+            quote_at: 0,
+            escaped: false,
+        }
+    }
+
+    /// Cells of the record that was found last; up to `kept_cells`.
+    pub(crate) fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// What was seen in the record that was found last.
+    pub(crate) fn traits(&self) -> Traits {
+        self.traits
+    }
+
+    /// A window over `bytes`, of which `carried` bytes of the record in progress came before.
+    pub(crate) fn window<'a>(&self, bytes: &'a [u8], carried: usize) -> Window<'a> {
+        Window::new(bytes, carried as u32, self.marks)
+    }
+
+    /// Forgets the record that was found, before the next one is looked for.
+    pub(crate) fn begin_record(&mut self) {
+        self.spans.clear();
+        self.traits = Traits::default();
+        self.cell_start = 0;
+        self.state = State::Plain;
+    }
+
+    /// Goes on to the next record end; `None` where the window holds none, and all of it is taken in.
+    pub(crate) fn next_record(&mut self, window: &mut Window<'_>) -> Option<RecordEnd> {
+        loop {
+            let step = match self.state {
+                State::Plain => self.walk_marks(window),
+                State::Quoted => self.seek_quote(window),
+                State::QuoteSeen => self.after_quote(window),
+                State::CrSeen { content_len } => self.after_cr(window, content_len),
+            };
+            match step {
+                Step::Record(end) => return Some(end),
+                Step::Again => {}
+                Step::BlockDone => {
+                    self.note(window.block.non_ascii, window.block.nul);
+                    if !window.next_block() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the end of the file; `len` is that of the record in progress. `None` where no byte of one has come.
+    pub(crate) fn finish(&mut self, len: u32) -> Result<Option<u32>, OpenQuote> {
+        match self.state {
+            State::Plain if len == 0 => return Ok(None),
+            State::Plain => self.push(Span { start: self.cell_start, end: len, form: Form::Plain }),
+            State::Quoted => return Err(OpenQuote { at: self.cell_start }),
+            State::QuoteSeen => self.push_quoted(),
+            State::CrSeen { content_len } => return Ok(Some(content_len)),
+        }
+        Ok(Some(len))
+    }
+
+    /// Bytes of the record in progress that count against its limit, of `len` that have come.
+    pub(crate) fn content_len(&self, len: usize) -> usize {
+        match self.state {
+            State::CrSeen { content_len } => content_len as usize,
+            _ => len,
+        }
+    }
+
+    /// Walks the marks of the block until a quote opens a cell or the record ends.
+    #[inline]
+    fn walk_marks(&mut self, window: &mut Window<'_>) -> Step {
+        let Block { quotes, delimiters, line_ends, .. } = window.block;
+        let mut marks = quotes | delimiters | line_ends;
+        while marks != 0 {
+            let bit = marks.trailing_zeros();
+            let position = window.in_record(bit);
+            marks &= marks - 1;
+            if quotes >> bit & 1 == 1 {
+                if position == self.cell_start {
+                    self.traits.quoted = true;
+                    self.escaped = false;
+                    self.state = State::Quoted;
+                    window.block.consume_marks(bit);
+                    return Step::Again;
+                }
+                continue;
+            }
+            self.push(Span { start: self.cell_start, end: position, form: Form::Plain });
+            if line_ends >> bit & 1 == 1 {
+                return self.line_end(window, bit);
+            }
+            self.cell_start = position + 1;
+        }
+        Step::BlockDone
+    }
+
+    /// Looks for the next quote inside a quoted cell, past all other marks.
+    #[inline]
+    fn seek_quote(&mut self, window: &mut Window<'_>) -> Step {
+        if window.block.quotes == 0 {
+            return Step::BlockDone;
+        }
+        let bit = window.block.quotes.trailing_zeros();
+        self.quote_at = window.in_record(bit);
+        self.state = State::QuoteSeen;
+        window.block.consume_marks(bit);
+        Step::Again
+    }
+
+    /// Decides what the last quote was by the byte that follows it.
+    #[inline]
+    fn after_quote(&mut self, window: &mut Window<'_>) -> Step {
+        let position = self.quote_at + 1;
+        let Some(bit) = window.bit_of(position) else { return Step::BlockDone };
+        let Block { quotes, delimiters, line_ends, .. } = window.block;
+        if delimiters >> bit & 1 == 1 {
+            self.push_quoted();
+            self.cell_start = position + 1;
+            self.state = State::Plain;
+        } else if line_ends >> bit & 1 == 1 {
+            self.push_quoted();
+            return self.line_end(window, bit);
+        } else if quotes >> bit & 1 == 1 {
+            self.escaped = true;
+            self.state = State::Quoted;
+        } else {
+            self.traits.text_after_quote = true;
+            self.state = State::Plain;
+        }
+        window.block.consume_marks(bit);
+        Step::Again
+    }
+
+    /// Ends the record at the LF or CR of `bit`; a CR waits for the byte after it.
+    #[inline]
+    fn line_end(&mut self, window: &mut Window<'_>, bit: u32) -> Step {
+        let content_len = window.in_record(bit);
+        let at = window.base + bit as usize;
+        if window.bytes[at] == b'\n' {
+            return self.end_record(window, content_len, at + 1);
+        }
+        match window.bytes.get(at + 1) {
+            Some(b'\n') => self.end_record(window, content_len, at + 2),
+            Some(_) => self.end_record(window, content_len, at + 1),
+            None => {
+                self.state = State::CrSeen { content_len };
+                Step::BlockDone
+            }
+        }
+    }
+
+    /// Takes the first byte of a window whose predecessor ended in CR.
+    fn after_cr(&mut self, window: &mut Window<'_>, content_len: u32) -> Step {
+        match window.bytes.first() {
+            Some(first) => self.end_record(window, content_len, usize::from(*first == b'\n')),
+            None => Step::BlockDone,
+        }
+    }
+
+    #[inline]
+    fn end_record(&mut self, window: &mut Window<'_>, content_len: u32, next: usize) -> Step {
+        let passed = window.block.consume_record(next - window.base);
+        self.note(passed.non_ascii, passed.nul);
+        window.begin_record(next);
+        Step::Record(RecordEnd { content_len, next })
+    }
+
+    #[inline]
+    fn note(&mut self, non_ascii: u64, nul: u64) {
+        self.traits.non_ascii |= non_ascii != 0;
+        self.traits.nul |= nul != 0;
+    }
+
+    #[inline]
+    fn push_quoted(&mut self) {
+        let form = if self.escaped { Form::Escaped } else { Form::Quoted };
+        self.push(Span { start: self.cell_start + 1, end: self.quote_at, form });
+    }
+
+    #[inline]
+    fn push(&mut self, span: Span) {
+        if self.spans.len() < self.kept_cells {
+            self.spans.push(span);
+        }
+    }
+}
+
+/// What a part of the scanner asks of its driver.
+enum Step {
+    /// A record is whole.
+    Record(RecordEnd),
+    /// The state has changed; there may be more in this block.
+    Again,
+    /// Nothing more in this block for this state.
+    BlockDone,
+}
+
+/// One mask a kind of byte; bit `i` stands for byte `i` of the block. Bits of bytes that are consumed are clear.
+#[derive(Clone, Copy, Default)]
+struct Block {
+    quotes: u64,
+    delimiters: u64,
+    line_ends: u64,
+    non_ascii: u64,
+    nul: u64,
+}
+
+impl Block {
+    const BYTES: usize = 64;
+
+    /// Clears the marks up to and with `bit`. The other two masks stay until the record's end takes them.
+    #[inline]
+    fn consume_marks(&mut self, bit: u32) {
+        let keep = (!0 << bit) << 1;
+        self.quotes &= keep;
+        self.delimiters &= keep;
+        self.line_ends &= keep;
+    }
+
+    /// Splits off the first `bytes` bytes of the block, which end a record, and returns their masks.
+    ///
+    /// `bytes` may be one more than the block has, where the LF of a CRLF is in the next one: [`Window::next_block`] clears
+    /// that.
+    #[inline]
+    fn consume_record(&mut self, bytes: usize) -> Self {
+        let taken = if bytes < Self::BYTES { !(!0 << bytes) } else { !0 };
+        let passed = *self;
+        self.quotes &= !taken;
+        self.delimiters &= !taken;
+        self.line_ends &= !taken;
+        self.non_ascii &= !taken;
+        self.nul &= !taken;
+        Self { non_ascii: passed.non_ascii & taken, nul: passed.nul & taken, ..Self::default() }
+    }
+}
+
+/// The bytes of one feed, as masks of 64 bytes at a time.
+pub(crate) struct Window<'a> {
+    bytes: &'a [u8],
+    marks: Marks,
+    /// Position of the block's first byte.
+    base: usize,
+    block: Block,
+    /// Position of the record in progress, modulo 2^32: it may have begun before the window.
+    record_start: u32,
+    /// First byte that belongs to no record yet.
+    unread: usize,
+}
+
+impl<'a> Window<'a> {
+    fn new(bytes: &'a [u8], carried: u32, marks: Marks) -> Self {
+        let block = marks.find(bytes);
+        Self { bytes, marks, base: 0, block, record_start: 0_u32.wrapping_sub(carried), unread: 0 }
+    }
+
+    /// Position, inside the record in progress, of a bit of this block.
+    #[inline]
+    fn in_record(&self, bit: u32) -> u32 {
+        (self.base as u32).wrapping_add(bit).wrapping_sub(self.record_start)
+    }
+
+    /// The bit of this block for a position inside the record; `None` where it is in a later block or window.
+    #[inline]
+    fn bit_of(&self, position: u32) -> Option<u32> {
+        let bit = position.wrapping_add(self.record_start).wrapping_sub(self.base as u32);
+        let here = (bit as usize) < Block::BYTES && self.base + (bit as usize) < self.bytes.len();
+        here.then_some(bit)
+    }
+
+    #[inline]
+    fn begin_record(&mut self, next: usize) {
+        self.record_start = next as u32;
+        self.unread = next;
+    }
+
+    /// Moves on by one block; false at the end of the window.
+    #[inline]
+    fn next_block(&mut self) -> bool {
+        let base = self.base + Block::BYTES;
+        if base >= self.bytes.len() {
+            self.block = Block::default();
+            return false;
+        }
+        self.base = base;
+        self.block = self.marks.find(&self.bytes[base..]);
+        if self.unread > base {
+            self.block.consume_record(self.unread - base);
+        }
+        true
+    }
+}
+
+/// The bytes to look for, each spread over a vector.
+#[derive(Clone, Copy)]
+struct Marks {
+    delimiter: u8x16,
+    quote: u8x16,
+    /// All ones, or zero for files without quoting.
+    quoting: u64,
+}
+
+impl Marks {
+    fn new(dialect: Dialect) -> Self {
+        Self {
+            delimiter: u8x16::splat(dialect.delimiter),
+            quote: u8x16::splat(dialect.quote.unwrap_or(0)),
+            quoting: if dialect.quote.is_some() { !0 } else { 0 },
+        }
+    }
+
+    /// Masks of the first 64 bytes, or of as many as there are.
+    #[inline]
+    fn find(&self, bytes: &[u8]) -> Block {
+        if let Some(block) = bytes.first_chunk() {
+            return self.find_in(block);
+        }
+        let mut padded = [b' '; Block::BYTES];
+        padded[..bytes.len()].copy_from_slice(bytes);
+        let mut block = self.find_in(&padded);
+        // The padding may be the delimiter or the quote.
+        let here = !(!0 << bytes.len());
+        block.quotes &= here;
+        block.delimiters &= here;
+        block
+    }
+
+    #[inline]
+    fn find_in(&self, bytes: &[u8; Block::BYTES]) -> Block {
+        let mut block = Block::default();
+        let (vectors, _) = bytes.as_chunks::<16>();
+        for (index, vector) in vectors.iter().enumerate() {
+            let vector = u8x16::from(*vector);
+            let mask = |matches: u8x16| u64::from(matches.to_bitmask()) << (index * 16);
+            block.quotes |= mask(vector.simd_eq(self.quote));
+            block.delimiters |= mask(vector.simd_eq(self.delimiter));
+            block.line_ends |= mask(vector.simd_eq(u8x16::splat(b'\n')) | vector.simd_eq(u8x16::splat(b'\r')));
+            block.non_ascii |= mask(vector);
+            block.nul |= mask(vector.simd_eq(u8x16::splat(0)));
+        }
+        block.quotes &= self.quoting;
+        block
+    }
+}

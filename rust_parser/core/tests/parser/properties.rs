@@ -1,0 +1,184 @@
+//! What holds for every file.
+
+use std::collections::BTreeSet;
+
+use dari_parser::{Dialect, Options, Parser, RejectReason, lexeme_hashes};
+use proptest::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::support::{read, read_on};
+
+/// Options with small numbers, so that everything has a border within a short file.
+fn options() -> impl Strategy<Value = Options> {
+    let dialect = (
+        prop_oneof![9 => Just(b','), 1 => Just(b';')],
+        prop_oneof![9 => Just(Some(b'"')), 1 => Just(None)],
+        any::<bool>(),
+    );
+    (dialect, 1..80_u64, 1..5_u32, prop_oneof![1 => 1..40_u32, 3 => Just(1_000)]).prop_map(
+        |((delimiter, quote, has_header), batch_bytes, block_rows, max_record_bytes)| {
+            let mut options = Options { dialect: Dialect { delimiter, quote, has_header }, ..Options::default() };
+            options.limits.batch_bytes = batch_bytes;
+            options.limits.block_rows = block_rows;
+            options.limits.max_record_bytes = max_record_bytes;
+            options
+        },
+    )
+}
+
+/// A file in which every byte that means something is frequent.
+fn file() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        6 => Just(b",".as_slice()),
+        4 => Just(b"\n".as_slice()),
+        2 => Just(b"\r".as_slice()),
+        2 => Just(b"\r\n".as_slice()),
+        4 => Just(b"\"".as_slice()),
+        2 => Just(b"\"\"".as_slice()),
+        2 => Just(b",\"".as_slice()),
+        2 => Just(b"\",".as_slice()),
+        4 => Just(b"a".as_slice()),
+        2 => Just(b"word 1,234.5 AB-12/x".as_slice()),
+        2 => Just("한국어".as_bytes()),
+        1 => Just("é㈜".as_bytes()),
+        1 => Just(b";".as_slice()),
+        1 => Just(b"\0".as_slice()),
+        1 => Just(b"\xff".as_slice()),
+        1 => Just(b"\xef\xbb\xbf".as_slice()),
+        1 => Just(b"seventy bytes that reach from one block of masks into the next one, x".as_slice()),
+    ];
+    proptest::collection::vec(piece, 0..120).prop_map(|pieces| pieces.concat())
+}
+
+/// A table of `columns` columns.
+fn table() -> impl Strategy<Value = Vec<Vec<String>>> {
+    let cell = prop_oneof![
+        4 => "[a-z0-9 ]{0,12}",
+        2 => "[가-힣 ]{0,8}",
+        2 => "[\",\r\n a]{0,6}",
+        1 => "\\PC{0,10}",
+        1 => "[a-z]{10,90}",
+    ];
+    (2..6_usize).prop_flat_map(move |columns| {
+        proptest::collection::vec(proptest::collection::vec(cell.clone(), columns), 1..30)
+    })
+}
+
+fn split<'a>(file: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+    let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(file.len() + 1)).collect();
+    places.sort_unstable();
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    for place in places {
+        pieces.push(&file[start..place]);
+        start = place;
+    }
+    pieces.push(&file[start..]);
+    pieces
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn the_same_file_in_any_pieces_gives_the_same(
+        options in options(), file in file(), cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..9)
+    ) {
+        prop_assert_eq!(read(options, split(&file, &cuts)), read(options, [file.as_slice()]));
+    }
+
+    #[test]
+    fn a_parser_resumed_at_any_checkpoint_gives_what_is_left(options in options(), file in file()) {
+        if let Ok(whole) = read(options, [file.as_slice()]) {
+            let digest: [u8; 32] = Sha256::digest(&file).into();
+            prop_assert_eq!(whole.sha256, digest);
+            for (index, batch) in whole.batches.iter().enumerate().rev().skip(1) {
+                let rest = &file[batch.checkpoint.offset_bytes as usize..];
+                let resumed = read_on(Parser::new(options, Some(&batch.checkpoint)).unwrap(), [rest]).unwrap();
+                prop_assert_eq!(&resumed.batches, &whole.batches[index + 1..]);
+                prop_assert_eq!(resumed.sha256, whole.sha256);
+            }
+        }
+    }
+
+    #[test]
+    fn every_byte_belongs_to_one_batch_and_every_record_is_counted(options in options(), file in file()) {
+        if let Ok(read) = read(options, [file.as_slice()]) {
+            let (mut offset, mut stored, mut rejected) = (0, 0, 0);
+            for batch in &read.batches {
+                prop_assert!(batch.checkpoint.offset_bytes >= offset);
+                offset = batch.checkpoint.offset_bytes;
+                stored += batch.rows_stored;
+                rejected += batch.rejected.len() as u64;
+                prop_assert_eq!((batch.checkpoint.rows_stored, batch.checkpoint.rows_rejected), (stored, rejected));
+            }
+            prop_assert_eq!(offset, file.len() as u64);
+            prop_assert_eq!(read.rows().len() as u64, stored);
+            for row in read.batches.iter().flat_map(|batch| &batch.rejected) {
+                let start = row.byte_offset as usize;
+                prop_assert_eq!(&row.raw, &file[start..start + row.byte_length as usize]);
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_hold_the_terms_of_their_rows(options in options(), file in file()) {
+        if let Ok(read) = read(options, [file.as_slice()]) {
+            let rows = read.rows();
+            let mut next = 1;
+            for (first, count, hashes) in read.blocks() {
+                prop_assert_eq!(first, next);
+                prop_assert!((1..=options.limits.block_rows as i32).contains(&count));
+                let terms: BTreeSet<i32> = rows[first as usize - 1..(first + i64::from(count)) as usize - 1]
+                    .iter()
+                    .flat_map(|(_, cells)| cells)
+                    .flat_map(|cell| lexeme_hashes(std::str::from_utf8(cell).unwrap()))
+                    .collect();
+                prop_assert_eq!(hashes, terms.into_iter().collect::<Vec<_>>());
+                next += i64::from(count);
+            }
+            prop_assert_eq!(next, rows.len() as i64 + 1);
+        }
+    }
+
+    /// Known differences, and no others: csv has no errors, joins text after a quote to the cell, and skips empty lines in
+    /// one column too.
+    #[test]
+    fn csv_finds_the_same_records(mut options in options(), file in file()) {
+        options.dialect.has_header = false;
+        let Ok(read) = read(options, [file.as_slice()]) else { return Ok(()) };
+        let columns = read.columns().len();
+        let rejected = read.rejected();
+        if columns == 1 || rejected.iter().any(|(_, _, _, reason)| *reason == RejectReason::TextAfterQuote) {
+            return Ok(());
+        }
+        let mut reader = csv::ReaderBuilder::new();
+        reader.flexible(true).has_headers(false).delimiter(options.dialect.delimiter);
+        reader.quoting(options.dialect.quote.is_some());
+        let records: Vec<_> = reader.from_reader(file.as_slice()).into_byte_records().map(Result::unwrap).collect();
+        let (rows, others): (Vec<_>, Vec<_>) = records.iter().partition(|record| {
+            record.len() == columns && record.iter().all(|cell| !cell.contains(&0) && std::str::from_utf8(cell).is_ok())
+        });
+        prop_assert_eq!(others.len(), rejected.len());
+        let expected: Vec<Vec<Vec<u8>>> = rows.iter().map(|row| row.iter().map(<[u8]>::to_vec).collect()).collect();
+        prop_assert_eq!(read.rows().into_iter().map(|(_, cells)| cells).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_table_that_csv_writes_comes_back_exactly(mut options in options(), table in table(), crlf in any::<bool>()) {
+        options.dialect = Dialect { has_header: false, ..Options::default().dialect };
+        options.limits.max_record_bytes = 1 << 20;
+        let mut writer = csv::WriterBuilder::new();
+        if crlf {
+            writer.terminator(csv::Terminator::CRLF);
+        }
+        let mut writer = writer.from_writer(Vec::new());
+        for row in &table {
+            writer.write_record(row).unwrap();
+        }
+        let read = read(options, [writer.into_inner().unwrap().as_slice()]).unwrap();
+        // A table whose first cell begins with a byte-order mark reads without it, like any file.
+        prop_assume!(!table[0][0].starts_with('\u{feff}'));
+        prop_assert_eq!(read.cells(), table);
+    }
+}

@@ -1,0 +1,244 @@
+"""Migrations: each once and in order, whoever runs them; and a service user who can do nothing by itself."""
+
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+import pytest
+from psycopg2 import errors
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from dari.adapters.postgres.embedded import EmbeddedPostgres
+from dari.adapters.postgres.migrate import (
+    ROLES,
+    SERVICE_ROLES,
+    DatabaseNewer,
+    Migration,
+    MigrationChanged,
+    MigrationError,
+    create_database,
+    migrate,
+    pending,
+)
+from tests.fix_postgres import PostgresDsns, open_folder
+
+FILES = {
+    "0001_first.sql": "CREATE TABLE first (n integer); INSERT INTO first VALUES (1);",
+    "0002_second.sql": "ALTER TABLE first ADD share text DEFAULT '100 %'; GRANT SELECT ON first TO dari_app;",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of two small migrations."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.fixture
+def empty_database(postgres_server: PostgresDsns) -> Iterator[PostgresDsns]:
+    """A database as `create_database` makes it: no ledger yet."""
+    name = f"dari_empty_{secrets.token_hex(4)}"
+    create_database(postgres_server.admin_dsn, name, _user(postgres_server.service_dsn))
+    yield postgres_server.to(name)
+    _run(postgres_server.admin_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_the_shipped_migrations_apply_and_leave_nothing_pending(database: PostgresDsns) -> None:
+    """The service, too, can ask what is missing, and needs no right for it."""
+    assert pending(database.admin_dsn) == []
+    assert pending(database.service_dsn) == []
+
+
+def test_migrations_apply_in_order_and_once(empty_database: PostgresDsns, folder: Path) -> None:
+    """The first run applies all and says which; the second finds nothing to do."""
+    assert [str(migration) for migration in pending(empty_database.admin_dsn, folder=folder)] == [
+        "0001_first",
+        "0002_second",
+    ]
+    assert [migration.number for migration in _migrate(empty_database, folder)] == [1, 2]
+    assert _migrate(empty_database, folder) == []
+    assert pending(empty_database.admin_dsn, folder=folder) == []
+    assert _run(empty_database.admin_dsn, "SELECT * FROM first") == [(1, "100 %")]
+
+
+def test_a_new_file_is_applied_to_a_database_that_has_the_others(empty_database: PostgresDsns, folder: Path) -> None:
+    """What stands in the ledger is left alone."""
+    _migrate(empty_database, folder)
+    (folder / "0003_third.sql").write_text("DROP TABLE first;")
+    assert [migration.name for migration in _migrate(empty_database, folder)] == ["third"]
+
+
+def test_replicas_that_migrate_at_once_apply_each_file_once(empty_database: PostgresDsns, folder: Path) -> None:
+    """One does the work and the others wait for it."""
+    with ThreadPoolExecutor(4) as threads:
+        runs = list(threads.map(lambda _: _migrate(empty_database, folder), range(4)))
+    assert sorted(len(applied) for applied in runs) == [0, 0, 0, 2]
+    assert _run(empty_database.admin_dsn, "SELECT count(*) FROM first") == [(1,)]
+
+
+def test_databases_and_users_can_be_made_by_several_at_once(postgres_server: PostgresDsns) -> None:
+    """Roles and databases are shared by the whole server, and no lock of one database guards them."""
+    name = f"dari_race_{secrets.token_hex(4)}"
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: create_database(postgres_server.admin_dsn, name, name), range(4)))
+    assert _run(postgres_server.admin_dsn, f"SELECT count(*) FROM pg_roles WHERE rolname = '{name}'") == [(1,)]
+    _run(postgres_server.admin_dsn, f"DROP DATABASE {name}")
+    _run(postgres_server.admin_dsn, f"DROP ROLE {name}")
+
+
+def test_a_file_that_changed_after_it_was_applied_is_refused(empty_database: PostgresDsns, folder: Path) -> None:
+    """One byte is enough; the message names the file."""
+    _migrate(empty_database, folder)
+    (folder / "0001_first.sql").write_text(FILES["0001_first.sql"] + "\n")
+    with pytest.raises(MigrationChanged, match="0001_first"):
+        _migrate(empty_database, folder)
+    with pytest.raises(MigrationChanged):
+        pending(empty_database.admin_dsn, folder=folder)
+
+
+def test_a_database_newer_than_the_code_is_refused(empty_database: PostgresDsns, folder: Path) -> None:
+    """An old dari must not write into tables that it does not know."""
+    _migrate(empty_database, folder)
+    (folder / "0002_second.sql").unlink()
+    with pytest.raises(DatabaseNewer, match=r"0002_second.*ends at 0001"):
+        _migrate(empty_database, folder)
+
+
+def test_a_migration_that_fails_leaves_nothing_and_says_where(empty_database: PostgresDsns, folder: Path) -> None:
+    """Those before it stay; the repaired file applies."""
+    (folder / "0003_third.sql").write_text("CREATE TABLE half ();\nSELECT * FROM nowhere;")
+    with pytest.raises(MigrationError, match=r'0003_third.*"nowhere" does not exist at line 2 \(SQLSTATE 42P01\)'):
+        _migrate(empty_database, folder)
+    (folder / "0003_third.sql").write_text("CREATE TABLE half ();")
+    assert [migration.number for migration in _migrate(empty_database, folder)] == [3]
+
+
+def test_the_failure_of_a_migration_quotes_no_row(empty_database: PostgresDsns, folder: Path) -> None:
+    """PostgreSQL's own words would hold the value."""
+    (folder / "0003_third.sql").write_text("UPDATE first SET n = share::integer;")
+    with pytest.raises(MigrationError, match="a value does not fit") as caught:
+        _migrate(empty_database, folder)
+    assert "100" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["0004_gap.sql", "0002_double.sql", "3_short.sql", "0003-dash.sql"])
+def test_files_out_of_number_are_refused_before_anything_runs(
+    postgres_server: PostgresDsns, folder: Path, name: str
+) -> None:
+    """A gap, a double or a wrong name is a mistake of ours, found at the first start."""
+    (folder / name).write_text("SELECT 1;")
+    with pytest.raises(MigrationError):
+        pending(postgres_server.admin_dsn, folder=folder)
+
+
+def test_metadata_belongs_to_the_owner_role(empty_database: PostgresDsns, folder: Path) -> None:
+    """Also where a superuser migrates, who would otherwise own it."""
+    _migrate(empty_database, folder)
+    owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+    assert _run(empty_database.admin_dsn, owners) == [("dari_owner",)]
+
+
+def test_the_service_user_has_no_rights_of_its_own(database: PostgresDsns) -> None:
+    """No superuser, no way around row-level security, nothing owned, nothing inherited, and not the owner role."""
+    user = _user(database.service_dsn)
+    flags = "rolsuper, rolbypassrls, rolcreatedb, rolcreaterole, rolreplication"
+    assert _run(database.admin_dsn, f"SELECT {flags} FROM pg_roles WHERE rolname = '{user}'") == [(False,) * 5]
+    owned = f"SELECT 1 FROM pg_shdepend WHERE deptype = 'o' AND refobjid = '{user}'::regrole"
+    assert _run(database.admin_dsn, owned) == []
+    inherited = f"SELECT rolname FROM pg_roles WHERE rolname <> '{user}' AND pg_has_role('{user}', oid, 'USAGE')"
+    assert _run(database.admin_dsn, inherited) == []
+    with pytest.raises(errors.InsufficientPrivilege):
+        _run(database.service_dsn, "SELECT count(*) FROM dari.knowledge_bases")
+    with pytest.raises(errors.InsufficientPrivilege):
+        _run(database.service_dsn, "SET ROLE dari_owner")
+
+
+def test_the_service_user_can_take_on_its_three_roles(database: PostgresDsns) -> None:
+    """Each for the time of a transaction; none of them is above the row-level security of others."""
+    for role in SERVICE_ROLES:
+        assert _run(database.service_dsn, f"SET LOCAL ROLE {role}; SELECT current_user") == [(role,)]
+    names = ", ".join(f"'{role}'" for role in ROLES)
+    flags = f"SELECT bool_or(rolsuper OR rolbypassrls OR rolcanlogin) FROM pg_roles WHERE rolname IN ({names})"
+    assert _run(database.admin_dsn, flags) == [(False,)]
+
+
+def test_a_user_with_createrole_migrates_without_being_superuser(managed_dsn: str, folder: Path) -> None:
+    """As on a managed PostgreSQL, with a service user of its own: from no role and no database to the last file."""
+    create_database(managed_dsn, "two_users", "service")
+    assert [migration.number for migration in migrate(managed_dsn, "two_users", "service", folder=folder)] == [1, 2]
+    assert migrate(managed_dsn, "two_users", "service", folder=folder) == []
+    dsn = make_dsn(managed_dsn, dbname="two_users")
+    assert _run(dsn, "SELECT tableowner FROM pg_tables WHERE tablename = 'first'") == [("dari_owner",)]
+    as_service = make_dsn(dsn, user="service")
+    assert _run(as_service, "SET LOCAL ROLE dari_app; SELECT n FROM first") == [(1,)]
+
+
+def test_one_user_may_migrate_and_serve(managed_dsn: str, folder: Path) -> None:
+    """One DSN for all is enough to begin with: the database's owner takes on its rights by SET ROLE, too."""
+    _run(managed_dsn, "CREATE DATABASE one_user")
+    assert len(migrate(managed_dsn, "one_user", folder=folder)) == 2
+    dsn = make_dsn(managed_dsn, dbname="one_user")
+    assert _run(dsn, "SET LOCAL ROLE dari_app; SELECT n FROM first") == [(1,)]
+    with pytest.raises(errors.InsufficientPrivilege):
+        _run(dsn, "SELECT n FROM first")
+
+
+def test_a_user_who_may_not_make_roles_is_told_what_to_ask_for(managed_dsn: str, folder: Path) -> None:
+    """The message has the statements for an administrator to run."""
+    _run(managed_dsn, "CREATE DATABASE plain OWNER plain")
+    with pytest.raises(MigrationError, match=r"plain may not .*CREATEROLE.*GRANT dari_owner TO plain"):
+        migrate(make_dsn(managed_dsn, user="plain"), "plain", folder=folder)
+
+
+def test_a_service_user_that_does_not_exist_is_named(empty_database: PostgresDsns, folder: Path) -> None:
+    """Making it is the operator's task: it needs a password."""
+    with pytest.raises(MigrationError, match="no user nobody_here"):
+        migrate(empty_database.admin_dsn, None, "nobody_here", folder=folder)
+
+
+def test_a_service_user_that_has_the_rights_at_all_times_is_refused(shared_database: PostgresDsns) -> None:
+    """A grant of somebody else's would let the service around its own roles; the message says how to end it."""
+    user = f"dari_inheriting_{secrets.token_hex(4)}"
+    _run(shared_database.admin_dsn, f"CREATE ROLE {user} LOGIN; CREATE ROLE {user}_group IN ROLE dari_reader")
+    _run(shared_database.admin_dsn, f"GRANT {user}_group TO {user}")
+    with pytest.raises(MigrationError, match=f"{user} has the rights of dari_reader at all times"):
+        migrate(shared_database.admin_dsn, None, user)
+    _run(shared_database.admin_dsn, f"DROP ROLE {user}, {user}_group")
+
+
+def test_a_server_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
+    """The start shows it; the driver's exception is its cause."""
+    with pytest.raises(MigrationError, match="PostgreSQL refused") as caught:
+        pending(f"host={tmp_path} dbname=none")
+    assert isinstance(caught.value.__cause__, psycopg2.OperationalError)
+
+
+@pytest.fixture(scope="module")
+def managed_dsn() -> Iterator[str]:
+    """A server without dari's roles, and its user `manager`, who has CREATEROLE and CREATEDB only."""
+    with open_folder() as folder, EmbeddedPostgres(folder / "pg", durable=False) as server:
+        _run(server.admin_dsn, "CREATE ROLE manager LOGIN CREATEROLE CREATEDB; CREATE ROLE plain LOGIN")
+        _run(server.admin_dsn, "GRANT plain TO manager")
+        yield server.service_dsn("postgres", "manager")
+
+
+def _migrate(database: PostgresDsns, folder: Path) -> list[Migration]:
+    return migrate(database.admin_dsn, None, _user(database.service_dsn), folder=folder)
+
+
+def _user(dsn: str) -> str:
+    return str(parse_dsn(dsn)["user"])
+
+
+def _run(dsn: str, statement: str) -> list[tuple[object, ...]]:
+    """Run statements in a session of their own; one that cannot stand in a transaction must be alone."""
+    with closing(psycopg2.connect(dsn)) as session:
+        session.autocommit = True
+        with session.cursor() as cur:
+            cur.execute(statement)
+            return cur.fetchall() if cur.description else []

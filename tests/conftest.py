@@ -1,0 +1,3 @@
+"""Fixtures for all tests stand in `fix_*.py`, one subject each."""
+
+pytest_plugins = ["tests.fix_postgres"]
