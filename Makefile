@@ -1,0 +1,90 @@
+# Everything that people and CI run. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+ifeq ($(shell command -v $(PYTHON)),)
+PYTHON := python3
+endif
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOS := $(wildcard proto/dari/v1/*.proto)
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust_parser -name '*.rs' -o -name Cargo.toml)
+NATIVE := python/dari/_native.abi3.so
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 24
+
+# The environment: locked packages first, then the Rust parser, which is built again when its sources change.
+$(VENV)/installed: requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	echo "$(CURDIR)/python" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dari.pth"
+	printf '#!%s\nfrom dari.cli import main\nmain()\n' "$(CURDIR)/$(BIN)/python" > $(BIN)/dari && chmod +x $(BIN)/dari
+	touch $@
+
+$(NATIVE): $(VENV)/installed $(RUST_SOURCES)
+	$(BIN)/maturin develop --release --skip-install --quiet
+	touch $@
+
+.PHONY: install
+install: $(NATIVE)  ## Make the environment in .venv and build the Rust parser
+
+.PHONY: demo
+demo: install  ## From nothing to answers with citations, with no Flowise running
+	$(BIN)/dari demo
+
+.PHONY: serve
+serve: install  ## Serve on 127.0.0.1:50051 with the embedded database
+	$(BIN)/dari serve
+
+.PHONY: test
+test: install  ## All tests: Rust, then Python on real PostgreSQL and the real local model
+	cargo test --workspace --quiet
+	$(BIN)/pytest
+
+.PHONY: lint
+lint: install  ## ruff, mypy, import-linter, buf, regenerated stubs, rustfmt, clippy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint proto
+	$(BIN)/buf format --diff --exit-code proto
+	$(BIN)/python proto/generate.py --check
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- --deny warnings
+
+.PHONY: format
+format: install  ## Format all sources
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+	$(BIN)/buf format --write proto
+	cargo fmt --all
+
+.PHONY: stubs
+stubs: $(VENV)/installed  ## Generate python/dari/v1 from proto/
+	$(BIN)/python proto/generate.py
+
+.PHONY: bench
+bench: bench-ingest  ## All benches
+
+.PHONY: bench-ingest
+bench-ingest: install  ## Rows from gRPC to disk beside psql \copy; memory of the server
+	$(BIN)/python bench/ingest.py
+
+.PHONY: lock
+lock: $(VENV)/installed  ## Resolve the dependencies of pyproject.toml anew
+	$(BIN)/python -m pip install --quiet uv==0.13.9
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-index-url --no-emit-find-links --all-extras --group dev pyproject.toml --output-file requirements.lock
+	cargo update --workspace
+
+.PHONY: clean
+clean:  ## Remove the environment and everything built; keeps .dari, where data is
+	rm -rf $(VENV) target $(NATIVE) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
