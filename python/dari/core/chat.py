@@ -10,16 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from dari.core import prompt
-from dari.core.chain import (
-    Answered,
-    AttemptEnded,
-    ChainEvent,
-    Directory,
-    Link,
-    TokenCame,
-    TurnClock,
-    ask,
-)
+from dari.core.chain import Answered, AttemptEnded, ChainEvent, Directory, Link, TokenCame, TurnClock, ask
 from dari.core.conversations import (
     Answer,
     Answerer,
@@ -106,9 +97,7 @@ class Chat:
             yield TurnStarted(begun.turn)
             yield from self._answer_begun(tenant, chat, begun, clock)
 
-    def _answer_begun(
-        self, tenant: str, chat: ResolvedChat, begun: BegunTurn, clock: TurnClock
-    ) -> Iterator[ChatEvent]:
+    def _answer_begun(self, tenant: str, chat: ResolvedChat, begun: BegunTurn, clock: TurnClock) -> Iterator[ChatEvent]:
         attempts: list[AttemptRecord] = []
         rows = _Rows(self._search, tenant, begun.turn.question, chat.configuration.max_rows)
         try:

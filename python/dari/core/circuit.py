@@ -12,6 +12,8 @@ from typing import Protocol, Self
 
 
 class CircuitState(Enum):
+    """Whether attempts go through: all, none, or a few to learn by."""
+
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"

@@ -139,9 +139,7 @@ class BegunTurn:
 class ConversationStore(Protocol):
     """Keeps conversations. All methods raise `Unavailable` where the database is down."""
 
-    def begin_turn(
-        self, tenant: str, request: TurnRequest, timeout_s: float, history_turns: int
-    ) -> BegunTurn | Turn:
+    def begin_turn(self, tenant: str, request: TurnRequest, timeout_s: float, history_turns: int) -> BegunTurn | Turn:
         """Store the question as a RUNNING turn; or, for a request_id whose turn is complete, give that turn.
 
         A turn of the same request_id that did not complete is begun again. Raises NotFound for the conversation,
@@ -161,13 +159,13 @@ class ConversationStore(Protocol):
         """Raises NotFound."""
         ...
 
-    def list(
+    def list_conversations(
         self, tenant: str, chat_configuration: str, before: tuple[datetime, UUID] | None, limit: int
     ) -> list[Conversation]:
         """Newest first, those behind the (create_time, id) `before`; "" means of all configurations."""
         ...
 
-    def list_turns(self, tenant: str, conversation: UUID, after: int, limit: int) -> "list[Turn]":
+    def list_turns(self, tenant: str, conversation: UUID, after: int, limit: int) -> list[Turn]:
         """Oldest first, those behind number `after`. Raises NotFound."""
         ...
 

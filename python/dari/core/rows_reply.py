@@ -30,4 +30,4 @@ def _line(citation: Citation) -> str:
         for column, cell in zip(citation.columns, citation.cells, strict=True)
         if cell
     )
-    return f"[{citation.number}] {citation.knowledge_base} – {cells}"
+    return f"[{citation.number}] {citation.knowledge_base}: {cells}"

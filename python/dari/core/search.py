@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 MAX_BLOCKS = 24
-"""Blocks whose rows are scored, a segment: 24 × 128 rows are fetched and scored in some milliseconds."""
+"""Blocks whose rows are scored, a segment: 24 times 128 rows are fetched and scored in some milliseconds."""
 MAX_QUERY_LEXEMES = 64
 
 

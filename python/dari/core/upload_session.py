@@ -165,9 +165,7 @@ class UploadSession:
         with self._offset_told():
             pending.result()
         self._committed = batch.checkpoint
-        yield Committed(
-            batch.checkpoint.offset_bytes, batch.checkpoint.rows_stored, batch.checkpoint.rows_rejected
-        )
+        yield Committed(batch.checkpoint.offset_bytes, batch.checkpoint.rows_stored, batch.checkpoint.rows_rejected)
 
     @contextmanager
     def _offset_told(self) -> Iterator[None]:

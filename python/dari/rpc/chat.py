@@ -9,21 +9,13 @@ import grpc
 from dari.core.chain import AttemptEnded, TokenCame
 from dari.core.chat import Chat, ChatEvent, TurnCompleted, TurnStarted
 from dari.core.circuit import CircuitSnapshot, CircuitState
-from dari.core.conversations import (
-    AttemptRecord,
-    Citation,
-    Conversation,
-    ConversationStore,
-    Turn,
-    TurnRequest,
-)
+from dari.core.conversations import AttemptRecord, Citation, Conversation, ConversationStore, Turn, TurnRequest
 from dari.core.errors import Cancelled, InternalError
 from dari.core.mapping import AiModelKind
 from dari.rpc import names
 from dari.rpc.times import duration, timestamp
 from dari.v1 import chat_pb2 as pb
 from dari.v1 import chat_pb2_grpc, ingest_pb2, mapping_pb2
-
 
 _LONGEST_TURN_S = 24 * 60 * 60.0
 
@@ -55,25 +47,25 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self._conversations = conversations
         self._upstream_states = upstream_states
 
-    def Chat(self, request: pb.ChatRequest, context: grpc.ServicerContext) -> Iterator[pb.ChatResponse]:  # noqa: N802
+    def Chat(self, request: pb.ChatRequest, context: grpc.ServicerContext) -> Iterator[pb.ChatResponse]:
         """See chat.proto."""
         return map(_event, self._events(request, context))
 
-    def Ask(self, request: pb.AskRequest, context: grpc.ServicerContext) -> pb.AskResponse:  # noqa: N802
+    def Ask(self, request: pb.AskRequest, context: grpc.ServicerContext) -> pb.AskResponse:
         """See chat.proto."""
         for event in self._events(request, context):
             if isinstance(event, TurnCompleted):
                 return pb.AskResponse(turn=_turn(event.turn))
         raise InternalError("A turn ended without an answer.")
 
-    def GetConversation(  # noqa: N802
+    def GetConversation(
         self, request: pb.GetConversationRequest, context: grpc.ServicerContext
     ) -> pb.GetConversationResponse:
         """See chat.proto."""
         id = names.conversation_id("name", request.name)
         return pb.GetConversationResponse(conversation=_conversation(self._conversations.get(self._tenant, id)))
 
-    def ListConversations(  # noqa: N802
+    def ListConversations(
         self, request: pb.ListConversationsRequest, context: grpc.ServicerContext
     ) -> pb.ListConversationsResponse:
         """See chat.proto."""
@@ -82,15 +74,16 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             "chat_configuration", request.chat_configuration, "chatConfigurations"
         )
         before = names.read_conversation_token(request.page_token)
-        found = self._conversations.list(self._tenant, configuration, before, size + 1)
+        found = self._conversations.list_conversations(self._tenant, configuration, before, size + 1)
         conversations, token = names.page(
-            found, size, _conversation, lambda conversation: (conversation.create_time.isoformat(), str(conversation.id))
+            found,
+            size,
+            _conversation,
+            lambda conversation: (conversation.create_time.isoformat(), str(conversation.id)),
         )
         return pb.ListConversationsResponse(conversations=conversations, next_page_token=token)
 
-    def ListTurns(  # noqa: N802
-        self, request: pb.ListTurnsRequest, context: grpc.ServicerContext
-    ) -> pb.ListTurnsResponse:
+    def ListTurns(self, request: pb.ListTurnsRequest, context: grpc.ServicerContext) -> pb.ListTurnsResponse:
         """See chat.proto."""
         size = names.page_size(request.page_size)
         conversation = names.conversation_id("conversation", request.conversation)
@@ -99,22 +92,20 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         turns, token = names.page(found, size, _turn, lambda turn: (str(turn.number),))
         return pb.ListTurnsResponse(turns=turns, next_page_token=token)
 
-    def DeleteConversation(  # noqa: N802
+    def DeleteConversation(
         self, request: pb.DeleteConversationRequest, context: grpc.ServicerContext
     ) -> pb.DeleteConversationResponse:
         """See chat.proto."""
         self._conversations.delete(self._tenant, names.conversation_id("name", request.name))
         return pb.DeleteConversationResponse()
 
-    def ListUpstreams(  # noqa: N802
+    def ListUpstreams(
         self, request: pb.ListUpstreamsRequest, context: grpc.ServicerContext
     ) -> pb.ListUpstreamsResponse:
         """See chat.proto."""
         return pb.ListUpstreamsResponse(upstreams=map(_upstream, self._upstream_states()))
 
-    def _events(
-        self, request: pb.ChatRequest | pb.AskRequest, context: grpc.ServicerContext
-    ) -> Iterator[ChatEvent]:
+    def _events(self, request: pb.ChatRequest | pb.AskRequest, context: grpc.ServicerContext) -> Iterator[ChatEvent]:
         asked = TurnRequest(
             chat_configuration=names.resource_id(
                 "chat_configuration", request.chat_configuration, "chatConfigurations"
@@ -160,7 +151,7 @@ def _turn(turn: Turn) -> pb.Turn:
     message = pb.Turn(
         name=turn.name,
         question=turn.question,
-        state=f"TURN_STATE_{turn.state.value}",
+        state=pb.TurnState.Value(f"TURN_STATE_{turn.state.value}"),
         attempts=map(_attempt, turn.attempts),
         create_time=timestamp(turn.create_time),
         complete_time=timestamp(turn.complete_time),
@@ -181,8 +172,8 @@ def _turn(turn: Turn) -> pb.Turn:
 def _attempt(record: AttemptRecord) -> pb.Attempt:
     return pb.Attempt(
         ai_model=f"aiModels/{record.ai_model}",
-        answerer=f"ANSWERER_{record.answerer.value}",
-        outcome=f"ATTEMPT_OUTCOME_{record.outcome.value}",
+        answerer=pb.Answerer.Value(f"ANSWERER_{record.answerer.value}"),
+        outcome=pb.AttemptOutcome.Value(f"ATTEMPT_OUTCOME_{record.outcome.value}"),
         code=record.code,
         duration=duration(record.duration_s),
         first_token_duration=duration(record.first_token_s),
@@ -219,7 +210,7 @@ def _upstream(state: UpstreamState) -> pb.Upstream:
     return pb.Upstream(
         ai_model=f"aiModels/{state.ai_model}",
         kind=mapping_pb2.AiModelKind.Value(f"AI_MODEL_KIND_{state.kind.value}"),
-        circuit_state=f"CIRCUIT_STATE_{circuit.state.name}",
+        circuit_state=pb.CircuitState.Value(f"CIRCUIT_STATE_{circuit.state.name}"),
         consecutive_failures=circuit.failures,
         last_failure_code=circuit.last_failure or "",
         open_remaining=duration(circuit.open_remaining_s) if is_open else None,

@@ -8,7 +8,7 @@ may hold values.
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import grpc
 from google.protobuf import any_pb2
@@ -39,7 +39,7 @@ STATUS_OF: dict[type[errors.DariError], grpc.StatusCode] = {
 }
 
 
-class ErrorInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+class ErrorInterceptor(grpc.ServerInterceptor):
     """Wraps every handler of a server, so that none can be forgotten."""
 
     def __init__(self, log: EventLog) -> None:
@@ -47,9 +47,9 @@ class ErrorInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
 
     def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
+        continuation: Callable[[grpc.HandlerCallDetails], "grpc.RpcMethodHandler[Any, Any] | None"],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler | None:
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Replace the handler's function by one that maps its exceptions."""
         handler = continuation(handler_call_details)
         if handler is None:
@@ -59,11 +59,9 @@ class ErrorInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
             wrap, factory = self._streaming, _STREAMING[handler.request_streaming]
         else:
             wrap, factory = self._unary, _UNARY[handler.request_streaming]
-        behaviour = (
-            handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        )
+        behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         return factory(
-            wrap(name, behaviour),
+            wrap(name, cast(Callable[..., Any], behaviour)),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
@@ -72,7 +70,7 @@ class ErrorInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             try:
                 return behaviour(request, context)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - a Rust panic is one, and a caller must get a status
                 failure = self._reported(name, error)
             _abort(context, failure)
 
@@ -85,7 +83,7 @@ class ErrorInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
                 return
             except GeneratorExit:
                 raise  # The caller left; there is nobody to tell.
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - a Rust panic is one, and a caller must get a status
                 failure = self._reported(name, error)
             _abort(context, failure)
 

@@ -7,13 +7,7 @@ from contextlib import contextmanager, suppress
 
 import grpc
 
-from dari.core.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    FailedPrecondition,
-    FieldViolation,
-    InvalidArgument,
-)
+from dari.core.errors import Cancelled, DeadlineExceeded, FailedPrecondition, FieldViolation, InvalidArgument
 from dari.core.event_log import EventLog
 from dari.core.search import Hit, Search
 from dari.core.upload_session import Uploads, UploadSession
@@ -63,7 +57,7 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         self._idle_timeout_s = idle_timeout_s
         self._max_rejected_rows = max_rejected_rows
 
-    def Ingest(  # noqa: N802
+    def Ingest(
         self, request_iterator: Iterator[pb.IngestRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.IngestResponse]:
         """See ingest.proto."""
@@ -79,16 +73,12 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
                 yield _opened(upload.name, upload.offset_bytes)
                 yield from self._work(opened, inbox)
 
-    def GetUpload(  # noqa: N802
-        self, request: pb.GetUploadRequest, context: grpc.ServicerContext
-    ) -> pb.GetUploadResponse:
+    def GetUpload(self, request: pb.GetUploadRequest, context: grpc.ServicerContext) -> pb.GetUploadResponse:
         """See ingest.proto."""
         id = names.upload_id("name", request.name)
         return pb.GetUploadResponse(upload=_upload(self._store.get(self._tenant, id)))
 
-    def ListUploads(  # noqa: N802
-        self, request: pb.ListUploadsRequest, context: grpc.ServicerContext
-    ) -> pb.ListUploadsResponse:
+    def ListUploads(self, request: pb.ListUploadsRequest, context: grpc.ServicerContext) -> pb.ListUploadsResponse:
         """See ingest.proto."""
         size = names.page_size(request.page_size)
         base = names.optional_resource_id("knowledge_base", request.knowledge_base, "knowledgeBases")
@@ -97,7 +87,7 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         uploads, token = names.page(found, size, _upload, lambda upload: (upload.create_time.isoformat(), upload.id))
         return pb.ListUploadsResponse(uploads=uploads, next_page_token=token)
 
-    def ListRejectedRows(  # noqa: N802
+    def ListRejectedRows(
         self, request: pb.ListRejectedRowsRequest, context: grpc.ServicerContext
     ) -> pb.ListRejectedRowsResponse:
         """See ingest.proto."""
@@ -108,7 +98,7 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         rows, token = names.page(found, size, _rejected_row, lambda row: (str(row.byte_offset),))
         return pb.ListRejectedRowsResponse(rejected_rows=rows, next_page_token=token)
 
-    def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:  # noqa: N802
+    def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
         """See ingest.proto."""
         bases = [
             names.resource_id(f"knowledge_bases[{at}]", name, "knowledgeBases")
@@ -206,7 +196,7 @@ class _Inbox:
                 if self._closed:
                     return
             self._queue.put(None)
-        except Exception as error:  # gRPC ends the iterator of a cancelled call by an exception of its own
+        except Exception as error:  # noqa: BLE001 - gRPC ends the iterator of a cancelled call by a bare Exception
             self._queue.put(error)
 
 
@@ -274,7 +264,7 @@ def _receipt(receipt: Receipt) -> pb.Receipt:
         upload=f"uploads/{receipt.upload}",
         knowledge_base=f"knowledgeBases/{receipt.knowledge_base}",
         version=receipt.version,
-        mode=f"UPLOAD_MODE_{receipt.mode.value}",
+        mode=pb.UploadMode.Value(f"UPLOAD_MODE_{receipt.mode.value}"),
         size_bytes=receipt.size_bytes,
         sha256=receipt.sha256,
         rows_stored=receipt.rows_stored,
@@ -295,8 +285,8 @@ def _upload(upload: Upload) -> pb.Upload:
     return pb.Upload(
         name=upload.name,
         knowledge_base=f"knowledgeBases/{upload.knowledge_base}",
-        mode=f"UPLOAD_MODE_{upload.mode.value}",
-        state=f"UPLOAD_STATE_{upload.state.value}",
+        mode=pb.UploadMode.Value(f"UPLOAD_MODE_{upload.mode.value}"),
+        state=pb.UploadState.Value(f"UPLOAD_STATE_{upload.state.value}"),
         committed_offset_bytes=upload.offset_bytes,
         rows_stored=upload.rows_stored,
         rows_rejected=upload.rows_rejected,
@@ -312,7 +302,7 @@ def _rejected_row(row: StoredRejectedRow) -> pb.RejectedRow:
         line=row.line,
         offset_bytes=row.byte_offset,
         length_bytes=row.byte_length,
-        reason=f"REJECTION_REASON_{row.reason.upper()}",
+        reason=pb.RejectionReason.Value(f"REJECTION_REASON_{row.reason.upper()}"),
         raw=row.raw,
     )
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic
 
-
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from dari.core import mapping as core
@@ -52,17 +51,15 @@ class _Road(Generic[Resource]):
 
     def __init__(self, tenant: str, kind: _Kind[Resource], store: ResourceStore[Resource]) -> None:
         self._tenant = tenant
-        self._kind = kind
-        self._store = store
+        self._kind: _Kind[Resource] = kind
+        self._store: ResourceStore[Resource] = store
 
     def create(self, request: Any) -> Any:
         """The message of the resource that was made."""
         id = getattr(request, f"{self._kind.field}_id")
         if not core.is_resource_id(id):
             raise InvalidArgument.of(
-                FieldViolation(
-                    f"{self._kind.field}_id", "must be 1 to 63 of a-z, 0-9 and '-', beginning with a letter"
-                )
+                FieldViolation(f"{self._kind.field}_id", "must be 1 to 63 of a-z, 0-9 and '-', beginning with a letter")
             )
         resource = self._read(id, getattr(request, self._kind.field))
         made = self._store.create(self._tenant, resource, names.request_id(request.request_id))
@@ -99,7 +96,7 @@ class _Road(Generic[Resource]):
     def _read(self, id: str, message: Any) -> Resource:
         """The resource in a message. Raises InvalidArgument that names every wrong field by its whole path."""
         try:
-            resource = self._kind.from_message(id, message)
+            resource: Resource = self._kind.from_message(id, message)
             core.check(resource)
         except InvalidArgument as error:
             raise InvalidArgument.of(
@@ -204,9 +201,7 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
         """See mapping.proto."""
         return pb.GetKnowledgeBaseResponse(knowledge_base=self._knowledge_bases.get(request))
 
-    def ListKnowledgeBases(
-        self, request: pb.ListKnowledgeBasesRequest, context: Any
-    ) -> pb.ListKnowledgeBasesResponse:
+    def ListKnowledgeBases(self, request: pb.ListKnowledgeBasesRequest, context: Any) -> pb.ListKnowledgeBasesResponse:
         """See mapping.proto."""
         bases, token = self._knowledge_bases.list(request)
         return pb.ListKnowledgeBasesResponse(knowledge_bases=bases, next_page_token=token)
@@ -252,9 +247,7 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
         self._links.unlink_knowledge_base(self._tenant, _chat_configuration_id(request), _knowledge_base_id(request))
         return pb.UnlinkKnowledgeBaseResponse()
 
-    def GrantKnowledgeBase(
-        self, request: pb.GrantKnowledgeBaseRequest, context: Any
-    ) -> pb.GrantKnowledgeBaseResponse:
+    def GrantKnowledgeBase(self, request: pb.GrantKnowledgeBaseRequest, context: Any) -> pb.GrantKnowledgeBaseResponse:
         """See mapping.proto."""
         grant = self._links.grant_knowledge_base(self._tenant, _ai_model_id(request), _knowledge_base_id(request))
         return pb.GrantKnowledgeBaseResponse(grant=_grant(grant))
@@ -309,7 +302,7 @@ def _ai_model_message(model: AiModel) -> pb.AiModel:
     message = pb.AiModel(
         name=f"{_AI_MODELS}/{model.id}",
         display_name=model.display_name,
-        kind=f"AI_MODEL_KIND_{model.kind.value}",
+        kind=pb.AiModelKind.Value(f"AI_MODEL_KIND_{model.kind.value}"),
         first_token_timeout=duration(model.first_token_timeout_s),
         stall_timeout=duration(model.stall_timeout_s),
         total_timeout=duration(model.total_timeout_s),
@@ -346,7 +339,7 @@ def _ai_model(id: str, message: pb.AiModel) -> AiModel:
     )
 
 
-def _timeout(message: pb.AiModel, field: str, default_s: float) -> float:
+def _timeout(message: Any, field: str, default_s: float) -> float:
     return seconds(getattr(message, field)) if message.HasField(field) else default_s
 
 
@@ -495,7 +488,7 @@ def _resolved_base(seen: core.ResolvedKnowledgeBase) -> pb.ResolvedKnowledgeBase
     return pb.ResolvedKnowledgeBase(
         knowledge_base=f"{_KNOWLEDGE_BASES}/{base.id}",
         visible=seen.visible,
-        reason=f"VISIBILITY_REASON_{seen.reason.value}",
+        reason=pb.VisibilityReason.Value(f"VISIBILITY_REASON_{seen.reason.value}"),
         version=base.current_version,
         row_count=base.row_count,
     )
