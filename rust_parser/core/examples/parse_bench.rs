@@ -48,6 +48,7 @@ type Candidate = fn(&[u8]) -> Option<u64>;
 /// Appends one row.
 type Row = fn(&mut String, u64, &mut Random);
 
+#[expect(clippy::unnecessary_wraps, reason = "one type for all candidates")]
 fn dari(file: &[u8]) -> Option<u64> {
     let mut parser = Parser::new(Options::default(), None).unwrap();
     let mut rows = 0;

@@ -17,6 +17,8 @@ pub const REJECTED_PER_BATCH: usize = 8_192;
 /// Encoded bytes, as a multiple of `batch_bytes`, at which a batch closes early. Real files grow by 1.2 to 3; a file of
 /// empty lines in one column grows by 18.
 const MAX_GROWTH: u64 = 4;
+/// Below this the rule above does not apply: a small batch is mostly frame.
+const SMALL_BYTES: u64 = 64 * 1024;
 
 /// Some whole records, encoded for PostgreSQL, and the state after them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +67,7 @@ impl OpenBatch {
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             source_bytes: limits.batch_bytes,
-            max_encoded_bytes: limits.batch_bytes * MAX_GROWTH,
+            max_encoded_bytes: (limits.batch_bytes * MAX_GROWTH).max(SMALL_BYTES),
             rows: CopyBinary::default(),
             blocks: Blocks::new(limits.block_rows),
             rows_stored: 0,

@@ -46,8 +46,7 @@ impl HashSet {
         let value = turn_sign(hash);
         let first = (value >> self.shift) as usize;
         let place = &mut self.table[first];
-        // One branch for "new" and "there already": which of them it is cannot be predicted.
-        if (*place == EMPTY) | (*place == value) {
+        if takes(*place, value) {
             self.len += usize::from(*place == EMPTY);
             *place = value;
         } else {
@@ -60,7 +59,7 @@ impl HashSet {
 
     fn insert_behind(&mut self, first: usize, value: u32) {
         for place in &mut self.table[first + 1..first + MAX_STEPS] {
-            if (*place == EMPTY) | (*place == value) {
+            if takes(*place, value) {
                 self.len += usize::from(*place == EMPTY);
                 *place = value;
                 return;
@@ -111,6 +110,13 @@ impl HashSet {
             *self = Self::with_places(log2);
         }
     }
+}
+
+/// Whether a place is free or holds the value already. One branch: which of the two it is cannot be predicted.
+#[inline]
+#[expect(clippy::needless_bitwise_bool, reason = "a second branch is what this avoids")]
+fn takes(place: u32, value: u32) -> bool {
+    (place == EMPTY) | (place == value)
 }
 
 /// Keeps the order of signed values in unsigned ones.

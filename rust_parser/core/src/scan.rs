@@ -36,6 +36,7 @@ pub(crate) enum Form {
 
 /// What was seen in a record beside its cells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent observations")]
 pub(crate) struct Traits {
     /// Some cell is quoted; only then can the record hold line ends.
     pub(crate) quoted: bool,

@@ -175,7 +175,7 @@ fn words(text: &[u8], len: usize, sink: &mut impl Sink) {
 fn joined_run(text: &[u8], base: usize, run: u64, mut joiners: u64, letters: u64, sink: &mut impl Sink) {
     let (start, end) = (base + run.trailing_zeros() as usize, base + Block::BYTES - run.leading_zeros() as usize);
     let first = base + joiners.trailing_zeros() as usize;
-    let decimal = letters == 0 && joiners & (joiners - 1) == 0 && text[first] == b'.';
+    let decimal = letters == 0 && joiners.is_power_of_two() && text[first] == b'.';
     if decimal {
         return sink.term(text, start, end);
     }

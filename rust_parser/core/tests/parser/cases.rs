@@ -142,7 +142,7 @@ const CASES: &[Case] = &[
     Case { name: "a name over the limit", input: b"a,bcde\n", limits: (99, 3, 9), like_csv: false, expected: Expected::Error(Code::CellTooLong, 1, 2), ..CASE },
     Case { name: "columns at the limit", input: b"a,b\n1,2\n", limits: (99, 99, 2), expected: rows(AB, &[&["1", "2"]]), ..CASE },
     Case { name: "columns over the limit", input: b"a,b,c\n", limits: (99, 99, 2), like_csv: false, expected: Expected::Error(Code::TooManyColumns, 1, 0), ..CASE },
-    Case { name: "columns over the limit, no header", input: b"\n1,2,3\n", dialect: NO_HEADER, limits: (99, 99, 2), like_csv: false, expected: Expected::Error(Code::TooManyColumns, 2, 1), ..CASE },
+    Case { name: "columns over the limit, no header", input: b"\n1,2,3\n", dialect: NO_HEADER, limits: (99, 99, 2), like_csv: false, expected: Expected::Error(Code::TooManyColumns, 2, 1) },
 ];
 
 impl Case {
