@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from uuid import UUID
 
 CAPTURES = Path(__file__).parent / "data" / "flowise"
 FLOW_ID = "6dad48dd-6482-4fe5-904a-63caddb5f052"
@@ -486,10 +485,7 @@ def _json(value: object) -> bytes:
 
 
 def _lookup(unknown: bool) -> Play:
-    if not unknown:
-        return response(200, '{"isStreaming":true}')
-    message = f"Error: chatflowsService.checkIfChatflowIsValidForStreaming - Chatflow {UUID(int=0)} not found"
-    return response(500, json.dumps({"statusCode": 500, "success": False, "message": message, "stack": {}}))
+    return replay("21d-chatflows-streaming-unknown" if unknown else "21b-chatflows-streaming")
 
 
 def _ping(wire: Wire) -> None:

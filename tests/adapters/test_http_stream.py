@@ -6,7 +6,7 @@ import subprocess
 import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
@@ -110,10 +110,11 @@ def test_pieces_become_text_that_can_be_stored(pieces: list[str], expected: list
 @given(st.lists(st.text(st.characters(min_codepoint=0)), max_size=5))
 def test_all_text_comes_out_storable_and_no_piece_empty(pieces: list[str]) -> None:
     """Whatever the pieces: UTF-8 takes the text, nothing visible is lost, nothing is added."""
-    try:
-        texts = list(readable(pieces))
-    except UpstreamError as failure:
-        assert failure.code == "empty_answer"
+    texts: list[str] = []
+    with suppress(UpstreamError):  # where there is nothing to read
+        texts.extend(readable(pieces))
+    if not "".join(pieces).replace("\x00", "").strip():
+        assert texts == []
         return
     assert all(texts)
     assert "\x00" not in "".join(texts)

@@ -52,9 +52,13 @@ class Asking:
         with self._changed:
             assert self._changed.wait_for(lambda: self._text == text, SOON_S)
 
-    def assert_cancelled(self) -> None:
-        """The thread is free and the attempt knows why."""
+    def failure(self) -> UpstreamError:
+        """What ended the attempt, soon."""
         self._thread.join(SOON_S)
         assert not self._thread.is_alive()
         assert self._failure is not None
-        assert self._failure.kind is FailureKind.CANCELLED
+        return self._failure
+
+    def assert_cancelled(self) -> None:
+        """The thread is free and the attempt knows why."""
+        assert self.failure().kind is FailureKind.CANCELLED

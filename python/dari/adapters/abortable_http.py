@@ -33,8 +33,6 @@ is just closing would look like a failure of the neighbour."""
 MAX_CONNECTIONS = 1_024
 """Streams open at once to one upstream. Above it a request fails at once (`httpx.PoolTimeout`), it never queues."""
 
-MAX_KEPT_CONNECTIONS = 64
-
 _GRACE_S = 0.01
 """How long to wait for the end of a body whose answer is already whole, so that the connection can be kept."""
 
@@ -135,7 +133,7 @@ def open_client(
         cookies=no_cookies,
         trust_env=False,
         follow_redirects=False,
-        timeout=None,
+        timeout=None,  # noqa: S113  # the chain's timers rule; a connect has its own, given with each request
     )
 
 
@@ -163,7 +161,9 @@ class _AbortableTransport(httpx.HTTPTransport):
         self._pool = httpcore.ConnectionPool(
             ssl_context=ssl_context,
             max_connections=max_connections,
-            max_keepalive_connections=MAX_KEPT_CONNECTIONS,
+            # None is ever closed for being one idle connection too many: httpcore 1.0 may close one that it has just
+            # promised to another thread.
+            max_keepalive_connections=max_connections,
             keepalive_expiry=KEEPALIVE_EXPIRY_S,
             network_backend=_AbortableBackend(),
         )
@@ -290,8 +290,8 @@ class _AbortableStream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         with _as_httpcore(httpcore.ConnectTimeout, httpcore.ConnectError):
-            self._enter(timeout)
             try:
+                self._enter(timeout)
                 # Without the handshake, which would block inside a socket that no switch knows yet.
                 self._socket = secured = ssl_context.wrap_socket(
                     self._socket, server_hostname=server_hostname, do_handshake_on_connect=False
@@ -305,6 +305,9 @@ class _AbortableStream(httpcore.NetworkStream):
 
     def close(self) -> None:
         self._switch.forget(self._socket)
+        # Closing alone would not wake a thread that reads; httpcore can close an expired connection (see above) in
+        # the moment in which another thread takes it up.
+        _shut_down(self._socket)
         self._socket.close()
 
     def get_extra_info(self, info: str) -> Any:

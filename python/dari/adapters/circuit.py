@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from circuitbreaker import CircuitBreaker  # type: ignore[import-untyped]  # the package has no types
+from circuitbreaker import CircuitBreaker
 
 from dari.core.circuit import CircuitSnapshot, CircuitState, Permit
 

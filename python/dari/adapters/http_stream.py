@@ -365,7 +365,7 @@ def retry_after_s(header: str | None, now: float) -> float | None:
     return min(max(date.timestamp() - now, 0.0), MAX_RETRY_AFTER_S)
 
 
-_NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def readable(pieces: Iterable[str]) -> Iterator[str]:
@@ -378,7 +378,7 @@ def readable(pieces: Iterable[str]) -> Iterator[str]:
     held = ""
     begun = False
     for piece in pieces:
-        text = held + piece
+        text = held + piece.replace("\x00", "")
         held = ""
         if not begun and not text.strip():
             held = text
@@ -387,20 +387,19 @@ def readable(pieces: Iterable[str]) -> Iterator[str]:
             continue
         if "\ud800" <= text[-1:] <= "\udbff":
             text, held = text[:-1], text[-1]
-        text = _storable(text)
         if text:
             begun = True
-            yield text
+            yield _whole_characters(text)
     if not begun:
         raise UpstreamError(_UPSTREAM, "empty_answer")
     if held:
-        yield _storable(held)
+        yield _whole_characters(held)
 
 
-def _storable(text: str) -> str:
-    if text.isascii() and "\x00" not in text or not _NOT_STORABLE.search(text):
+def _whole_characters(text: str) -> str:
+    if not _SURROGATE.search(text):
         return text
-    return text.replace("\x00", "").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _checked_base_url(base_url: str) -> httpx.URL:

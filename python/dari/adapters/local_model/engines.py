@@ -330,9 +330,22 @@ def _without_control_tokens(text: str) -> str:
 
 _MAX_WORD_CHARS = 512
 """Its word splitter is a recursive regular expression: a run of 16,000 Korean letters overflowed the stack, one of
-4,000 did not. Texts go in by parts of this length at most."""
+4,000 did not. Longer runs are broken up, and texts go in by parts of `_PART_CHARS`."""
 
-_PART = re.compile(rf"\s?\S{{1,{_MAX_WORD_CHARS}}}|\s{{1,{_MAX_WORD_CHARS}}}")
+_PART_CHARS = 2048
+_WORD = re.compile(rf"\s?\S{{1,{_MAX_WORD_CHARS}}}|\s{{1,{_MAX_WORD_CHARS}}}")
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text in parts that end between words, so that words are spelled as in the whole."""
+    part = ""
+    for word in _WORD.findall(text):
+        if len(part) + len(word) > _PART_CHARS:
+            yield part
+            part = ""
+        part += word
+    if part:
+        yield part
 
 
 class CtransformersEngine:
@@ -434,7 +447,7 @@ class CtransformersEngine:
 
     def _tokenize(self, text: str) -> list[int]:
         tokens: list[int] = []
-        for part in _PART.findall(self._harmless(text)):
+        for part in _parts(self._harmless(text)):
             data = part.encode()
             buffer = (c_int * (len(data) + 1))()
             count = self._llm.ctransformers_llm_tokenize(data, False, buffer)

@@ -80,7 +80,7 @@ class PostgresConversationStore:
         with self._database.transaction(Role.APP) as transaction:
             return _conversation(_find(transaction, tenant, id))
 
-    def list(
+    def list_conversations(
         self, tenant: str, chat_configuration: str, before: tuple[datetime, UUID] | None, limit: int
     ) -> list[Conversation]:
         """See ConversationStore."""
@@ -97,7 +97,7 @@ class PostgresConversationStore:
         with self._database.transaction(Role.APP) as transaction:
             return [_conversation(row) for row in query.execute(transaction.peewee)]
 
-    def list_turns(self, tenant: str, conversation: UUID, after: int, limit: int) -> "list[Turn]":
+    def list_turns(self, tenant: str, conversation: UUID, after: int, limit: int) -> list[Turn]:
         """See ConversationStore."""
         query = (
             Turns.select()
@@ -121,9 +121,7 @@ class PostgresConversationStore:
 def _turn_of_request(transaction: Transaction, tenant: str, request: TurnRequest) -> dict[str, Any] | None:
     row: dict[str, Any] | None = (
         Turns.select(Turns, Conversations.chat_configuration)
-        .join(
-            Conversations, on=(Conversations.tenant == Turns.tenant) & (Conversations.id == Turns.conversation)
-        )
+        .join(Conversations, on=(Conversations.tenant == Turns.tenant) & (Conversations.id == Turns.conversation))
         .where((Turns.tenant == tenant) & (Turns.request_id == request.request_id))
         .for_update(of=Turns)
         .dicts()
@@ -143,15 +141,13 @@ def _turn_of_request(transaction: Transaction, tenant: str, request: TurnRequest
     return row
 
 
-def _insert_turn(
-    transaction: Transaction, tenant: str, request: TurnRequest, deadline: datetime
-) -> dict[str, Any]:
+def _insert_turn(transaction: Transaction, tenant: str, request: TurnRequest, deadline: datetime) -> dict[str, Any]:
     conversation = request.conversation
     if conversation is None:
         conversation = uuid4()
-        Conversations.insert(
-            tenant=tenant, id=conversation, chat_configuration=request.chat_configuration
-        ).execute(transaction.peewee)
+        Conversations.insert(tenant=tenant, id=conversation, chat_configuration=request.chat_configuration).execute(
+            transaction.peewee
+        )
     counted = list(
         Conversations.update(
             {Conversations.turn_count: Conversations.turn_count + 1, Conversations.update_time: fn.now()}
@@ -191,16 +187,10 @@ def _insert_turn(
     return row
 
 
-def _update_turn(
-    transaction: Transaction, tenant: str, key: dict[str, Any], values: dict[Any, Any]
-) -> dict[str, Any]:
+def _update_turn(transaction: Transaction, tenant: str, key: dict[str, Any], values: dict[Any, Any]) -> dict[str, Any]:
     updated = (
         Turns.update(values)
-        .where(
-            (Turns.tenant == tenant)
-            & (Turns.conversation == key["conversation"])
-            & (Turns.number == key["number"])
-        )
+        .where((Turns.tenant == tenant) & (Turns.conversation == key["conversation"]) & (Turns.number == key["number"]))
         .returning(Turns)
         .dicts()
         .execute(transaction.peewee)

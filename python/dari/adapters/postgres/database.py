@@ -155,7 +155,7 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def _driver_error(error: BaseException) -> BaseException:
-    """peewee wraps the driver's exceptions in its own of the same name and keeps them as the cause or `orig`."""
+    """Peewee wraps the driver's exceptions in its own of the same name and keeps them as the cause or `orig`."""
     origin = getattr(error, "orig", None) or error.__cause__
     return origin if isinstance(origin, psycopg2.Error) else error
 

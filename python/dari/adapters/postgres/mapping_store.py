@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Generic, NamedTuple
 from uuid import UUID
 
-from peewee import JOIN, SQL, Model, fn
+from peewee import JOIN, SQL, fn
 
 from dari.adapters.postgres.database import Database, Role, Transaction
 from dari.adapters.postgres.segments import drop_segment
@@ -35,6 +35,7 @@ from dari.core.mapping import (
     Resource,
     Target,
 )
+
 
 class _Reference(NamedTuple):
     """A link table's column that refers to a resource, and the collection of what it is linked with."""
@@ -406,9 +407,9 @@ def _matches(table: Any, key: dict[str, str]) -> Any:
     return condition
 
 
-def _key_columns(table: type[Model]) -> Sequence[str]:
-    names: Sequence[str] = table._meta.primary_key.field_names[1:]
-    return names
+def _key_columns(table: Any) -> Sequence[str]:
+    """The columns of a link's primary key behind the tenant."""
+    return [column for column, _ in _REFERRED if hasattr(table, column)]
 
 
 _MAPPINGS: Sequence[tuple[Any, Callable[[dict[str, Any]], Mapping]]] = (

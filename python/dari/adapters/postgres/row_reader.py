@@ -66,9 +66,7 @@ def _current_versions(transaction: Transaction, tenant: str, knowledge_bases: Se
     ]
 
 
-def _candidates(
-    transaction: Transaction, version: _Version, hashes: Sequence[int], max_blocks: int
-) -> Candidates:
+def _candidates(transaction: Transaction, version: _Version, hashes: Sequence[int], max_blocks: int) -> Candidates:
     rows: list[CandidateRow] = []
     block_count = 0
     blocks_with: dict[int, int] = {}

@@ -38,8 +38,7 @@ __all__ = [
 ]
 
 
-
-class JsonbField(Field):  # type: ignore[misc]
+class JsonbField(Field):
     """jsonb, in and out as Python values."""
 
     field_type = "JSONB"
@@ -53,7 +52,7 @@ def _texts() -> Any:
     return ArrayField(TextField)
 
 
-class _Table(Model):  # type: ignore[misc]
+class _Table(Model):
     class Meta:
         schema = "dari"
         legacy_table_names = False
@@ -219,7 +218,7 @@ class RejectedRows(_Table):
     line = BigIntegerField()
     length_bytes = BigIntegerField()
     reason = TextField()
-    raw = BlobField()
+    raw_bytes = BlobField(column_name="raw")
 
     class Meta:
         table_name = "rejected_rows"

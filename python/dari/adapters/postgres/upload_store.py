@@ -168,9 +168,7 @@ class PostgresUploadStore:
         with self._database.transaction(Role.APP) as transaction:
             return [_upload(row) for row in query.execute(transaction.peewee)]
 
-    def list_rejected(
-        self, tenant: str, id: str, after_offset_bytes: int, limit: int
-    ) -> "Sequence[StoredRejectedRow]":
+    def list_rejected(self, tenant: str, id: str, after_offset_bytes: int, limit: int) -> "Sequence[StoredRejectedRow]":
         """See UploadStore."""
         query = (
             RejectedRows.select()
@@ -187,7 +185,7 @@ class PostgresUploadStore:
             _find(transaction, tenant, id)
             return [
                 StoredRejectedRow(
-                    row["line"], row["offset_bytes"], row["length_bytes"], row["reason"], bytes(row["raw"])
+                    row["line"], row["offset_bytes"], row["length_bytes"], row["reason"], bytes(row["raw_bytes"])
                 )
                 for row in query.execute(transaction.peewee)
             ]
@@ -246,18 +244,14 @@ def _find(transaction: Transaction, tenant: str, id: str) -> dict[str, Any]:
 
 
 def _lock(transaction: Transaction, tenant: str, id: str) -> dict[str, Any]:
-    row: dict[str, Any] | None = (
-        Uploads.select().where(_is(tenant, id)).for_update().dicts().first(transaction.peewee)
-    )
+    row: dict[str, Any] | None = Uploads.select().where(_is(tenant, id)).for_update().dicts().first(transaction.peewee)
     if row is None:
         # The knowledge base was deleted, and its uploads with it.
         raise NotFound.of(f"uploads/{id}")
     return row
 
 
-def _lock_knowledge_base(
-    transaction: Transaction, tenant: str, id: str, lock: str
-) -> tuple[int | None] | None:
+def _lock_knowledge_base(transaction: Transaction, tenant: str, id: str, lock: Any) -> tuple[int | None] | None:
     """Its current version, while nobody else may publish or delete it."""
     found: tuple[int | None] | None = (
         KnowledgeBases.select(KnowledgeBases.current_version)
