@@ -6,7 +6,9 @@ class ParseError(ValueError):
     """The file cannot be read on. `args == (code, line, byte_offset, limit)`.
 
     `code` is one of record_too_long, cell_too_long, too_many_columns, unclosed_quote, duplicate_column, empty_file,
-    no_header; `line` is 1-based; `byte_offset` 0-based in the file; `limit` the limit that was passed, or 0.
+    no_header, header_invalid_utf8, header_nul_byte, header_text_after_quote; `line` is 1-based; `byte_offset` 0-based
+    in the file; `limit` the limit that was passed, or 0. The place is the start of the record, for cell_too_long that
+    of the cell, for unclosed_quote that of the quote.
     """
 
 @final
@@ -24,7 +26,7 @@ class RejectedRow:
         """Length of the record in the file, its line end included."""
     @property
     def reason(self) -> str:
-        """too_few_fields, too_many_fields, invalid_utf8, nul_byte, or text_after_quote."""
+        """The first that holds of text_after_quote, too_few_fields, too_many_fields, nul_byte, invalid_utf8."""
     @property
     def raw(self) -> bytes:
         """The record's first bytes as they came, at most 4,096."""
@@ -41,7 +43,7 @@ class Checkpoint:
         rows_rejected: int,
         columns: list[str],
         sha256_state: bytes,
-    ) -> "Checkpoint": ...
+    ) -> Checkpoint: ...
     @property
     def offset_bytes(self) -> int:
         """Bytes of the file that are consumed: the start of the next record."""
@@ -61,14 +63,23 @@ class Checkpoint:
 
 @final
 class Batch:
-    """Some whole records, encoded for PostgreSQL, and the checkpoint after them."""
+    """Some whole records, encoded for PostgreSQL, and the checkpoint after them.
+
+    A batch closes at the first record end at or after `batch_bytes` of the file since it began; before that where it
+    holds 8,192 rejected rows, or where its encoding reached 64 KiB and four times `batch_bytes` (that of a file of
+    empty lines does).
+    """
 
     @property
     def rows(self) -> bytes:
         """`COPY … (FORMAT binary)` of (row_number int8, one text per column); b"" where no row is stored."""
     @property
     def blocks(self) -> bytes:
-        """`COPY … (FORMAT binary)` of (first_row_number int8, row_count int4, lexemes int4[]); b"" where none."""
+        """`COPY … (FORMAT binary)` of (first_row_number int8, row_count int4, lexemes int4[]); b"" where none.
+
+        A block covers up to `block_rows` rows, and ends with its batch. The lexemes are those of all its cells,
+        ascending, each once.
+        """
     @property
     def rows_stored(self) -> int:
         """Rows in `rows`."""
@@ -80,11 +91,15 @@ class Batch:
 
 @final
 class Parser:
-    """Turns the bytes of a CSV file into batches. Used by one thread at a time; releases the interpreter while it works.
+    """Turns the bytes of a CSV file into batches. One thread at a time; releases the interpreter while it works.
 
     Push interface: `feed` takes any split of the file and returns the batches that it closed, in order; `finish` takes
     the end of the file and returns the rest (at least one batch, perhaps an empty one, so that the last checkpoint is
-    always known). After an error it refuses further use.
+    always known). After an error it refuses further use with RuntimeError.
+
+    Reads RFC 4180 in UTF-8; a record ends at LF, CRLF or a lone CR. A byte-order mark is skipped. A line without any
+    byte is no record, but in a file of one column it is a row with one empty cell. Names that are missing in the
+    header, and all names of a file without one, are column_1, column_2, … by their place.
     """
 
     def __new__(
@@ -99,14 +114,18 @@ class Parser:
         max_cell_bytes: int = 1_048_576,
         max_columns: int = 1_500,
         resume: Checkpoint | None = None,
-    ) -> "Parser":
-        """`quote` may be "" for files without quoting. Raises ValueError where an option is out of range."""
+    ) -> Parser:
+        """`delimiter` and `quote` are one ASCII character each; `quote` may be "" for files without quoting.
+
+        Raises ValueError where an option is out of range, or `resume` is no checkpoint of a parser. A resumed parser
+        needs the options of the one before it.
+        """
     def feed(self, data: bytes) -> list[Batch]:
         """Raises ParseError; the batches closed before the bad record are lost with it and read again on resume."""
     def finish(self) -> list[Batch]:
         """Raises ParseError where the file ends inside a quoted cell, or holds no record at all."""
     def sha256(self) -> bytes:
-        """Digest of all bytes fed so far (32 bytes). Only after `finish`."""
+        """Digest of the whole file (32 bytes), also after a resume. Raises RuntimeError before `finish`."""
     @property
     def received_bytes(self) -> int:
         """Offset of the next byte that `feed` expects, counted in the file."""

@@ -34,9 +34,7 @@ def make_log(level: str, style: str) -> EventLog:
     return log
 
 
-def _without_exceptions(
-    logger: object, method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+def _without_exceptions(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     del logger, method
     event.pop("exc_info", None)
     return event

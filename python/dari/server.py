@@ -140,7 +140,7 @@ class Server:
 
         server = grpc.server(
             ThreadPoolExecutor(settings.rpc_threads, "rpc"),
-            interceptors=(ErrorInterceptor(self._log),),
+            interceptors=[ErrorInterceptor(self._log)],
             # A call beyond the threads is refused at once instead of waiting without an end.
             maximum_concurrent_rpcs=settings.rpc_threads,
             options=_SERVER_OPTIONS,

@@ -106,8 +106,7 @@ def show(terminal: Terminal, client: Client, path: Path, sent: Sent) -> None:
     """Print a receipt for people, with the first rejected rows."""
     receipt = sent.receipt
     mode = short_name(UploadMode.Name(receipt.mode), "UPLOAD_MODE_")
-    terminal.table(
-        ("", ""),
+    terminal.facts(
         [
             ("knowledge base", f"{receipt.knowledge_base}, version {receipt.version} ({mode})"),
             ("rows stored", f"{receipt.rows_stored:,}"),
@@ -165,7 +164,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 class _Bar:
-    """The progress bar of one file, on stderr; for a pipe it has no end. Nothing with `--json`."""
+    """The progress bar of one file, on stderr where that is a terminal; for a pipe it has no end."""
 
     def __init__(self, terminal: Terminal, path: Path) -> None:
         self._terminal = terminal
@@ -177,7 +176,7 @@ class _Bar:
             TextColumn("{task.fields[rows]}", markup=False),
             TimeRemainingColumn(),
             console=terminal.err,
-            disable=terminal.as_json,
+            disable=terminal.as_json or not terminal.err.is_terminal,
             transient=True,
         )
         self._name = "stdin" if path == STDIN else clean(path.name)

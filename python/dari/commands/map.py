@@ -364,7 +364,7 @@ def _call(context: typer.Context, method: Callable[["Client"], Any], request: "M
     from google.protobuf.json_format import MessageToDict
 
     for result in results:
-        terminal.table(("", ""), list(MessageToDict(result).items()))
+        terminal.facts(MessageToDict(result).items())
 
 
 def _list(

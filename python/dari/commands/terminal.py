@@ -51,13 +51,28 @@ class Terminal:
         print(json.dumps(result if isinstance(result, Mapping) else as_json(result), ensure_ascii=False), flush=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-        """Print a table; None is shown as nothing."""
+        """Print a table; None is shown as nothing, and a table without rows in words."""
+        rows = list(rows)
+        if not rows:
+            self.out.print(f"{clean(title)}: none" if title else "none")
+            return
         table = Table(*columns, title=clean(title) if title else None, title_justify="left")
         for column in table.columns:
             column.overflow = "fold"
         for row in rows:
             table.add_row(*("" if cell is None else clean(str(cell)) for cell in row))
         self.out.print(table)
+
+    def facts(self, facts: Iterable[tuple[str, object]], title: str | None = None) -> None:
+        """Print names with their values."""
+        if title:
+            self.out.print(clean(title))
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column()
+        grid.add_column(overflow="fold")
+        for name, value in facts:
+            grid.add_row(f"  {name}", clean(str(value)))
+        self.out.print(grid)
 
     def failure(self, failure: "CallFailed") -> None:
         """Say on stderr why a call failed."""

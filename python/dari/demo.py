@@ -1,0 +1,229 @@
+"""`dari demo`: from nothing to answers over real data, while the first model of the chain is dead.
+
+Fetches the flights of 2013, starts a server of its own, loads five tables over gRPC, makes a chatbot whose first model
+is a Flowise that nobody runs, and asks it in English and in Korean. Every step checks what it shows; a second run
+finds everything in place and takes seconds.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from dari.client import CallFailed, Client
+from dari.commands import ingest
+from dari.commands.chat import ask
+from dari.commands.exit_codes import ExitCode
+from dari.commands.flight_data import NoFlightData, flight_tables
+from dari.commands.map import show_resolved
+from dari.commands.terminal import Terminal
+from dari.settings import SettingsError, load_settings
+from dari.v1 import chat_pb2, ingest_pb2
+from dari.v1 import mapping_pb2 as wire
+
+ROW_COUNTS = {"airlines": 16, "airports": 1_458, "planes": 3_322, "weather": 26_115, "flights": 336_776}
+
+FLOWISE, LOCAL, CHAT = "aiModels/demo-flowise", "aiModels/demo-local", "chatConfigurations/demo-flights"
+DEAD_FLOWISE_URL = "http://127.0.0.1:1"
+"""Port 1 is reserved, and nobody listens there: connections are refused at once."""
+FLOW_ID = "00000000-0000-4000-8000-000000000001"
+
+DESCRIPTIONS = {
+    "airlines": "Airlines: two-letter carrier code and name.",
+    "airports": "Airports of the United States: FAA code, name, place, time zone.",
+    "planes": "Planes by tail number: year, manufacturer, model, engines, seats.",
+    "weather": "Hourly weather at the three airports of New York City in 2013.",
+    "flights": "All flights that left New York City in 2013: times, delays, carrier, tail number, airports, distance.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, and the row that must be among those the answer was given over."""
+
+    text: str
+    table: str
+    column: str
+    cell: str
+
+
+QUESTIONS = (
+    Question("Which carrier code does JetBlue Airways have?", "airlines", "name", "JetBlue Airways"),
+    Question("LGA 공항의 이름은 무엇인가요?", "airports", "name", "La Guardia"),
+)
+
+
+class Unexpected(Exception):
+    """A step did not show what it must."""
+
+
+def run(terminal: Terminal, data_dir: Path, archive: Path | None) -> ExitCode:
+    """Run all steps. `terminal` with a given address uses that server, which needs a local model."""
+    began_s = time.monotonic()
+    try:
+        _step(terminal, "The data: flights from New York City in 2013")
+        tables = flight_tables(data_dir / "flights", archive)
+        terminal.note(", ".join(f"{table} {path.stat().st_size / 1e6:.1f} MB" for table, path in tables.items()))
+        with ExitStack() as opened:
+            own_server = terminal.given_address is None
+            address = opened.enter_context(_own_server(terminal, data_dir)) if own_server else terminal.address
+            client = opened.enter_context(Client(address))
+            _ingest_all(terminal, client, tables)
+            _map_all(client)
+            _resolve(terminal, client)
+            for number, question in enumerate(QUESTIONS):
+                _step(terminal, question.text)
+                turn = ask(terminal, client, CHAT, question.text)
+                _check_turn(turn, question, flowise_is_skipped=own_server and number > 0)
+    except (Unexpected, NoFlightData) as error:
+        terminal.note(str(error))
+        return ExitCode.UNEXPECTED
+    except SettingsError as error:
+        terminal.note(str(error))
+        return ExitCode.CONFIG
+    _step(terminal, f"Everything was as it must be, in {time.monotonic() - began_s:.1f} s")
+    return ExitCode.OK
+
+
+@contextmanager
+def _own_server(terminal: Terminal, data_dir: Path) -> Iterator[str]:
+    """A server on free ports, with the embedded database and the default model; gives its address."""
+    from dari.adapters.local_model.model_files import DEFAULT_MODEL_ID, add_default_model
+    from dari.server import Server
+
+    settings = load_settings(
+        listen_address="127.0.0.1:0",
+        admin_address="127.0.0.1:0",
+        data_dir=data_dir,
+        database_dsn=None,
+        local_model=DEFAULT_MODEL_ID,
+        # One refusal opens Flowise's circuit, so that the second question shows it being passed by.
+        circuit_failure_threshold=1,
+        circuit_open_s=600,
+        log_level="error",
+        log_format="console",
+    )
+    _step(terminal, "The local model, which answers when nobody else can")
+    add_default_model(settings.model_dir, terminal.note)
+    _step(terminal, "A server with its own PostgreSQL")
+    with Server(settings) as server:
+        terminal.note(f"serves on {server.address}")
+        yield server.address
+
+
+def _ingest_all(terminal: Terminal, client: Client, tables: dict[str, Path]) -> None:
+    _step(terminal, "Five files in, over gRPC")
+    receipts = []
+    for table, path in tables.items():
+        _made(
+            lambda table=table: client.mapping.CreateKnowledgeBase(
+                wire.CreateKnowledgeBaseRequest(
+                    knowledge_base_id=_base(table).removeprefix("knowledgeBases/"),
+                    knowledge_base=wire.KnowledgeBase(description=DESCRIPTIONS[table]),
+                )
+            )
+        )
+        opening = ingest_pb2.OpenUpload(knowledge_base=_base(table), mode=ingest_pb2.UPLOAD_MODE_REPLACE)
+        sent = ingest.send(terminal, client, path, opening, give_up_after_s=60.0)
+        receipts.append(sent)
+        if terminal.as_json:
+            terminal.json_line(sent.receipt)
+        _expect(f"rows of {table}", sent.receipt.rows_stored, ROW_COUNTS[table])
+        _expect(f"rejected rows of {table}", sent.receipt.rows_rejected, 0)
+        _expect(f"bytes of {table}", sent.receipt.size_bytes, path.stat().st_size)
+    if not terminal.as_json:
+        terminal.table(
+            ("knowledge base", "version", "rows stored", "rejected", "bytes", "SHA-256", "took"),
+            [
+                (
+                    sent.receipt.knowledge_base,
+                    sent.receipt.version,
+                    f"{sent.receipt.rows_stored:,}",
+                    sent.receipt.rows_rejected,
+                    f"{sent.receipt.size_bytes:,}",
+                    f"{sent.receipt.sha256.hex()[:16]}…",
+                    "was in already" if sent.was_complete else f"{sent.elapsed_s:.1f} s",
+                )
+                for sent in receipts
+            ],
+        )
+
+
+def _map_all(client: Client) -> None:
+    """Make the models, the chatbot, and what links them; what is there stays."""
+    mapping = client.mapping
+    flowise = wire.AiModel(
+        kind=wire.AI_MODEL_KIND_FLOWISE, flowise=wire.FlowiseTarget(base_url=DEAD_FLOWISE_URL, flow_id=FLOW_ID)
+    )
+    local = wire.AiModel(kind=wire.AI_MODEL_KIND_LOCAL, local=wire.LocalTarget(), max_answer_tokens=96)
+    for name, model in ((FLOWISE, flowise), (LOCAL, local)):
+        request = wire.CreateAiModelRequest(ai_model_id=name.removeprefix("aiModels/"), ai_model=model)
+        _made(lambda request=request: mapping.CreateAiModel(request))
+    chat = wire.CreateChatConfigurationRequest(
+        chat_configuration_id=CHAT.removeprefix("chatConfigurations/"),
+        chat_configuration=wire.ChatConfiguration(display_name="Flights from New York City"),
+    )
+    _made(lambda: mapping.CreateChatConfiguration(chat))
+    for priority, name in enumerate((FLOWISE, LOCAL)):
+        mapping.LinkAiModel(wire.LinkAiModelRequest(chat_configuration=CHAT, ai_model=name, priority=priority))
+    for table in ROW_COUNTS:
+        mapping.LinkKnowledgeBase(wire.LinkKnowledgeBaseRequest(chat_configuration=CHAT, knowledge_base=_base(table)))
+        mapping.GrantKnowledgeBase(wire.GrantKnowledgeBaseRequest(ai_model=LOCAL, knowledge_base=_base(table)))
+
+
+def _resolve(terminal: Terminal, client: Client) -> None:
+    """Show the chain: Flowise is asked first and sees no data, the local model sees all."""
+    _step(terminal, "Who answers, over what")
+    answer = client.mapping.ResolveChatConfiguration(wire.ResolveChatConfigurationRequest(name=CHAT))
+    if terminal.as_json:
+        terminal.json_line(answer)
+    else:
+        show_resolved(terminal, answer)
+    _expect("the chain", [link.ai_model.name for link in answer.chain], [FLOWISE, LOCAL, ""])
+    for link, expected in zip(answer.chain[:2], (0, len(ROW_COUNTS)), strict=True):
+        seen = sum(base.visible for base in link.knowledge_bases)
+        _expect(f"knowledge bases that {link.ai_model.name} sees", seen, expected)
+
+
+def _check_turn(turn: chat_pb2.Turn, question: Question, *, flowise_is_skipped: bool) -> None:
+    _expect("the turn", turn.state, chat_pb2.TURN_STATE_COMPLETED)
+    _expect("the answerer", turn.answered_by, chat_pb2.ANSWERER_LOCAL)
+    _expect("the stand-in is told", turn.degraded_reasons, [chat_pb2.DEGRADED_REASON_STAND_IN])
+    if not turn.answer.strip():
+        raise Unexpected("The answer is empty.")
+    first = turn.attempts[0]
+    _expect("the first model asked", first.ai_model, FLOWISE)
+    outcome = chat_pb2.ATTEMPT_OUTCOME_SKIPPED if flowise_is_skipped else chat_pb2.ATTEMPT_OUTCOME_FAILED
+    if flowise_is_skipped or first.outcome != chat_pb2.ATTEMPT_OUTCOME_SKIPPED:
+        _expect("what came of Flowise", first.outcome, outcome)
+    found = any(
+        citation.knowledge_base == _base(question.table)
+        and any(cell.column == question.column and cell.text == question.cell for cell in citation.cells)
+        for citation in turn.citations
+    )
+    _expect(f"the row of {question.cell} among the citations", found, True)
+
+
+def _base(table: str) -> str:
+    return f"knowledgeBases/demo-{table}"
+
+
+def _made(create: Callable[[], object]) -> None:
+    """Create something that may be there from an earlier run."""
+    try:
+        create()
+    except CallFailed as failure:
+        if failure.code is not grpc.StatusCode.ALREADY_EXISTS:
+            raise
+
+
+def _step(terminal: Terminal, title: str) -> None:
+    terminal.err.print(f"\n■ {title}", style="bold")
+
+
+def _expect(what: str, seen: object, expected: object) -> None:
+    if seen != expected:
+        raise Unexpected(f"The demo failed: {what} should be {expected!r} and is {seen!r}.")
