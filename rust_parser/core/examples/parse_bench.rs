@@ -53,7 +53,10 @@ fn dari(file: &[u8]) -> Option<u64> {
     let mut parser = Parser::new(Options::default(), None).unwrap();
     let mut rows = 0;
     for feed in file.chunks(FEED_BYTES) {
-        rows += parser.feed(feed).unwrap().iter().map(|batch| batch.rows_stored).sum::<u64>();
+        for batch in parser.feed(feed).unwrap() {
+            rows += batch.rows_stored;
+            parser.reuse(batch.rows);
+        }
     }
     Some(rows + parser.finish().unwrap().batches.iter().map(|batch| batch.rows_stored).sum::<u64>())
 }

@@ -59,6 +59,8 @@ pub(crate) struct OpenBatch {
     blocks: Blocks,
     rows_stored: u64,
     rejected: Vec<RejectedRow>,
+    /// Buffer of an earlier batch's rows, to be written over.
+    spare: Vec<u8>,
     /// Text of an escaped cell; kept for its capacity.
     unescaped: Vec<u8>,
 }
@@ -72,6 +74,7 @@ impl OpenBatch {
             blocks: Blocks::new(limits.block_rows),
             rows_stored: 0,
             rejected: Vec::new(),
+            spare: Vec::new(),
             unescaped: Vec::new(),
         }
     }
@@ -108,10 +111,19 @@ impl OpenBatch {
             || self.rejected.len() >= REJECTED_PER_BATCH
     }
 
+    /// Takes the buffer of rows that have been copied elsewhere.
+    pub(crate) fn reuse(&mut self, rows: Vec<u8>) {
+        if rows.capacity() > self.spare.capacity() {
+            self.spare = rows;
+        }
+    }
+
     /// Closes it, and is ready for the next one.
     pub(crate) fn close(&mut self, checkpoint: Checkpoint) -> Batch {
+        let mut buffer = std::mem::take(&mut self.spare);
         // The next batch is about as large; a sixteenth more spares it from moving.
-        let next = CopyBinary::with_capacity(self.rows.len() + self.rows.len() / 16);
+        buffer.reserve((self.rows.len() + self.rows.len() / 16).saturating_sub(buffer.len()));
+        let next = CopyBinary::over(buffer);
         Batch {
             rows: std::mem::replace(&mut self.rows, next).finish(),
             blocks: self.blocks.take(),

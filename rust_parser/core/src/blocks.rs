@@ -1,6 +1,6 @@
 //! Search terms of some rows together: one sorted set of hashes a block.
 //!
-//! An index entry a row costs several times the row's own load; one for 128 rows finds them as well (see `docs`), since the
+//! An index entry a row costs several times the row's own load; one for 128 rows finds them as well, since the
 //! rows of a block that was found are read and scored exactly.
 
 use crate::copy_binary::CopyBinary;
@@ -67,7 +67,7 @@ impl Blocks {
         if self.rows > 0 {
             self.close();
         }
-        let next = CopyBinary::with_capacity(self.closed.len());
+        let next = CopyBinary::over(Vec::with_capacity(self.closed.len()));
         std::mem::replace(&mut self.closed, next).finish()
     }
 

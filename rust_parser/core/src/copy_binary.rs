@@ -11,7 +11,7 @@ const INT4_OID: u32 = 23;
 
 /// A whole COPY under construction; without a tuple it is empty.
 ///
-/// The buffer is filled with zeros ahead of the data, so that short cells are copied as whole words over its end and a
+/// The buffer is filled ahead of the data, so that short cells are copied as whole words over its end and a
 /// tuple is checked against the capacity once.
 #[derive(Default)]
 pub(crate) struct CopyBinary {
@@ -25,9 +25,9 @@ const FILL_BYTES: usize = 64 * 1024;
 const WORD_BYTES: usize = 16;
 
 impl CopyBinary {
-    /// Room for about as much as the last one took.
-    pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Self { buffer: Vec::with_capacity(bytes), len: 0 }
+    /// One that is written over what `buffer` held: fresh memory costs more than the encoding.
+    pub(crate) fn over(buffer: Vec<u8>) -> Self {
+        Self { buffer, len: 0 }
     }
 
     /// Bytes of the COPY so far, without its trailer.

@@ -21,7 +21,7 @@
 //! error        what ends a file, with line and byte
 //! ```
 //!
-//! Only [`scan`] knows where cells end and only [`record`] knows what their bytes mean. An encoding in which no trail byte
+//! Only `scan` knows where cells end and only `record` knows what their bytes mean. An encoding in which no trail byte
 //! is a delimiter, quote or line end (CP949, GB18030) needs another `record`, not another `scan`.
 //!
 //! # What is read

@@ -115,6 +115,11 @@ impl Parser {
         Ok(std::mem::take(&mut self.closed))
     }
 
+    /// Gives back the rows of a batch that have been copied elsewhere, so that their memory serves a later batch.
+    pub fn reuse(&mut self, rows: Vec<u8>) {
+        self.batch.reuse(rows);
+    }
+
     /// Takes the end of the file.
     pub fn finish(mut self) -> Result<Finished, ParseError> {
         if let Some(seen @ 1..) = self.byte_order_mark.take() {

@@ -61,7 +61,7 @@ impl<'a> Record<'a> {
 
     /// Line ends that it holds, its own not counted.
     pub(crate) fn inner_lines(&self) -> u64 {
-        if self.traits.quoted { line_ends(self.content()) } else { 0 }
+        if self.traits.line_ends { line_ends(self.content()) } else { 0 }
     }
 
     /// Why its bytes cannot be stored, however many cells it has.

@@ -38,8 +38,9 @@ pub(crate) enum Form {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent observations")]
 pub(crate) struct Traits {
-    /// Some cell is quoted; only then can the record hold line ends.
     pub(crate) quoted: bool,
+    /// Some quoted cell holds CR or LF.
+    pub(crate) line_ends: bool,
     /// Some cell goes on after its closing quote; the spans are unreliable from there.
     pub(crate) text_after_quote: bool,
     pub(crate) non_ascii: bool,
@@ -200,9 +201,11 @@ impl Scanner {
     #[inline]
     fn seek_quote(&mut self, window: &mut Window<'_>) -> Step {
         if window.block.quotes == 0 {
+            self.traits.line_ends |= window.block.line_ends != 0;
             return Step::BlockDone;
         }
         let bit = window.block.quotes.trailing_zeros();
+        self.traits.line_ends |= window.block.line_ends & !(!0 << bit) != 0;
         self.quote_at = window.in_record(bit);
         self.state = State::QuoteSeen;
         window.block.consume_marks(bit);

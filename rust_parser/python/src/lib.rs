@@ -126,16 +126,17 @@ struct Batch {
 }
 
 impl Batch {
-    /// Copies the encoded rows into Python's memory once, and frees Rust's.
-    fn from_core(py: Python<'_>, batch: dari_parser::Batch) -> PyResult<Self> {
+    /// Copies the encoded rows into Python's memory; Rust's can be used again.
+    fn from_core(py: Python<'_>, batch: dari_parser::Batch) -> PyResult<(Self, Vec<u8>)> {
         let rejected = batch.rejected.into_iter().map(|row| Py::new(py, RejectedRow(row)));
-        Ok(Self {
+        let converted = Self {
             rows: PyBytes::new(py, &batch.rows).unbind(),
             blocks: PyBytes::new(py, &batch.blocks).unbind(),
             rows_stored: batch.rows_stored,
             rejected: rejected.collect::<PyResult<_>>()?,
             checkpoint: Py::new(py, Checkpoint(batch.checkpoint))?,
-        })
+        };
+        Ok((converted, batch.rows))
     }
 }
 
@@ -236,8 +237,13 @@ impl Parser {
     /// Takes the next bytes of the file; returns the batches that they close.
     fn feed(&mut self, py: Python<'_>, data: &[u8]) -> PyResult<Vec<Batch>> {
         let mut parser = self.take()?;
-        let batches = py.detach(|| parser.feed(data)).map_err(parse_error)?;
-        let batches = batches.into_iter().map(|batch| Batch::from_core(py, batch)).collect::<PyResult<_>>()?;
+        let closed = py.detach(|| parser.feed(data)).map_err(parse_error)?;
+        let mut batches = Vec::with_capacity(closed.len());
+        for batch in closed {
+            let (batch, rows) = Batch::from_core(py, batch)?;
+            batches.push(batch);
+            parser.reuse(rows);
+        }
         self.received_bytes = parser.received_bytes();
         self.state = State::Reading(parser);
         Ok(batches)
@@ -247,7 +253,7 @@ impl Parser {
     fn finish(&mut self, py: Python<'_>) -> PyResult<Vec<Batch>> {
         let parser = self.take()?;
         let finished = py.detach(|| parser.finish()).map_err(parse_error)?;
-        let batches = finished.batches.into_iter().map(|batch| Batch::from_core(py, batch));
+        let batches = finished.batches.into_iter().map(|batch| Ok(Batch::from_core(py, batch)?.0));
         let batches = batches.collect::<PyResult<_>>()?;
         self.state = State::Finished { sha256: finished.sha256 };
         Ok(batches)

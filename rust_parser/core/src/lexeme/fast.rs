@@ -204,33 +204,23 @@ fn take_lowest(bits: &mut u64) -> u32 {
     bit
 }
 
-/// Bigrams of the CJK letters in [`is_simple`] text.
+/// Bigrams of the CJK letters in [`is_simple`] text, which takes three bytes for each.
 fn bigrams(text: &[u8], sink: &mut impl Sink) {
     let mut at = 0;
-    // Where the letter before began, if it stands right here, and whether it has made a bigram.
-    let mut before: Option<(usize, bool)> = None;
-    while at < text.len() {
-        let letter = match text[at..] {
-            [first, second, third, ..] if !first.is_ascii() => {
-                fold::is_simple_letter(three_bytes(first, second, third))
-            }
-            _ => false,
-        };
-        if letter {
-            if let Some((start, _)) = before {
-                sink.term(text, start, at + 3);
-            }
-            before = Some((at, before.is_some()));
+    let mut run = 0;
+    while let Some([first, second, third]) = text[at..].first_chunk() {
+        if !first.is_ascii() && fold::is_simple_letter(three_bytes(*first, *second, *third)) {
+            run += 1;
             at += 3;
-            continue;
+            if run > 1 {
+                sink.term(text, at - 6, at);
+            }
+        } else {
+            if run == 1 {
+                sink.term(text, at - 3, at);
+            }
+            run = 0;
+            at += 1;
         }
-        if let Some((start, false)) = before {
-            sink.term(text, start, at);
-        }
-        before = None;
-        at += 1;
-    }
-    if let Some((start, false)) = before {
-        sink.term(text, start, text.len());
     }
 }
