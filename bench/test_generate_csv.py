@@ -12,7 +12,7 @@ from bench.generate_csv import COLUMNS, SEPARATOR, cached, generate
 @pytest.mark.parametrize("size_bytes", [2_000, 2_001, 65_536, 1_000_000, 1_234_567])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_file_holds_what_is_said_of_it(tmp_path: Path, size_bytes: int, seed: int) -> None:
-    """Size, hash, rows, columns, and the order-free hash, as Python's own reader finds them; ids and codes are unique."""
+    """Size, hash, rows, columns, and the order-free hash, as Python reads them; ids and codes are unique."""
     path = tmp_path / "mixed.csv"
     generated = generate(path, size_bytes, seed)
     assert path.stat().st_size == generated.size_bytes == size_bytes

@@ -191,7 +191,7 @@ def test_a_missing_file_ends_with_no_input(dari: FakeDari, tmp_path: Path, capsy
 
 
 def test_a_refusal_in_json_is_an_object_on_stderr(dari: FakeDari, csv: Path, capsys: Captured) -> None:
-    """stdout stays empty, so that a script can tell."""
+    """Nothing is on stdout, so that a script can tell."""
     assert run(dari, "--json", "ingest", str(csv), "--kb", "none") == ExitCode.FAILED
     captured = capsys.readouterr()
     assert captured.out == ""

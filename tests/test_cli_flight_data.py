@@ -30,7 +30,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_no_code_of_the_archive_runs(index: Path, tmp_path: Path) -> None:
-    """pip asks our backend for the package's name, and the archive comes as it is."""
+    """What pip asks is our backend; the archive comes as it is."""
     content = (index / "sample-1.0.tar.gz").read_bytes()
     scratch = tmp_path / "scratch"
     scratch.mkdir()

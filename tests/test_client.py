@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, cast
 
 import grpc
 import pytest
@@ -116,7 +116,7 @@ def test_a_reset_connection_is_got_over(dari: FakeDari, cut_after_bytes: int, ki
 
 
 def test_another_process_goes_on_with_the_same_upload_id(dari: FakeDari, client: Client, tmp_path: Path) -> None:
-    """The first one gives up and names what is safe; the second begins there and hashes the part before from the file."""
+    """The first one gives up and names what is safe; the second begins there, and hashes what lies before."""
     path = tmp_path / "sales.csv"
     path.write_bytes(lines(6 * CHUNK_BYTES))
     dari.ingest.faults.append(Fault(3 * CHUNK_BYTES))
@@ -209,7 +209,7 @@ def test_what_may_pass_is_tried_again(
 
 
 def test_a_slow_server_slows_the_reading_of_the_file(dari: FakeDari, client: Client) -> None:
-    """The server takes nothing: the client has read no more than the flow-control windows hold (6 MiB), then goes on."""
+    """The server takes nothing: no more is read than the flow-control windows hold (6 MiB). Then it goes on."""
     source = CountingFile(lines(128 * CHUNK_BYTES))
     dari.ingest.may_take.clear()
     receipts: deque[ingest_pb2.Receipt] = deque()
@@ -249,7 +249,7 @@ def test_what_the_progress_call_raises_ends_the_upload(client: Client) -> None:
 def test_a_pipe_keeps_what_is_not_committed_and_no_more() -> None:
     """Released bytes leave the buffer; beyond the limit the oldest go, and asking for them is refused by name."""
     content = lines(100)
-    source = ReplayableSource(Pipe(content), chunk_bytes=10, replay_limit_bytes=50)
+    source = ReplayableSource(cast(BinaryIO, Pipe(content)), chunk_bytes=10, replay_limit_bytes=50)
     assert b"".join(source.read(offset) for offset in range(0, 40, 10)) == content[:40]
     assert source.read(7) == content[7:10]
     source.release(25)

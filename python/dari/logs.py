@@ -2,11 +2,19 @@
 
 Events carry names, ids, codes and numbers. Content, secrets and exception texts are never handed to a logger; what
 prints a traceback by itself (`exc_info`) is dropped here, since a traceback's last line is such a text.
+
+Others write on standard error too, and know no such rule: gRPC's server logs the text of an exception that came out
+of a handler, of a callback, or of bytes that are no message; Python prints the traceback of a thread that failed. So
+`captured` takes what libraries log, and tells of it only where it was said and by which type of exception.
 """
 
 import logging
 import sys
-from collections.abc import MutableMapping
+import threading
+import traceback
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import structlog
@@ -15,26 +23,118 @@ from dari.core.event_log import EventLog
 
 
 def make_log(level: str, style: str) -> EventLog:
-    """A log at or above the level; style is json or console. Other libraries' warnings go the same way."""
-    threshold = logging.getLevelNamesMapping()[level.upper()]
-    logging.basicConfig(level=max(threshold, logging.WARNING), stream=sys.stderr, format="%(name)s: %(levelname)s")
-    renderer: Any = (
-        structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer(colors=False)
-    )
+    """A log at or above the level; style is json or console."""
     log: EventLog = structlog.wrap_logger(
-        structlog.PrintLogger(sys.stderr),
-        processors=[
-            structlog.processors.add_log_level,
-            _without_exceptions,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        structlog.WriteLogger(_STANDARD_ERROR),
+        processors=_processors(style),
+        wrapper_class=structlog.make_filtering_bound_logger(_threshold(level)),
     )
     return log
 
 
+@contextmanager
+def captured(log: EventLog, level: str, style: str) -> Iterator[None]:
+    """While it is open, whatever in this process logs, warns or fails does so in our form, without a text.
+
+    That is: `structlog.get_logger`, the standard library's loggers from WARNING on, `warnings`, threads that end by an
+    exception, and exceptions that nobody can catch. A hook that is not Python's own stays: pytest has such.
+    """
+    former = structlog.get_config()
+    structlog.configure(
+        processors=_processors(style),
+        wrapper_class=structlog.make_filtering_bound_logger(_threshold(level)),
+        logger_factory=structlog.WriteLoggerFactory(_STANDARD_ERROR),
+    )
+    handler = _LibraryHandler(log)
+    logging.getLogger().addHandler(handler)
+    logging.captureWarnings(True)
+    hooks = _Hooks(log)
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = hooks.thread_failed
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = hooks.unraisable
+    try:
+        yield
+    finally:
+        if threading.excepthook == hooks.thread_failed:
+            threading.excepthook = threading.__excepthook__
+        if sys.unraisablehook == hooks.unraisable:
+            sys.unraisablehook = sys.__unraisablehook__
+        logging.captureWarnings(False)
+        logging.getLogger().removeHandler(handler)
+        structlog.configure(**former)
+
+
+class _StandardError:
+    """`sys.stderr` as it is at the moment of writing: tests put another in its place, and close it."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+_STANDARD_ERROR: Any = _StandardError()
+
+
+class _LibraryHandler(logging.Handler):
+    """Makes events of the records of other libraries. Their messages are not read: they hold values."""
+
+    def __init__(self, log: EventLog) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell = self._log.error if record.levelno >= logging.ERROR else self._log.warning
+        fields: dict[str, object] = {"library": record.name, "said_at": f"{record.module}:{record.lineno}"}
+        if record.exc_info:
+            fields |= _failure(record.exc_info[0], record.exc_info[2])
+        tell("library_log", **fields)
+
+
+class _Hooks:
+    """What Python calls for exceptions that have left the last frame."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+
+    def thread_failed(self, args: threading.ExceptHookArgs) -> None:
+        if args.exc_type is not SystemExit:
+            name = args.thread.name if args.thread else None
+            self._log.error("thread_failed", thread=name, **_failure(args.exc_type, args.exc_traceback))
+
+    def unraisable(self, args: Any) -> None:
+        self._log.error("unraisable_exception", **_failure(args.exc_type, args.exc_traceback))
+
+
+def _failure(kind: type[BaseException] | None, trace: TracebackType | None) -> dict[str, object]:
+    """The type of an exception and the way it came, without its text."""
+    return {
+        "error_type": kind.__qualname__ if kind else None,
+        "raised_at": [
+            f"{frame.filename.rpartition('/python/')[2].rpartition('/site-packages/')[2]}:{frame.lineno} {frame.name}"
+            for frame in traceback.extract_tb(trace)
+        ],
+    }
+
+
+def _threshold(level: str) -> int:
+    return logging.getLevelNamesMapping()[level.upper()]
+
+
+def _processors(style: str) -> list[Any]:
+    renderer = structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer(colors=False)
+    return [
+        structlog.processors.add_log_level,
+        _without_exceptions,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        renderer,
+    ]
+
+
 def _without_exceptions(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     del logger, method
-    event.pop("exc_info", None)
+    for key in ("exc_info", "exception", "stack_info", "stack"):
+        event.pop(key, None)
     return event

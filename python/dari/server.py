@@ -1,8 +1,11 @@
 """The composition root: builds every object, serves, drains, stops."""
 
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from queue import SimpleQueue
 from typing import Self
 
 import grpc
@@ -15,34 +18,38 @@ from dari.adapters.local_model.process import LocalModel
 from dari.adapters.native import NativeLexer, ParserFactory
 from dari.adapters.postgres.conversation_store import PostgresConversationStore
 from dari.adapters.postgres.database import Database
-from dari.adapters.postgres.embedded import EmbeddedPostgres
+from dari.adapters.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from dari.adapters.postgres.keeper import PostgresKeeper
 from dari.adapters.postgres.mapping_store import (
     AiModelStore,
     ChatConfigurationStore,
     KnowledgeBaseStore,
     PostgresLinkStore,
 )
-from dari.adapters.postgres.migrate import create_database, migrate
+from dari.adapters.postgres.migrate import MigrationError, create_database, migrate, require_migrated
 from dari.adapters.postgres.row_reader import PostgresRowReader
 from dari.adapters.postgres.upload_store import PostgresUploadStore
 from dari.adapters.upstreams import UpstreamDirectory
 from dari.core.chat import Chat
+from dari.core.errors import FailedPrecondition
 from dari.core.event_log import EventLog
 from dari.core.search import Search
 from dari.core.upload_session import Uploads
 from dari.core.uploads import MAX_CHUNK_BYTES
 from dari.core.watchdog import Watchdog
-from dari.logs import make_log
+from dari.logs import captured, make_log
 from dari.rpc.chat import ChatService
 from dari.rpc.errors import ErrorInterceptor
 from dari.rpc.ingest import IngestService
 from dari.rpc.mapping import MappingService
-from dari.settings import Settings
+from dari.settings import Settings, SettingsError
 from dari.v1 import chat_pb2, chat_pb2_grpc, ingest_pb2, ingest_pb2_grpc, mapping_pb2, mapping_pb2_grpc
 
 _MESSAGE_ROOM_BYTES = 64 * 1024
 """What a message may have beside the bytes of a chunk."""
 _ADMIN_THREADS = 4
+_UNWIND_TIMEOUT_S = 2.0
+"""How long a cancelled handler may take to see that it is, and what closes to close."""
 _SERVICES = (
     chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
     ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name,
@@ -54,54 +61,170 @@ class AddressInUse(Exception):
     """An address of the settings cannot be bound."""
 
 
-class Server:
-    """A running dari. `start`, then `wait` or `stop`; or use it in a `with` statement."""
+class StoppedAtStart(Exception):
+    """`stop` was called before `start` had come to its end."""
 
-    def __init__(self, settings: Settings) -> None:
+
+START_ERRORS: tuple[type[Exception], ...] = (
+    SettingsError,
+    AddressInUse,
+    EmbeddedPostgresError,  # DataFolderInUse is one.
+    MigrationError,  # DatabaseUnreachable and NotMigrated are.
+    FailedPrecondition,  # The manifest of the model files is broken.
+    StoppedAtStart,
+)
+"""What `Server.start` raises where it cannot serve. The text of each is for people, and holds no secret."""
+
+
+class Server:
+    """A running dari. `start`, then `wait` or `stop`; or use it in a `with` statement. It starts once.
+
+    `log` stands in for the one on standard error; tests use it.
+    Thread-safe. A signal handler calls `stop` on a thread of its own, as long as `start` has not returned: it may have
+    interrupted whoever holds a lock that `stop` needs.
+    """
+
+    def __init__(self, settings: Settings, log: EventLog | None = None) -> None:
         self._settings = settings
-        self._log = make_log(settings.log_level, settings.log_format)
-        self._opened = ExitStack()
-        self._stopped = threading.Event()
-        self._stop_lock = threading.Lock()
+        self._log = log or make_log(settings.log_level, settings.log_format)
+        self._stop_wanted = False
+        self._keeper: PostgresKeeper | None = None
+        # Held while it starts and while it stops; guards _opened and _is_ended. Reentrant, so that a `stop` that
+        # interrupts another on the same thread finds nothing left to do instead of waiting for itself.
+        self._life = threading.RLock()
+        self._opened: ExitStack | None = None
+        self._is_ended = False
+        self._pools: list[_ThreadPool] = []
+        # Holds one item from the end on. Unlike an Event's `set`, its `put` may interrupt the wait on the same thread.
+        self._stopped: SimpleQueue[None] = SimpleQueue()
         self.address = settings.listen_address
         """Where it serves, with the real port once it is started."""
         self.admin_address = settings.admin_address
         """Where its health is served, with the real port once it is started."""
 
     def start(self) -> Self:
-        """Serve, or close what was opened and raise what prevents it."""
-        with ExitStack() as opened:
-            # Child processes first: gRPC must not run where a process forks.
-            database = _open_database(self._settings, opened)
-            self._health = opened.enter_context(_Admin(self._settings.admin_address))
-            self.admin_address = self._health.address
-            server = self._build(database, opened)
-            self.address = _bind(server, self._settings.listen_address)
-            server.start()
-            opened.callback(lambda: server.stop(self._settings.drain_timeout_s).wait())
-            self._health.set_serving(True)
-            self._opened = opened.pop_all()
+        """Serve; or close what was opened, and raise one of START_ERRORS.
+
+        Health is served first, and says NOT_SERVING until everything is there: a database that replays its log may
+        take minutes. Nothing here forks a process that gRPC runs in: `subprocess` uses vfork(2) as long as it is not
+        asked for a user, a group or a preexec_fn, and gRPC's fork handlers, which would complain, do not run.
+        """
+        with self._life:
+            if self._opened is not None or self._is_ended:
+                raise RuntimeError("A Server starts once.")
+            try:
+                with ExitStack() as opened:
+                    self._open(opened)
+                    self._opened = opened.pop_all()
+            except START_ERRORS as error:
+                if self._stop_wanted and not isinstance(error, StoppedAtStart):
+                    raise StoppedAtStart("dari was stopped while it started.") from error
+                raise
+            finally:
+                if self._opened is None:
+                    self._end()
         self._log.info("serving", address=self.address, admin_address=self.admin_address)
         return self
 
     def wait(self) -> None:
         """Block until it is stopped."""
-        self._stopped.wait()
+        self._stopped.get()
+        self._stopped.put(None)
 
-    def stop(self) -> None:
-        """Say NOT_SERVING, let open calls go on for the drain time, end them, close everything. Idempotent."""
-        with self._stop_lock:
-            if not self._stopped.is_set():
+    def stop(self) -> bool:
+        """Say NOT_SERVING, let open calls go on for the drain time, end them, close everything. Idempotent.
+
+        Returns whether all threads have ended. If not, a handler hangs in something that nobody can end, and Python
+        would wait for it at its exit for ever: leave by `os._exit`. Raises nothing: what fails is logged.
+        """
+        self._stop_wanted = True
+        if self._keeper is not None:
+            self._keeper.interrupt()
+        with self._life:
+            if self._opened is not None:
+                opened, self._opened = self._opened, None
                 self._log.info("stopping", drain_timeout_s=self._settings.drain_timeout_s)
-                self._health.set_serving(False)
-                self._opened.close()
-                self._stopped.set()
+                try:
+                    opened.close()
+                except Exception as error:  # noqa: BLE001 - whoever stops it can do nothing about it but leave
+                    self._log.error("stop_failed", error_type=type(error).__name__)
+                self._end()
+            return self._is_ended and self._have_threads_ended(0)
 
     def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+
+    def _open(self, opened: ExitStack) -> None:
+        settings = self._settings
+        self._go_on()
+        opened.enter_context(captured(self._log, settings.log_level, settings.log_format))
+        admin = opened.enter_context(_Admin(settings.admin_address))
+        self.admin_address = admin.address
+        database = self._open_database(opened)
+        self._go_on()
+        server = self._build(database, opened)
+        self.address = _bind(server, settings.listen_address)
+        server.start()
+        opened.callback(self._drain, server)
+        self._go_on()
+        admin.set_serving(True)
+        opened.callback(admin.set_serving, False)
+
+    def _go_on(self) -> None:
+        if self._stop_wanted:
+            raise StoppedAtStart("dari was stopped while it started.")
+
+    def _end(self) -> None:
+        """Whatever was opened is closed: let those go on who wait for it."""
+        self._is_ended = True
+        self._have_threads_ended(_UNWIND_TIMEOUT_S)
+        self._stopped.put(None)
+
+    def _drain(self, server: grpc.Server) -> None:
+        """Let open calls go on for the drain time, then cancel them and give their handlers a moment to see it."""
+        drain_timeout_s = self._settings.drain_timeout_s
+        server.stop(drain_timeout_s).wait(drain_timeout_s + _UNWIND_TIMEOUT_S)
+        if not self._have_threads_ended(_UNWIND_TIMEOUT_S):
+            self._log.warning("handlers_hang", drain_timeout_s=drain_timeout_s)
+
+    def _have_threads_ended(self, timeout_s: float) -> bool:
+        # The pool of the RPCs, made last, first: its handlers may still hand work to the others.
+        states = [pool.has_ended_within(timeout_s) for pool in reversed(self._pools)]
+        return all(states)
+
+    def _pool(self, size: int, name: str) -> "_ThreadPool":
+        pool = _ThreadPool(size, name)
+        self._pools.append(pool)
+        return pool
+
+    def _open_database(self, opened: ExitStack) -> Database:
+        settings = self._settings
+        if settings.database_dsn is not None:
+            dsn = settings.database_dsn.get_secret_value()
+            require_migrated(dsn)
+            self._log.info("database_opened", kind="external")
+        else:
+            embedded = EmbeddedPostgres(settings.postgres_dir, max_connections=settings.database_max_connections)
+            self._keeper = PostgresKeeper(embedded, self._log)
+            self._go_on()
+            opened.enter_context(self._keeper)
+            create_database(embedded.admin_dsn)
+            dsn = embedded.service_dsn()
+            migrate(embedded.admin_dsn, "dari", "dari_service")
+            capability = embedded.capability.name if embedded.capability else None
+            self._log.info("database_opened", kind="embedded", pid=embedded.pid, capability=capability)
+        database = Database(
+            dsn,
+            max_connections=settings.database_max_connections,
+            wait_timeout_s=settings.database_wait_timeout_s,
+            statement_timeout_s=settings.database_statement_timeout_s,
+        )
+        # A connection closes when its statement has ended, and where a handler hangs in one, that is not soon.
+        opened.callback(_run_within, _UNWIND_TIMEOUT_S, database.close)
+        return database
 
     def _build(self, database: Database, opened: ExitStack) -> grpc.Server:
         settings = self._settings
@@ -115,7 +238,7 @@ class Server:
             open_s=settings.circuit_open_s,
         )
         opened.callback(directory.close)
-        committers = opened.enter_context(ThreadPoolExecutor(settings.max_open_uploads, "committer"))
+        committers = self._pool(settings.max_open_uploads, "committer")
 
         conversations = PostgresConversationStore(database)
         links = PostgresLinkStore(database)
@@ -139,7 +262,7 @@ class Server:
         )
 
         server = grpc.server(
-            ThreadPoolExecutor(settings.rpc_threads, "rpc"),
+            self._pool(settings.rpc_threads, "rpc"),
             interceptors=[ErrorInterceptor(self._log)],
             # A call beyond the threads is refused at once instead of waiting without an end.
             maximum_concurrent_rpcs=settings.rpc_threads,
@@ -184,6 +307,22 @@ _SERVER_OPTIONS = (
 )
 
 
+class _ThreadPool(ThreadPoolExecutor):
+    """A pool for whose end one can wait with a limit."""
+
+    def __init__(self, size: int, name: str) -> None:
+        self._started: list[threading.Thread] = []
+        super().__init__(size, name, initializer=lambda: self._started.append(threading.current_thread()))
+
+    def has_ended_within(self, timeout_s: float) -> bool:
+        """Take no more work; whether all threads have ended, at the latest after `timeout_s`."""
+        self.shutdown(wait=False)
+        deadline_s = time.monotonic() + timeout_s
+        for thread in tuple(self._started):
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._started)
+
+
 class _Admin:
     """The second server: health checks starve on a busy one."""
 
@@ -219,22 +358,11 @@ def _bind(server: grpc.Server, address: str) -> str:
     return f"{address.rpartition(':')[0]}:{port}"
 
 
-def _open_database(settings: Settings, opened: ExitStack) -> Database:
-    if settings.database_dsn is not None:
-        dsn = settings.database_dsn.get_secret_value()
-    else:
-        embedded = opened.enter_context(EmbeddedPostgres(settings.postgres_dir))
-        create_database(embedded.admin_dsn)
-        dsn = embedded.service_dsn()
-        migrate(embedded.admin_dsn, "dari", "dari_service")
-    database = Database(
-        dsn,
-        max_connections=settings.database_max_connections,
-        wait_timeout_s=settings.database_wait_timeout_s,
-        statement_timeout_s=settings.database_statement_timeout_s,
-    )
-    opened.callback(database.close)
-    return database
+def _run_within(timeout_s: float, action: Callable[[], None]) -> None:
+    """Run `action`, and leave it to itself where it takes longer."""
+    thread = threading.Thread(target=action, name="closing", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
 
 
 def _start_local_model(settings: Settings, log: EventLog, opened: ExitStack) -> LocalModel | None:

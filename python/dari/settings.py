@@ -62,6 +62,10 @@ class Settings(BaseSettings):
     """Folder of the embedded database and the model files."""
     database_dsn: SecretStr | None = None
     """PostgreSQL to use, as a libpq DSN or URL. Default: an embedded one in `data_dir`."""
+    migration_dsn: SecretStr | None = None
+    """Whom `dari migrate` logs in as: it may create roles and tables, which the user of `database_dsn` need not. Past
+    a pooler that hands a session to others between two transactions. The server never uses it. Default: `database_dsn`.
+    """
     database_max_connections: int = Field(default=24, ge=2, le=1_000)
     database_wait_timeout_s: Seconds = 5.0
     """Longest wait for a connection, from the pool and from the server."""

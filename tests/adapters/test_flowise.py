@@ -453,13 +453,13 @@ def test_a_whole_answer_does_not_wait_for_the_end_of_the_body(flowise: StandIn, 
 def test_connections_are_kept_and_each_attempt_has_a_chat_id_of_its_own(
     flowise: StandIn, upstream: FlowiseUpstream
 ) -> None:
-    """Two streams under one chatId would mix; the conversation goes by sessionId."""
+    """Two streams under one chatId would mix, and so would the memories of two attempts under one session."""
     prompt = new_prompt("what did I say?")
     for _ in range(3):
         ask(upstream, replace(prompt, attempt_id=str(uuid4())))
     bodies = [question.json for question in flowise.questions]
     assert len({body["chatId"] for body in bodies}) == 3
-    assert {body["overrideConfig"]["sessionId"] for body in bodies} == {prompt.conversation_id}
+    assert not any("overrideConfig" in body for body in bodies)
     assert len({question.connection for question in flowise.questions}) == 1
 
 
@@ -476,7 +476,6 @@ def test_the_request_is_what_flowise_reads(flowise: StandIn, connect: Connect) -
     """Path, headers and body, with instructions, history and key."""
     upstream = connect(flowise.url + "/", FLOW_ID.upper(), "k3y")
     prompt = Prompt(
-        str(UUID(int=1)),
         str(UUID(int=2)),
         "Answer from the rows.\n[1] 서울",
         (Message("user", "hi"), Message("assistant", "hello")),
@@ -493,7 +492,6 @@ def test_the_request_is_what_flowise_reads(flowise: StandIn, connect: Connect) -
         "question": "Answer from the rows.\n[1] 서울\n\nwhich city? \ud800",
         "streaming": True,
         "chatId": prompt.attempt_id,
-        "overrideConfig": {"sessionId": prompt.conversation_id},
         "history": [
             {"role": "userMessage", "content": "hi"},
             {"role": "apiMessage", "content": "hello"},

@@ -138,7 +138,7 @@ def test_the_request_is_what_the_servers_read(server: StandIn, upstream: OpenAiC
     """System message, history in order, question; the limit of tokens; the key in its header only."""
     server.always(openai_answer("a"))
     history = (Message("user", "hi"), Message("assistant", "hello"))
-    ask(upstream, Prompt("c", "a", "Answer from the rows.", history, "which city?", 64))
+    ask(upstream, Prompt("a", "Answer from the rows.", history, "which city?", 64))
     (question,) = server.questions
     assert question.path == "/v1/chat/completions"
     assert question.headers["authorization"] == "Bearer k3y"

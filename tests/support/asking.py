@@ -13,7 +13,7 @@ SOON_S = 10.0
 
 
 def new_prompt(question: str = "hi") -> Prompt:
-    return Prompt(str(uuid4()), str(uuid4()), "", (), question, 100)
+    return Prompt(str(uuid4()), "", (), question, 100)
 
 
 def ask(upstream: Upstream, prompt: Prompt | None = None) -> str:

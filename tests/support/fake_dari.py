@@ -341,9 +341,10 @@ class FakeDari:
         self, *, batch_bytes: int = 4_096, knowledge_bases: tuple[str, ...] = ("knowledgeBases/sales",)
     ) -> None:
         self.versions = dict.fromkeys(knowledge_bases, 0)
-        self.ingest = FakeIngest(batch_bytes, self.versions)
-        self.chat = FakeChat()
-        self.mapping = FakeMapping(self.versions)
+        # What a test does not use is UNIMPLEMENTED, as in every generated servicer.
+        self.ingest = FakeIngest(batch_bytes, self.versions)  # type: ignore[abstract]
+        self.chat = FakeChat()  # type: ignore[abstract]
+        self.mapping = FakeMapping(self.versions)  # type: ignore[abstract]
         self._health = health.HealthServicer()
         self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         self._server = grpc.server(ThreadPoolExecutor(16))

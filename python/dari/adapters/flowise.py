@@ -5,7 +5,10 @@ One attempt is one `POST /api/v1/prediction/{flow_id}` with `"streaming": true`.
 - HTTP 200 and headers come at once, whatever follows. An answer is `token` events, then `metadata`, then `end`; `start`
   is no token; `:heartbeat` comments mean nothing; a failure is an `error` event, whose text is its only reason.
 - A flow that cannot stream answers JSON instead. A wrong path answers the web page, under 200.
-- `chatId` names one request: two streams under one chatId mix. The conversation is `overrideConfig.sessionId`.
+- `chatId` names one request: two streams under one chatId mix. It also names the flow's memory, so that without an
+  `overrideConfig.sessionId` each attempt begins with an empty one, and `history` is all that the model knows. (Under
+  one sessionId, `history` would come before what is remembered already, and Flowise remembers answers that it went on
+  to write after dari had left.)
 - An unknown flow that is asked to stream sends no byte, ever. So a flow is looked up before its first question, and
   again after a question that was given up before any header came: the look-up answers at once and in plain words.
 - One run of 8 KB without a blank stops the whole Flowise for 5 s: `break_long_runs`.
@@ -182,7 +185,6 @@ def _prediction_body(prompt: Prompt, max_chars: int) -> dict[str, object]:
         "question": question,
         "streaming": True,
         "chatId": prompt.attempt_id,
-        "overrideConfig": {"sessionId": prompt.conversation_id},
     }
     history = _history(prompt.history, max_chars - len(question))
     return body | {"history": history} if history else body

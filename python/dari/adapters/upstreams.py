@@ -11,14 +11,7 @@ from dari.adapters.flowise import FlowiseUpstream
 from dari.adapters.local_model.process import LocalModel
 from dari.adapters.openai_compatible import OpenAiCompatibleUpstream
 from dari.core.circuit import Circuit, CircuitSnapshot
-from dari.core.mapping import (
-    AiModel,
-    AiModelKind,
-    FlowiseTarget,
-    LocalTarget,
-    OpenAiCompatibleTarget,
-    Target,
-)
+from dari.core.mapping import AiModel, AiModelKind, FlowiseTarget, LocalTarget, OpenAiCompatibleTarget, Target
 from dari.core.upstream import FailureKind, Upstream, UpstreamError
 
 
@@ -57,10 +50,10 @@ class UpstreamDirectory:
     def upstream(self, model: AiModel) -> Upstream:
         """See Directory."""
         target = model.target
-        if isinstance(target, LocalTarget):
-            return self._local(target)
         with self._lock:
             self._models[model.id] = model
+            if isinstance(target, LocalTarget):
+                return self._local(target)
             client = self._clients.get(target)
             if client is None:
                 client = self._clients[target] = self._connect(target)
@@ -69,7 +62,6 @@ class UpstreamDirectory:
     def circuit(self, model: AiModel) -> Circuit:
         """See Directory."""
         with self._lock:
-            self._models[model.id] = model
             circuit = self._circuits.get(model.target)
             if circuit is None:
                 circuit = ConsecutiveFailuresCircuit(self._failures_to_open, self._open_s)

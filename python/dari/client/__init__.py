@@ -12,7 +12,7 @@ Messages go in and come out as the generated `dari.v1` classes; nothing is wrapp
 """
 
 from dari.client.connection import DEFAULT_ADDRESS, Client
-from dari.client.errors import CallFailed, CannotReplay, UploadInterrupted
+from dari.client.errors import CallFailed, CannotReplay, FieldViolation, UploadInterrupted
 from dari.client.source import CHUNK_BYTES, REPLAY_LIMIT_BYTES
 from dari.client.upload import Progress
 
@@ -23,6 +23,7 @@ __all__ = [
     "CallFailed",
     "CannotReplay",
     "Client",
+    "FieldViolation",
     "Progress",
     "UploadInterrupted",
 ]

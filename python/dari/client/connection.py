@@ -82,7 +82,7 @@ class Client:
         upload_id: str | None = None,
         dialect: Dialect | None = None,
         max_rejected_rows: int | None = None,
-        on_progress: Callable[[Progress], None] = lambda progress: None,
+        on_progress: Callable[[Progress], None] | None = None,
         open_timeout_s: float = 30.0,
         stall_timeout_s: float = 120.0,
         give_up_after_s: float = 300.0,
@@ -114,7 +114,7 @@ class Client:
                 ReplayableSource(file),
                 total_bytes=_remaining_bytes(file),
                 patience=Patience(open_timeout_s, stall_timeout_s, give_up_after_s),
-                on_progress=on_progress,
+                on_progress=on_progress or (lambda _: None),
             ).run()
 
     def chat(

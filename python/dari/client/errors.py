@@ -8,15 +8,20 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
 
-from dari.core.errors import FieldViolation
 
-ERROR_DOMAIN = "dari"
-"""Domain of every ErrorInfo that dari sends; an error without it comes from the transport or from a proxy."""
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One wrong field of a request: its path in the message, and what is right."""
+
+    field: str
+    description: str
 
 
 class CallFailed(Exception):
@@ -45,11 +50,11 @@ class CallFailed(Exception):
     @classmethod
     def of(cls, error: grpc.RpcError) -> "CallFailed":
         """Read what grpc raised. The google.rpc.Status in its trailers, where there is one, says the most."""
-        if not isinstance(error, grpc.Call):
-            return cls(grpc.StatusCode.UNKNOWN, str(error))
-        code = error.code() or grpc.StatusCode.UNKNOWN
-        message = error.details() or ""
-        info, bad_request = _details(error)
+        # Every RpcError that a call raises is a grpc.Call too, which the types cannot say.
+        call: Any = error
+        code = call.code() or grpc.StatusCode.UNKNOWN
+        message = call.details() or ""
+        info, bad_request = _details(call)
         return cls(
             code,
             message,
@@ -85,11 +90,11 @@ class CannotReplay(Exception):
         )
 
 
-def _details(error: grpc.Call) -> tuple[ErrorInfo, BadRequest]:
+def _details(call: grpc.Call) -> tuple[ErrorInfo, BadRequest]:
     """Both empty where there is no google.rpc.Status, or one that contradicts the call's own status."""
     info, bad_request = ErrorInfo(), BadRequest()
     try:
-        status = rpc_status.from_call(error)
+        status = rpc_status.from_call(call)
     except ValueError:
         return info, bad_request
     for detail in status.details if status is not None else ():

@@ -176,7 +176,7 @@ class ResumingUpload:
                 failure, self._opening.upload_id, self._progress.committed_bytes, lasted_s
             ) from failure
         self._report(replace(self._progress, failures=self._progress.failures + 1, pause_cause=failure))
-        time.sleep(min(left_s, self._pause_s * random.uniform(0.5, 1.0)))
+        time.sleep(min(left_s, self._pause_s * random.uniform(0.5, 1.0)))  # noqa: S311 - it spreads reconnects
         self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2)
 
     def _report(self, progress: Progress) -> None:

@@ -53,7 +53,8 @@ def ask(terminal: Terminal, client: Client, chat_configuration: str, question: s
 
 def show_end(terminal: Terminal, turn: Turn) -> None:
     """Print who answered, what the answer lacks, and the rows that it was given over."""
-    if turn.citations:
+    # A reply of the rows alone has them in its text already.
+    if turn.citations and turn.answered_by != Answerer.ANSWERER_ROWS_ONLY:
         terminal.table(
             ("", "knowledge base", "row", "cells"),
             [
@@ -68,7 +69,7 @@ def show_end(terminal: Terminal, turn: Turn) -> None:
         )
     answerer = turn.ai_model or "the rows alone"
     kind = short_name(Answerer.Name(turn.answered_by), "ANSWERER_")
-    terminal.note(f"· answered by {answerer} ({kind})")
+    terminal.note(f"· answered by {answerer} ({kind}){_durations(turn)}")
     for reason in turn.degraded_reasons:
         terminal.note(f"· {DEGRADED_TEXTS.get(reason, short_name(DegradedReason.Name(reason), 'DEGRADED_REASON_'))}")
 
@@ -85,6 +86,15 @@ def attempt_text(attempt: Attempt) -> str:
     outcome = short_name(AttemptOutcome.Name(attempt.outcome), "ATTEMPT_OUTCOME_")
     cause = f" ({attempt.code})" if attempt.code else ""
     return f"{attempt.ai_model} {outcome}{cause} after {attempt.duration.ToTimedelta().total_seconds():.2f} s"
+
+
+def _durations(turn: Turn) -> str:
+    """How long the attempt took that gave the answer."""
+    for attempt in turn.attempts:
+        if attempt.outcome == AttemptOutcome.ATTEMPT_OUTCOME_ANSWERED:
+            first = attempt.first_token_duration.ToTimedelta().total_seconds()
+            return f" in {attempt.duration.ToTimedelta().total_seconds():.2f} s, first token after {first:.2f} s"
+    return ""
 
 
 def citation_text(citation: Citation) -> str:

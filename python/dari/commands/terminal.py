@@ -48,7 +48,9 @@ class Terminal:
 
     def json_line(self, result: "Message | Mapping[str, Any]") -> None:
         """Print one result."""
-        print(json.dumps(result if isinstance(result, Mapping) else as_json(result), ensure_ascii=False), flush=True)
+        fields = result if isinstance(result, Mapping) else as_json(result)
+        self.out.file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+        self.out.file.flush()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
         """Print a table; None is shown as nothing, and a table without rows in words."""

@@ -4,15 +4,16 @@ Before the first token a failure moves on silently. After it the text so far is 
 anew: a cut answer never ends as if it were whole. All timers are here. One alarm a turn stands, at any moment, at the
 earliest of: the caller's deadline, the attempt's total, the wait for the first token, the silence between tokens; it
 aborts the attempt from outside, so that no adapter needs a clock. While the caller reads slowly no timer of the model
-runs.
+runs; only the caller's own deadline does.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from operator import itemgetter
 from typing import Protocol, Self
 
 from dari.core.circuit import Circuit, Permit
@@ -20,12 +21,18 @@ from dari.core.conversations import Answerer, AttemptOutcome, AttemptRecord
 from dari.core.errors import Cancelled, DeadlineExceeded, FieldViolation, InvalidArgument
 from dari.core.mapping import AiModel
 from dari.core.upstream import Attempt, FailureKind, Prompt, Upstream, UpstreamError
-from dari.core.watchdog import Alarm, Watchdog
+from dari.core.watchdog import NEVER, Alarm, Watchdog
 
 LAST_RESORT_S = 0.2
 """Kept back from every attempt, so that the reply of rows alone still reaches the caller before the deadline."""
 _SHARE_WITH_LATER = 0.5
 """Of the time left, how much a model may wait for its first token while another model stands behind it."""
+_FAIR_SHARE = 0.5
+"""A model that was silent because the caller's deadline was near has failed only if it was given at least so much of
+its own time for the first token: impatient callers must not open a circuit for all others, and patient enough ones
+must open that of a model that hangs."""
+MAX_ANSWER_CHARS = 256 * 1024
+"""A longer answer is a model that does not stop. So much text, the longest of UTF-8 even, fits a gRPC message twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +75,11 @@ class TurnClock:
     def __init__(self, watchdog: Watchdog, deadline: float) -> None:
         self.deadline = deadline
         self._alarm: Alarm = watchdog.alarm(self._ring)
-        # Guards the three below against the watchdog and the canceller.
+        # Guards all below against the watchdog and the canceller.
         self._lock = threading.Lock()
         self._attempt: Attempt | None = None
         self._cause: _Cause | None = None
+        self._due = NEVER
         self._due_cause = _Cause.DEADLINE
         self._caller_left = False
 
@@ -112,7 +120,7 @@ class TurnClock:
         try:
             yield attempt
         finally:
-            self._alarm.stop()
+            self.rest()
             with self._lock:
                 self._attempt = None
             # Also where the caller stopped iterating: the upstream's connection is freed now, not at collection.
@@ -125,17 +133,25 @@ class TurnClock:
 
     def expect(self, due: float, cause: _Cause) -> None:
         """The attempt must do its next step before `due` (monotonic clock)."""
-        self._due_cause = cause
-        self._alarm.set(due)
+        with self._lock:
+            self._due, self._due_cause = due, cause
+            self._alarm.set(due)
 
     def rest(self) -> None:
         """The attempt owes nothing at the moment."""
-        self._alarm.stop()
+        with self._lock:
+            self._due = NEVER
+            self._alarm.stop()
 
     def _ring(self) -> None:
         with self._lock:
             attempt = self._attempt
             if attempt is None or self._cause is not None:
+                return
+            if self._due > time.monotonic():
+                # The watchdog was held up on its way here, and what it rings for is settled: a token came, or the
+                # next attempt has begun. It has stopped the alarm, which may have been set again before.
+                self._alarm.set(self._due)
                 return
             self._cause = self._due_cause
         attempt.abort()
@@ -167,11 +183,14 @@ class Answered:
 ChainEvent = AttemptEnded | TokenCame | Answered
 
 
-def ask(links: Sequence[Link], clock: TurnClock, connect_timeout_s: float) -> Iterator[ChainEvent]:
+def ask(
+    links: Sequence[Link], clock: TurnClock, connect_timeout_s: float, records: list[AttemptRecord]
+) -> Generator[ChainEvent]:
     """Ask the models in order. Ends after `Answered`, or without it where no model answered.
 
-    Raises Cancelled, DeadlineExceeded, and InvalidArgument where a model says that the question itself cannot be
-    answered by anyone.
+    `records` gets every attempt when it ends, also the one that ends because the caller leaves or closes this
+    generator. Raises Cancelled, DeadlineExceeded, and InvalidArgument where a model says that the question itself
+    cannot be answered by anyone.
     """
     for position, link in enumerate(links):
         clock.check()
@@ -179,11 +198,16 @@ def ask(links: Sequence[Link], clock: TurnClock, connect_timeout_s: float) -> It
             return
         permit = link.circuit.admit()
         if permit is None:
-            yield AttemptEnded(_record(link, AttemptOutcome.SKIPPED, "circuit_open", 0.0, None), superseded=False)
+            skipped = _record(link, AttemptOutcome.SKIPPED, "circuit_open", 0.0, None)
+            records.append(skipped)
+            yield AttemptEnded(skipped, superseded=False)
             continue
         with permit:
             prompt = link.prompt()
-            run = _Run(link, permit, clock, has_later=position + 1 < len(links))
+            clock.check()
+            if clock.remaining_s() <= LAST_RESORT_S:
+                return  # The search for its rows took the time: the model is not to blame.
+            run = _Run(link, permit, clock, records, has_later=position + 1 < len(links))
             yield from run.events(prompt, connect_timeout_s)
         if run.answered:
             return
@@ -194,68 +218,99 @@ def answerer_of(model: AiModel) -> Answerer:
     return Answerer[model.kind.name]
 
 
+_Limit = tuple[float, _Cause]
+"""A time of the monotonic clock, and why it is the end."""
+_when = itemgetter(0)
+
+
 class _Run:
     """One attempt under its timers."""
 
-    def __init__(self, link: Link, permit: Permit, clock: TurnClock, *, has_later: bool) -> None:
+    def __init__(
+        self, link: Link, permit: Permit, clock: TurnClock, records: list[AttemptRecord], *, has_later: bool
+    ) -> None:
         self.answered = False
         self._link = link
         self._permit = permit
         self._clock = clock
+        self._records = records
         self._started = time.monotonic()
         last = clock.deadline - LAST_RESORT_S
-        self._total_due = min(self._started + link.model.total_timeout_s, last)
         share = (last - self._started) * (_SHARE_WITH_LATER if has_later else 1.0)
-        self._first_token_due = min(self._started + min(link.model.first_token_timeout_s, share), self._total_due)
+        self._first_token_limit: _Limit = min(
+            (self._started + link.model.first_token_timeout_s, _Cause.FIRST_TOKEN),
+            (self._started + link.model.total_timeout_s, _Cause.TOTAL),
+            (self._started + share, _Cause.DEADLINE),
+            key=_when,
+        )
+        self._total_limit: _Limit = (self._started + link.model.total_timeout_s, _Cause.TOTAL)
+        self._deadline_limit: _Limit = (last, _Cause.DEADLINE)
         self._first_token_s: float | None = None
         self._pieces: list[str] = []
+        self._length_chars = 0
 
     def events(self, prompt: Prompt, connect_timeout_s: float) -> Iterator[ChainEvent]:
-        # No longer than the first token is waited for: a connect cannot be aborted.
-        connect_s = max(0.001, min(connect_timeout_s, self._first_token_due - self._started))
+        connect_s = max(0.001, min(connect_timeout_s, self._first_token_limit[0] - self._started))
         try:
             with self._clock.watching(self._link.upstream().attempt(prompt, connect_s)) as attempt:
                 yield from self._tokens(attempt.tokens())
         except UpstreamError as error:
-            yield self._failed(error, self._clock.cause)
+            yield AttemptEnded(self._failed(error, self._clock.cause), superseded=bool(self._pieces))
             return
+        except GeneratorExit:
+            self._note(AttemptOutcome.CANCELLED, _Cause.CALLER_LEFT.value)
+            raise
         self._permit.succeeded()
         self.answered = True
-        yield Answered(self._record(AttemptOutcome.ANSWERED, ""), "".join(self._pieces))
+        yield Answered(self._note(AttemptOutcome.ANSWERED, ""), "".join(self._pieces))
 
     def _tokens(self, tokens: Iterator[str]) -> Iterator[TokenCame]:
-        self._expect(self._first_token_due, _Cause.FIRST_TOKEN)
+        self._clock.expect(*self._first_token_limit)
         for piece in tokens:
             self._clock.rest()
+            came = time.monotonic()
             if self._first_token_s is None:
-                self._first_token_s = time.monotonic() - self._started
+                self._first_token_s = came - self._started
+            self._length_chars += len(piece)
+            if self._length_chars > MAX_ANSWER_CHARS:
+                raise UpstreamError(FailureKind.UPSTREAM, "answer_too_long")
             self._pieces.append(piece)
             yield TokenCame(piece)
-            self._expect(time.monotonic() + self._link.model.stall_timeout_s, _Cause.STALL)
+            now = time.monotonic()
+            # While the caller took the token the model could do nothing.
+            self._total_limit = (self._total_limit[0] + now - came, _Cause.TOTAL)
+            stall_limit: _Limit = (now + self._link.model.stall_timeout_s, _Cause.STALL)
+            self._clock.expect(*min(stall_limit, self._total_limit, self._deadline_limit, key=_when))
 
-    def _expect(self, due: float, cause: _Cause) -> None:
-        if due >= self._total_due:
-            due, cause = self._total_due, _Cause.TOTAL
-        self._clock.expect(due, cause)
-
-    def _failed(self, error: UpstreamError, cause: _Cause | None) -> AttemptEnded:
+    def _failed(self, error: UpstreamError, cause: _Cause | None) -> AttemptRecord:
         outcome, code = _OUTCOMES[error.kind], error.code
         if error.kind is FailureKind.CANCELLED:
             if cause is None or cause is _Cause.CALLER_LEFT:
+                self._note(outcome, _Cause.CALLER_LEFT.value)
                 raise Cancelled("The caller went away.") from error
             outcome, code = AttemptOutcome.TIMED_OUT, cause.value
+        record = self._note(outcome, code)
         if error.kind is FailureKind.CALLERS:
             raise InvalidArgument.of(
                 FieldViolation("question", f"cannot be answered by {self._link.model.id}: {code}; make it shorter")
             ) from error
-        if outcome in (AttemptOutcome.FAILED, AttemptOutcome.TIMED_OUT):
+        if outcome is AttemptOutcome.FAILED or (outcome is AttemptOutcome.TIMED_OUT and self._is_to_blame(cause)):
             self._permit.failed(code)
         else:
             self._permit.neutral()
-        return AttemptEnded(self._record(outcome, code), superseded=bool(self._pieces))
+        return record
 
-    def _record(self, outcome: AttemptOutcome, code: str) -> AttemptRecord:
-        return _record(self._link, outcome, code, time.monotonic() - self._started, self._first_token_s)
+    def _is_to_blame(self, cause: _Cause | None) -> bool:
+        """Whether a timer that rang says something about the model, and not only about the caller's patience."""
+        if cause is not _Cause.DEADLINE:
+            return True
+        waited_s = time.monotonic() - self._started
+        return self._first_token_s is None and waited_s >= self._link.model.first_token_timeout_s * _FAIR_SHARE
+
+    def _note(self, outcome: AttemptOutcome, code: str) -> AttemptRecord:
+        record = _record(self._link, outcome, code, time.monotonic() - self._started, self._first_token_s)
+        self._records.append(record)
+        return record
 
 
 _OUTCOMES = {

@@ -6,11 +6,12 @@ where no model answers (`rows_reply`), and the turn stored (`conversations`).
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
 from dari.core import prompt
-from dari.core.chain import Answered, AttemptEnded, ChainEvent, Directory, Link, TokenCame, TurnClock, ask
+from dari.core.chain import LAST_RESORT_S, Answered, AttemptEnded, Directory, Link, TokenCame, TurnClock, ask
 from dari.core.conversations import (
     Answer,
     Answerer,
@@ -22,9 +23,9 @@ from dari.core.conversations import (
     Turn,
     TurnRequest,
 )
-from dari.core.errors import DariError, FieldViolation, InvalidArgument, Unavailable
+from dari.core.errors import DariError, DeadlineExceeded, FieldViolation, InvalidArgument, Unavailable
 from dari.core.event_log import EventLog
-from dari.core.mapping import LinkStore, ResolvedChat, resolve
+from dari.core.mapping import AiModel, LinkStore, ResolvedChat, ResolvedLink, resolve
 from dari.core.rows_reply import rows_reply
 from dari.core.search import Search
 from dari.core.watchdog import Watchdog
@@ -94,34 +95,33 @@ class Chat:
             if isinstance(begun, Turn):
                 yield from _replayed(begun)
                 return
-            yield TurnStarted(begun.turn)
             yield from self._answer_begun(tenant, chat, begun, clock)
 
     def _answer_begun(self, tenant: str, chat: ResolvedChat, begun: BegunTurn, clock: TurnClock) -> Iterator[ChatEvent]:
         attempts: list[AttemptRecord] = []
-        rows = _Rows(self._search, tenant, begun.turn.question, chat.configuration.max_rows)
+        rows = _Rows(self._search, self._log, tenant, begun.turn, chat.configuration.max_rows)
         try:
+            yield TurnStarted(begun.turn)
             answered: Answered | None = None
-            for event in self._ask_models(chat, begun, rows, clock):
-                match event:
-                    case AttemptEnded():
-                        attempts.append(event.record)
-                        self._log.warning("attempt_ended", turn=begun.turn.name, **_log_fields(event.record))
-                        yield event
-                    case TokenCame():
-                        yield event
-                    case Answered():
-                        attempts.append(event.record)
-                        answered = event
+            links = self._links_of(chat, begun, rows)
+            with closing(ask(links, clock, self._connect_timeout_s, attempts)) as events:
+                for event in events:
+                    match event:
+                        case AttemptEnded():
+                            self._log.warning("attempt_ended", turn=begun.turn.name, **_log_fields(event.record))
+                            yield event
+                        case TokenCame():
+                            yield event
+                        case Answered():
+                            answered = event
             if answered is not None:
-                answer = _model_answer(chat, answered, attempts, rows)
+                answer = _model_answer(chat, begun, answered, attempts, rows)
             else:
-                clock.check()
-                answer = _rows_answer(chat, begun.turn.question, attempts, rows)
+                answer = _rows_answer(chat, begun, attempts, rows, clock)
                 yield TokenCame(answer.text)
-            turn = self._conversations.complete_turn(tenant, begun.turn, answer)
+            turn = self._conversations.complete_turn(tenant, begun, answer)
         except BaseException:
-            self._abandon(tenant, begun.turn, attempts)
+            self._abandon(tenant, begun, attempts)
             raise
         self._log.info(
             "turn_completed",
@@ -132,37 +132,34 @@ class Chat:
         )
         yield TurnCompleted(turn)
 
-    def _ask_models(
-        self, chat: ResolvedChat, begun: BegunTurn, rows: "_Rows", clock: TurnClock
-    ) -> Iterator[ChainEvent]:
-        links: list[Link] = []
-        for resolved in chat.chain:
-            if resolved.ai_model is None:
-                continue
-            make_prompt = partial(
-                prompt.make_prompt,
-                chat.configuration,
-                resolved.ai_model,
-                partial(rows.citations, resolved.visible_ids),
-                prompt.history(begun.earlier, resolved.visible_ids),
-                begun.turn,
+    def _links_of(self, chat: ResolvedChat, begun: BegunTurn, rows: "_Rows") -> list[Link]:
+        return [
+            Link(
+                model,
+                partial(self._directory.upstream, model),
+                self._directory.circuit(model),
+                partial(
+                    prompt.make_prompt,
+                    chat.configuration,
+                    model,
+                    partial(rows.citations, resolved.visible_ids),
+                    prompt.told_turns(begun.earlier, resolved.visible_ids),
+                    begun.turn,
+                ),
             )
-            links.append(
-                Link(
-                    resolved.ai_model,
-                    partial(self._directory.upstream, resolved.ai_model),
-                    self._directory.circuit(resolved.ai_model),
-                    make_prompt,
-                )
-            )
-        return ask(links, clock, self._connect_timeout_s)
+            for model, resolved in _models(chat)
+        ]
 
-    def _abandon(self, tenant: str, turn: Turn, attempts: Sequence[AttemptRecord]) -> None:
+    def _abandon(self, tenant: str, begun: BegunTurn, attempts: Sequence[AttemptRecord]) -> None:
         try:
-            self._conversations.abandon_turn(tenant, turn, attempts)
+            self._conversations.abandon_turn(tenant, begun, attempts)
         except DariError as error:
             # The error on its way to the caller matters more; the turn is over at its deadline by itself.
-            self._log.warning("turn_not_stored", turn=turn.name, reason=error.reason)
+            self._log.warning("turn_not_stored", turn=begun.turn.name, reason=error.reason)
+
+
+def _models(chat: ResolvedChat) -> Iterator[tuple[AiModel, ResolvedLink]]:
+    return ((link.ai_model, link) for link in chat.chain if link.ai_model is not None)
 
 
 def _check(request: TurnRequest) -> None:
@@ -188,50 +185,83 @@ class _Rows:
     Each search names exactly that set to the database, which refuses the rest by itself.
     """
 
-    def __init__(self, search: Search, tenant: str, question: str, limit: int) -> None:
+    def __init__(self, search: Search, log: EventLog, tenant: str, turn: Turn, limit: int) -> None:
         self._search = search
+        self._log = log
         self._tenant = tenant
-        self._question = question
+        self._turn = turn
         self._limit = limit
-        self._found: dict[frozenset[str], tuple[Citation, ...]] = {}
-        self.unavailable = False
+        self._found: dict[frozenset[str], tuple[Citation, ...] | None] = {}
 
     def citations(self, visible: frozenset[str]) -> tuple[Citation, ...]:
-        """Numbered rows; none where the data cannot be reached, and `unavailable` says so from then on."""
+        """Numbered rows; none where the data cannot be read."""
         if visible not in self._found:
-            try:
-                hits = self._search.find(self._tenant, sorted(visible), self._question, self._limit)
-            except Unavailable:
-                hits, self.unavailable = [], True
-            self._found[visible] = prompt.cite(hits)
-        return self._found[visible]
+            self._found[visible] = self._find(visible)
+        return self._found[visible] or ()
+
+    def unread(self, visible: frozenset[str]) -> bool:
+        """Whether the search over this set was tried and failed."""
+        return visible in self._found and self._found[visible] is None
+
+    def _find(self, visible: frozenset[str]) -> tuple[Citation, ...] | None:
+        try:
+            hits = self._search.find(self._tenant, sorted(visible), self._turn.question, self._limit)
+        except DariError as error:
+            # Whatever the data's trouble is, a model can answer without, and the answer says so.
+            self._log.warning("rows_not_read", turn=self._turn.name, reason=error.reason, **error.metadata)
+            return None
+        return prompt.cite(hits)
 
 
-def _model_answer(chat: ResolvedChat, answered: Answered, attempts: Sequence[AttemptRecord], rows: _Rows) -> Answer:
+def _model_answer(
+    chat: ResolvedChat, begun: BegunTurn, answered: Answered, attempts: Sequence[AttemptRecord], rows: _Rows
+) -> Answer:
     record = answered.record
-    visible = next(
-        link.visible_ids for link in chat.chain if link.ai_model is not None and link.ai_model.id == record.ai_model
-    )
+    visible = next(link.visible_ids for model, link in _models(chat) if model.id == record.ai_model)
     degraded = [DegradedReason.STAND_IN] if len(attempts) > 1 else []
-    if rows.unavailable:
+    if rows.unread(visible):
         degraded.append(DegradedReason.NO_DATA)
+    citations = rows.citations(visible)
+    # The model may repeat what it was told of earlier turns, and what those were answered over.
+    told = (turn.answer for turn in prompt.told_turns(begun.earlier, visible) if turn.answer is not None)
     return Answer(
-        answered.text, record.answerer, record.ai_model, tuple(attempts), rows.citations(visible), tuple(degraded)
+        text=answered.text,
+        answered_by=record.answerer,
+        ai_model=record.ai_model,
+        attempts=tuple(attempts),
+        citations=citations,
+        degraded_reasons=tuple(degraded),
+        knowledge_bases=_cited(citations).union(*(answer.knowledge_bases for answer in told)),
     )
 
 
-def _rows_answer(chat: ResolvedChat, question: str, attempts: Sequence[AttemptRecord], rows: _Rows) -> Answer:
+def _rows_answer(
+    chat: ResolvedChat, begun: BegunTurn, attempts: Sequence[AttemptRecord], rows: _Rows, clock: TurnClock
+) -> Answer:
+    clock.check()
     visible = chat.chain[-1].visible_ids
     citations = rows.citations(visible)
-    if not visible or rows.unavailable:
+    if not visible or rows.unread(visible):
+        if clock.remaining_s() <= LAST_RESORT_S:
+            raise DeadlineExceeded("No AI model answered before the deadline; allow more time.")
         raise Unavailable(
             "No AI model of this chat answers at the moment, and there is no data to answer from; retry with a"
             " back-off.",
             {"neighbour": "ai_models", "attempts": ",".join(f"{item.ai_model}={item.code}" for item in attempts)},
         )
     return Answer(
-        rows_reply(question, citations), Answerer.ROWS_ONLY, "", tuple(attempts), citations, (DegradedReason.ROWS_ONLY,)
+        text=rows_reply(begun.turn.question, citations),
+        answered_by=Answerer.ROWS_ONLY,
+        ai_model="",
+        attempts=tuple(attempts),
+        citations=citations,
+        degraded_reasons=(DegradedReason.ROWS_ONLY,),
+        knowledge_bases=_cited(citations),
     )
+
+
+def _cited(citations: Sequence[Citation]) -> frozenset[str]:
+    return frozenset(citation.knowledge_base for citation in citations)
 
 
 def _log_fields(record: AttemptRecord) -> dict[str, object]:

@@ -81,6 +81,8 @@ class Answer:
     attempts: tuple[AttemptRecord, ...]
     citations: tuple[Citation, ...]
     degraded_reasons: tuple[DegradedReason, ...]
+    knowledge_bases: frozenset[str]
+    """Those whose rows the text may repeat: the cited ones, and those of the earlier turns that the model was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +132,12 @@ class TurnRequest:
 
 @dataclass(frozen=True, slots=True)
 class BegunTurn:
-    """A turn that is now to be answered, and the completed turns before it, oldest first."""
+    """A turn that is now to be answered, and the latest completed turns before it, oldest first."""
 
     turn: Turn
+    over_time: datetime
+    """When the turn is over if nobody ends it before. It names this beginning of the turn: once another one took its
+    place, what this one brings is refused."""
     earlier: Sequence[Turn] = field(default_factory=tuple)
 
 
@@ -142,17 +147,20 @@ class ConversationStore(Protocol):
     def begin_turn(self, tenant: str, request: TurnRequest, timeout_s: float, history_turns: int) -> BegunTurn | Turn:
         """Store the question as a RUNNING turn; or, for a request_id whose turn is complete, give that turn.
 
-        A turn of the same request_id that did not complete is begun again. Raises NotFound for the conversation,
-        TurnInProgress, and InvalidArgument where the request_id came with another question before.
+        A turn of the same request_id that is INCOMPLETE, or over by its time, is begun again. Raises NotFound for the
+        conversation, TurnInProgress, and InvalidArgument where the request_id came with another question before.
         """
         ...
 
-    def complete_turn(self, tenant: str, turn: Turn, answer: Answer) -> Turn:
-        """Store the answer. Raises NotFound where the conversation was deleted meanwhile."""
+    def complete_turn(self, tenant: str, begun: BegunTurn, answer: Answer) -> Turn:
+        """Store the answer.
+
+        Raises NotFound where the conversation was deleted meanwhile, and TurnInProgress where the turn was begun again.
+        """
         ...
 
-    def abandon_turn(self, tenant: str, turn: Turn, attempts: Sequence[AttemptRecord]) -> None:
-        """Mark it INCOMPLETE."""
+    def abandon_turn(self, tenant: str, begun: BegunTurn, attempts: Sequence[AttemptRecord]) -> None:
+        """Mark it INCOMPLETE, unless it is complete or was begun again."""
         ...
 
     def get(self, tenant: str, id: UUID) -> Conversation:

@@ -17,6 +17,7 @@ from dari.core.errors import FieldViolation, InvalidArgument
 
 _NEVER = datetime.fromtimestamp(0, UTC)
 _ID = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_MAX_URL_CHARS = 2_048
 _SECRET_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 DEFAULT_FIRST_TOKEN_TIMEOUT_S = 10.0
@@ -182,7 +183,10 @@ class ResourceStore(Protocol[Resource]):
     """Keeps resources of one kind. All methods raise `Unavailable` where the database is down."""
 
     def create(self, tenant: str, resource: Resource, request_id: UUID | None) -> Resource:
-        """Store it; the one that the same request_id made is given again. Raises AlreadyExists."""
+        """Store it; the one that the same request_id made is given again.
+
+        Raises AlreadyExists, and InvalidArgument where the request_id made one of another id.
+        """
         ...
 
     def get(self, tenant: str, id: str) -> Resource:
@@ -383,7 +387,9 @@ def _url_violations(name: str, url: str) -> Iterator[FieldViolation]:
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
-    if not usable or not url.isascii() or not url.isprintable() or " " in url:
+    if len(url) > _MAX_URL_CHARS:
+        yield FieldViolation(name, f"must have at most {_MAX_URL_CHARS} characters")
+    elif not usable or not url.isascii() or not url.isprintable() or " " in url:
         yield FieldViolation(name, "must be an http or https address such as http://flowise:3000")
     elif parts.username or parts.password:
         yield FieldViolation(name, "must not hold a user or password; use api_key_secret")

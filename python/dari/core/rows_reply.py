@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 from dari.core.conversations import Citation
+from dari.core.prompt import cut
 
 _MAX_ROWS = 5
+_CELL_CHARS = 240
+_LINE_CHARS = 2_000
 
 
 def rows_reply(question: str, citations: Sequence[Citation]) -> str:
@@ -26,8 +29,12 @@ def rows_reply(question: str, citations: Sequence[Citation]) -> str:
 
 def _line(citation: Citation) -> str:
     cells = ", ".join(
-        f"{column}: {' '.join(cell.split())}"
+        f"{_inline(column)}: {_inline(cell)}"
         for column, cell in zip(citation.columns, citation.cells, strict=True)
         if cell
     )
-    return f"[{citation.number}] {citation.knowledge_base}: {cells}"
+    return cut(f"[{citation.number}] {citation.knowledge_base}: {cells}", _LINE_CHARS)
+
+
+def _inline(text: str) -> str:
+    return cut(" ".join(text.split()), _CELL_CHARS)

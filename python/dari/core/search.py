@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from dari.core.errors import NotFound
+
 MAX_BLOCKS = 24
 """Blocks whose rows are scored, a segment: 24 times 128 rows are fetched and scored in some milliseconds."""
 MAX_QUERY_LEXEMES = 64
@@ -56,7 +58,8 @@ class RowReader(Protocol):
     ) -> list[Candidates]:
         """The rows of the best blocks of each knowledge base's current version, as of one moment.
 
-        Knowledge bases without a version are left out. Raises Unavailable.
+        Knowledge bases that do not exist are left out; one without a version has version 0 and no rows. Raises
+        Unavailable.
         """
         ...
 
@@ -80,16 +83,21 @@ class Search:
         self._rows = rows
         self._lexer = lexer
 
-    def find(self, tenant: str, knowledge_bases: Sequence[str], query: str, limit: int) -> list[Hit]:
-        """The rows that fit best, best first; none where no lexeme of the query occurs. Raises Unavailable."""
+    def find(
+        self, tenant: str, knowledge_bases: Sequence[str], query: str, limit: int, *, must_exist: bool = False
+    ) -> list[Hit]:
+        """The rows that fit best, best first; none where no lexeme of the query occurs.
+
+        A knowledge base that does not exist has no rows, or with `must_exist` raises NotFound. Raises Unavailable.
+        """
         hashes = self._lexer.hashes(query)[:MAX_QUERY_LEXEMES]
-        if not hashes or not knowledge_bases or limit < 1:
+        if not knowledge_bases or limit < 1 or not (hashes or must_exist):
             return []
-        hits = [
-            hit
-            for candidates in self._rows.candidates(tenant, knowledge_bases, hashes, MAX_BLOCKS)
-            for hit in self._scored(candidates, hashes)
-        ]
+        found = self._rows.candidates(tenant, knowledge_bases, hashes, MAX_BLOCKS)
+        missing = set(knowledge_bases) - {candidates.knowledge_base for candidates in found}
+        if must_exist and missing:
+            raise NotFound.of(f"knowledgeBases/{min(missing)}")
+        hits = [hit for candidates in found for hit in self._scored(candidates, hashes)]
         # Equal scores: the shorter row says it with less beside it; then the order of the file.
         hits.sort(key=lambda hit: (-hit.score, sum(map(len, hit.cells)), hit.knowledge_base, hit.row_number))
         return hits[:limit]

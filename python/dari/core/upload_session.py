@@ -19,7 +19,9 @@ from dari.core.uploads import (
     OpenUpload,
     Receipt,
     Upload,
+    UploadState,
     UploadStore,
+    has_all_bytes,
 )
 
 ParserFactory = Callable[[Dialect, Checkpoint | None], FileParser]
@@ -36,10 +38,13 @@ class Uploads:
         self._slots = threading.BoundedSemaphore(max_open)
 
     @contextmanager
-    def open(self, tenant: str, request: OpenUpload) -> Iterator["UploadSession | Receipt"]:
+    def open(
+        self, tenant: str, request: OpenUpload, on_commit: Callable[[], None] = lambda: None
+    ) -> Iterator["UploadSession | Receipt"]:
         """A session on the upload, closed at the end of the `with`; or its receipt where it is complete.
 
-        Raises InvalidArgument, Exhausted, NotFound, UploadConflict, Unavailable.
+        `on_commit` is called from another thread whenever the session's `committed` may have news. Raises
+        InvalidArgument, Exhausted, NotFound, UploadConflict, Unavailable.
         """
         violations = tuple(request.violations())
         if violations:
@@ -54,7 +59,7 @@ class Uploads:
             if upload.receipt is not None:
                 yield upload.receipt
                 return
-            session = UploadSession(upload, self._store, self._make_parser, self._executor)
+            session = UploadSession(upload, self._store, self._make_parser, self._executor, on_commit)
             try:
                 yield session
             finally:
@@ -73,17 +78,18 @@ class UploadSession:
         self,
         upload: Upload,
         store: UploadStore,
-        make_parser: Callable[[Dialect, Checkpoint | None], FileParser],
+        make_parser: ParserFactory,
         executor: Executor,
+        on_commit: Callable[[], None],
     ) -> None:
         self._upload = upload
         self._store = store
         self._executor = executor
+        self._on_commit = on_commit
         self._parser = make_parser(upload.dialect, upload if upload.offset_bytes else None)
-        self._submitted: Checkpoint = upload
-        self._pending: Future[None] | None = None
-        self._pending_batch: Batch | None = None
         self._committed: Checkpoint = upload
+        self._pending: Future[None] | None = None
+        self._pending_checkpoint: Checkpoint = upload
 
     @property
     def upload(self) -> Upload:
@@ -93,7 +99,8 @@ class UploadSession:
     def chunk(self, offset_bytes: int, data: bytes) -> Iterator[Committed]:
         """Take some bytes; yields what became safe meanwhile. Bytes that were received before are skipped.
 
-        Raises OffsetGap, MalformedFile (the upload has failed), RivalWriter, HeaderConflict, Unavailable.
+        Raises OffsetGap, MalformedFile (the upload has failed), UploadConflict, RivalWriter, HeaderConflict, NotFound,
+        Unavailable.
         """
         received = self._parser.received_bytes
         if offset_bytes > received:
@@ -103,12 +110,21 @@ class UploadSession:
             )
         new = data[received - offset_bytes :]
         if new:
-            yield from self._commit_all(self._parsed(lambda: self._parser.feed(new)))
+            if self._upload.state is UploadState.INDEXING:
+                raise has_all_bytes(self._upload)
+            for batch in self._parsed(lambda: self._parser.feed(new)):
+                yield from self._commit(batch)
+            yield from self.committed()
+        elif offset_bytes + len(data) <= self._committed.offset_bytes:
+            yield _told(self._committed)
+
+    def committed(self) -> Iterator[Committed]:
+        """What became safe since it was last told; does not wait. Raises what a `chunk` raises."""
         if self._pending is not None and self._pending.done():
             yield from self._drain()
 
     def finish(self, total_size_bytes: int, sha256: bytes) -> Iterator[Committed | Receipt]:
-        """Commit what is left, compare size and digest, publish; the last item is the receipt.
+        """Compare size and digest, commit what is left, publish; the last item is the receipt.
 
         Raises ChecksumMismatch (the upload has failed), and what `chunk` raises.
         """
@@ -123,16 +139,21 @@ class UploadSession:
                 f"finish says {total_size_bytes} bytes, but {received} were received.",
                 {"declared_bytes": total_size_bytes, "received_bytes": received},
             )
-        yield from self._commit_all(self._parsed(self._parser.finish))
-        yield from self._drain()
+        *batches, last = self._parsed(self._parser.finish)
         digest = self._parser.sha256()
         if sha256 and sha256 != digest:
             self._fail_checksum(
                 f"finish says SHA-256 {sha256.hex()}, but the bytes received have {digest.hex()}.",
                 {"declared_sha256": sha256.hex(), "received_sha256": digest.hex()},
             )
+        if self._upload.state is UploadState.OPEN:
+            for batch in batches:
+                yield from self._commit(batch)
+            yield from self._commit(last, digest)
+            yield from self._drain()
+        self._check_rejected()
         with self._offset_told():
-            yield self._store.publish(self._upload, digest)
+            yield self._store.publish(self._upload)
 
     def close(self) -> None:
         """Wait until nothing of this session runs any more."""
@@ -143,29 +164,31 @@ class UploadSession:
         try:
             return step()
         except MalformedFile as error:
-            error.metadata["upload"] = self._upload.name
             self._fail(error.message)
+            error.metadata["upload"] = self._upload.name
             raise
 
-    def _commit_all(self, batches: Sequence[Batch]) -> Iterator[Committed]:
-        for batch in batches:
-            yield from self._drain()
-            if batch.checkpoint.offset_bytes == self._submitted.offset_bytes:
-                continue
-            self._check_rejected(batch.checkpoint.rows_rejected)
-            since, self._submitted = self._submitted, batch.checkpoint
-            self._pending_batch = batch
-            self._pending = self._executor.submit(self._store.commit, self._upload, since, batch)
+    def _commit(self, batch: Batch, sha256: bytes | None = None) -> Iterator[Committed]:
+        """Wait for the batch before, and hand this one to the database."""
+        yield from self._drain()
+        self._check_rejected()
+        self._pending_checkpoint = batch.checkpoint
+        self._pending = self._executor.submit(self._store.commit, self._upload, self._committed, batch, sha256)
+        self._pending.add_done_callback(lambda _: self._on_commit())
 
     def _drain(self) -> Iterator[Committed]:
-        if self._pending is None or self._pending_batch is None:
+        if self._pending is None:
             return
-        pending, batch = self._pending, self._pending_batch
-        self._pending = self._pending_batch = None
+        pending, self._pending = self._pending, None
         with self._offset_told():
-            pending.result()
-        self._committed = batch.checkpoint
-        yield Committed(batch.checkpoint.offset_bytes, batch.checkpoint.rows_stored, batch.checkpoint.rows_rejected)
+            try:
+                pending.result()
+            except MalformedFile as error:
+                self._fail(error.message)
+                error.metadata["upload"] = self._upload.name
+                raise
+        self._committed = self._pending_checkpoint
+        yield _told(self._committed)
 
     @contextmanager
     def _offset_told(self) -> Iterator[None]:
@@ -176,9 +199,10 @@ class UploadSession:
             error.metadata["committed_offset"] = str(self._committed.offset_bytes)
             raise
 
-    def _check_rejected(self, rows_rejected: int) -> None:
+    def _check_rejected(self) -> None:
+        # Of what is committed, so that the rows that were too many are listed.
         limit = self._upload.max_rejected_rows
-        if rows_rejected > limit:
+        if self._committed.rows_rejected > limit:
             message = (
                 f"More than {limit} rows were rejected; ListRejectedRows shows them. Mend the file, or allow more with"
                 " max_rejected_rows, under a new upload_id."
@@ -197,5 +221,10 @@ class UploadSession:
 
     def _fail(self, failure: str) -> None:
         self.close()
-        self._pending = self._pending_batch = None
-        self._store.fail(self._upload, failure)
+        self._pending = None
+        with self._offset_told():
+            self._store.fail(self._upload, failure)
+
+
+def _told(checkpoint: Checkpoint) -> Committed:
+    return Committed(checkpoint.offset_bytes, checkpoint.rows_stored, checkpoint.rows_rejected)

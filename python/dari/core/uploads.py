@@ -30,6 +30,7 @@ class UploadState(Enum):
 
     OPEN = "OPEN"
     INDEXING = "INDEXING"
+    """All bytes are in; no others come."""
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
 
@@ -197,10 +198,14 @@ class UploadStore(Protocol):
         """
         ...
 
-    def commit(self, upload: Upload, since: Checkpoint, batch: Batch) -> None:
+    def commit(self, upload: Upload, since: Checkpoint, batch: Batch, sha256: bytes | None = None) -> None:
         """Store a batch and move the committed offset from `since` to the batch's checkpoint, all or nothing.
 
-        Raises RivalWriter where the upload was opened again since, or the offset is not `since`; HeaderConflict.
+        `sha256`, the digest of the whole file, comes with the last batch, and ends the upload's bytes in the same
+        transaction: a file that has grown meanwhile must not go on behind a last record that may have been half a line.
+
+        Raises RivalWriter where the upload was opened again since, or the offset is not `since`; HeaderConflict;
+        MalformedFile where the database cannot hold a row; NotFound for the knowledge base.
         """
         ...
 
@@ -208,10 +213,10 @@ class UploadStore(Protocol):
         """End the upload for good and drop its rows. Does nothing where another stream has opened it since."""
         ...
 
-    def publish(self, upload: Upload, sha256: bytes) -> Receipt:
-        """Build the search index and make the new version visible, all at once. Idempotent.
+    def publish(self, upload: Upload) -> Receipt:
+        """Build the search index of an upload that has all its bytes, then make the new version visible. Idempotent.
 
-        Raises RivalWriter, HeaderConflict.
+        Raises RivalWriter, HeaderConflict, NotFound.
         """
         ...
 
@@ -223,7 +228,7 @@ class UploadStore(Protocol):
         """Newest first, those behind the (create_time, id) `before`; "" means into all knowledge bases."""
         ...
 
-    def list_rejected(self, tenant: str, id: str, after_offset_bytes: int, limit: int) -> "list[StoredRejectedRow]":
+    def list_rejected(self, tenant: str, id: str, after_offset_bytes: int, limit: int) -> "Sequence[StoredRejectedRow]":
         """In the order of the file, those that begin behind the offset. Raises NotFound."""
         ...
 
@@ -268,6 +273,14 @@ def conflict_with(upload: Upload, request: OpenUpload) -> DariError | None:
     return None
 
 
+def has_all_bytes(upload: Upload) -> UploadConflict:
+    """The error for bytes that come after a `finish`."""
+    return UploadConflict(
+        f"{upload.name} has been finished with {upload.offset_bytes} bytes; choose a new upload_id for a longer file.",
+        {"upload": upload.name, "field": "size"},
+    )
+
+
 def check_chunk(offset_bytes: int, data: bytes) -> None:
     """Raise InvalidArgument for a chunk that no upload may hold."""
     violations = []
@@ -275,5 +288,16 @@ def check_chunk(offset_bytes: int, data: bytes) -> None:
         violations.append(FieldViolation("chunk.offset_bytes", "must be 0 or more"))
     if not 1 <= len(data) <= MAX_CHUNK_BYTES:
         violations.append(FieldViolation("chunk.data", f"must have 1 to {MAX_CHUNK_BYTES} bytes; 262144 are advised"))
+    if violations:
+        raise InvalidArgument.of(*violations)
+
+
+def check_finish(total_size_bytes: int, sha256: bytes) -> None:
+    """Raise InvalidArgument for a size or digest that no file has."""
+    violations = []
+    if total_size_bytes < 0:
+        violations.append(FieldViolation("finish.total_size_bytes", "must be 0 or more"))
+    if len(sha256) not in (0, 32):
+        violations.append(FieldViolation("finish.sha256", "must have 32 bytes, or none"))
     if violations:
         raise InvalidArgument.of(*violations)

@@ -22,14 +22,12 @@ class Message:
 class Prompt:
     """All that one attempt may tell its upstream; rows and history are already limited to what it may see."""
 
-    conversation_id: str
-    """The same for all turns of a conversation (a UUID)."""
     attempt_id: str
     """New for every attempt (a UUID)."""
     instructions: str
     """How to answer, and the retrieved rows, numbered and delimited as data. May be empty."""
     history: tuple[Message, ...]
-    """Earlier turns, oldest first."""
+    """Earlier turns, oldest first: all that the upstream may know of the conversation. It remembers none by itself."""
     question: str
     max_answer_tokens: int
 

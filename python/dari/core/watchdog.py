@@ -59,7 +59,7 @@ class Watchdog:
             return
         with self._condition:
             self._push(alarm)
-            if self._heap[0][2] is alarm:
+            if self._heap and self._heap[0][2] is alarm:
                 self._condition.notify()
 
     def close(self) -> None:
@@ -88,10 +88,9 @@ class Watchdog:
                 if self._known.get(alarm) != entered:
                     continue  # An earlier entry of the same alarm has taken its place.
                 del self._known[alarm]
+                # `due` is left as it is: its owner may be setting it anew at this moment.
                 is_due = alarm.due <= self._clock()
-                if is_due:
-                    alarm.due = NEVER
-                else:
+                if not is_due:
                     self._push(alarm)
             if is_due:
                 alarm.ring()

@@ -1,6 +1,7 @@
 """ChatService on the wire."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from typing import Protocol
 from uuid import UUID
 
@@ -49,13 +50,17 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
 
     def Chat(self, request: pb.ChatRequest, context: grpc.ServicerContext) -> Iterator[pb.ChatResponse]:
         """See chat.proto."""
-        return map(_event, self._events(request, context))
+        # Closed as soon as the caller leaves, not when it is collected.
+        with closing(self._events(request, context)) as events:
+            for event in events:
+                yield _event(event)
 
     def Ask(self, request: pb.AskRequest, context: grpc.ServicerContext) -> pb.AskResponse:
         """See chat.proto."""
-        for event in self._events(request, context):
-            if isinstance(event, TurnCompleted):
-                return pb.AskResponse(turn=_turn(event.turn))
+        with closing(self._events(request, context)) as events:
+            for event in events:
+                if isinstance(event, TurnCompleted):
+                    return pb.AskResponse(turn=_turn(event.turn))
         raise InternalError("A turn ended without an answer.")
 
     def GetConversation(
@@ -105,7 +110,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         """See chat.proto."""
         return pb.ListUpstreamsResponse(upstreams=map(_upstream, self._upstream_states()))
 
-    def _events(self, request: pb.ChatRequest | pb.AskRequest, context: grpc.ServicerContext) -> Iterator[ChatEvent]:
+    def _events(self, request: pb.ChatRequest | pb.AskRequest, context: grpc.ServicerContext) -> Generator[ChatEvent]:
         asked = TurnRequest(
             chat_configuration=names.resource_id(
                 "chat_configuration", request.chat_configuration, "chatConfigurations"

@@ -3,7 +3,8 @@
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from enum import Enum
 
 import grpc
 
@@ -22,6 +23,7 @@ from dari.core.uploads import (
     UploadState,
     UploadStore,
     check_chunk,
+    check_finish,
 )
 from dari.rpc import names
 from dari.rpc.times import duration, timestamp
@@ -63,7 +65,7 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         """See ingest.proto."""
         with _inbox(request_iterator, self._idle_timeout_s) as inbox:
             request = self._open_request(inbox.take("open"))
-            with self._uploads.open(self._tenant, request) as opened:
+            with self._uploads.open(self._tenant, request, inbox.wake) as opened:
                 if isinstance(opened, Receipt):
                     yield _opened(f"uploads/{opened.upload}", opened.size_bytes)
                     yield _completed(opened)
@@ -100,36 +102,46 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
 
     def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
         """See ingest.proto."""
-        bases = [
-            names.resource_id(f"knowledge_bases[{at}]", name, "knowledgeBases")
-            for at, name in enumerate(request.knowledge_bases)
-        ]
-        _check_search(request)
-        hits = self._search.find(self._tenant, sorted(set(bases)), request.query, request.limit or _DEFAULT_HITS)
-        return pb.SearchResponse(hits=map(_hit, hits))
+        bases = _check_search(request)
+        limit = request.limit or _DEFAULT_HITS
+        hits = self._search.find(self._tenant, sorted(bases), request.query, limit, must_exist=True)
+        return pb.SearchResponse(hits=names.fitting(map(_hit, hits)))
 
     def _open_request(self, message: pb.IngestRequest) -> OpenUpload:
         opening = message.open
-        if opening.mode not in _MODES:
-            raise InvalidArgument.of(FieldViolation("open.mode", "must be REPLACE or APPEND"))
-        return OpenUpload(
+        base = names.id_in(opening.knowledge_base, "knowledgeBases")
+        request = OpenUpload(
             id=opening.upload_id,
-            knowledge_base=names.resource_id("open.knowledge_base", opening.knowledge_base, "knowledgeBases"),
-            mode=_MODES[opening.mode],
+            knowledge_base=base,
+            mode=_MODES.get(opening.mode, UploadMode.REPLACE),
             dialect=_dialect(opening.dialect),
             max_rejected_rows=(
                 opening.max_rejected_rows if opening.HasField("max_rejected_rows") else self._max_rejected_rows
             ),
         )
+        violations = list(request.violations())
+        if not base:
+            violations.append(names.wrong_name("open.knowledge_base", "knowledgeBases"))
+        if opening.mode not in _MODES:
+            violations.append(FieldViolation("open.mode", "must be REPLACE or APPEND"))
+        if opening.dialect.header not in _HEADERS:
+            violations.append(FieldViolation("open.dialect.header", "must be PRESENT or ABSENT"))
+        if violations:
+            raise InvalidArgument.of(*violations)
+        return request
 
     def _work(self, session: UploadSession, inbox: "_Inbox") -> Iterator[pb.IngestResponse]:
         while True:
-            message = inbox.take("chunk or finish")
-            if message.WhichOneof("message") == "chunk":
+            message = inbox.take_or_wake("chunk", "finish")
+            if message is None:
+                yield from map(_committed, session.committed())
+                continue
+            if message.HasField("chunk"):
                 check_chunk(message.chunk.offset_bytes, message.chunk.data)
                 yield from map(_committed, session.chunk(message.chunk.offset_bytes, message.chunk.data))
                 continue
-            for step in session.finish(message.finish.total_size_bytes, _digest(message.finish.sha256)):
+            check_finish(message.finish.total_size_bytes, message.finish.sha256)
+            for step in session.finish(message.finish.total_size_bytes, message.finish.sha256):
                 if isinstance(step, Committed):
                     yield _committed(step)
                     continue
@@ -154,12 +166,19 @@ class _Inbox:
     def __init__(self, requests: Iterator[pb.IngestRequest], idle_timeout_s: float) -> None:
         self._requests = requests
         self._idle_timeout_s = idle_timeout_s
-        self._queue: queue.Queue[pb.IngestRequest | Exception | None] = queue.Queue(maxsize=1)
+        self._queue: queue.SimpleQueue[pb.IngestRequest | Exception | _Sign] = queue.SimpleQueue()
+        self._room = threading.Semaphore(1)
         self._closed = False
         threading.Thread(target=self._read, name="ingest-inbox", daemon=True).start()
 
-    def take(self, expected: str) -> pb.IngestRequest:
-        """The next message, which must be of a kind named in `expected`.
+    def take(self, *expected: str) -> pb.IngestRequest:
+        """As `take_or_wake`, whoever calls `wake`."""
+        while (message := self.take_or_wake(*expected)) is None:
+            pass
+        return message
+
+    def take_or_wake(self, *expected: str) -> pb.IngestRequest | None:
+        """The next message, which must be of a kind named in `expected`; None where `wake` was called before it came.
 
         Raises DeadlineExceeded after the idle timeout, Cancelled where the client left, FailedPrecondition where it
         ended the stream too early, InvalidArgument for a message of another kind.
@@ -169,35 +188,48 @@ class _Inbox:
         except queue.Empty:
             raise DeadlineExceeded(
                 f"The client sent nothing for {self._idle_timeout_s:g} s; open the upload again to go on.",
-                {"idle_timeout_s": self._idle_timeout_s},
+                {"idle_timeout_s": f"{self._idle_timeout_s:g}"},
             ) from None
+        if message is _Sign.WAKE:
+            return None
         if isinstance(message, Exception):
             raise Cancelled("The client went away.") from message
-        if message is None:
+        kinds = " or ".join(expected)
+        if isinstance(message, _Sign):
             raise FailedPrecondition(
-                f"The stream ended where {expected} was expected; open the upload again to go on.",
-                {"expected": expected},
+                f"The stream ended where {kinds} was expected; open the upload again to go on.", {"expected": kinds}
             )
-        kind = message.WhichOneof("message")
-        if kind is None or kind not in expected.split():
-            raise InvalidArgument.of(FieldViolation("message", f"must be {expected}"))
+        self._room.release()
+        if message.WhichOneof("message") not in expected:
+            raise InvalidArgument.of(FieldViolation("message", f"must be {kinds}"))
         return message
+
+    def wake(self) -> None:
+        """Let `take_or_wake` return. From any thread."""
+        self._queue.put(_Sign.WAKE)
 
     def close(self) -> None:
         """Let the reading thread end."""
         self._closed = True
-        with suppress(queue.Empty):
-            self._queue.get_nowait()
+        self._room.release()
 
     def _read(self) -> None:
         try:
             for message in self._requests:
-                self._queue.put(message)
+                self._room.acquire()
                 if self._closed:
                     return
-            self._queue.put(None)
+                self._queue.put(message)
+            self._queue.put(_Sign.END)
         except Exception as error:  # noqa: BLE001 - gRPC ends the iterator of a cancelled call by a bare Exception
             self._queue.put(error)
+
+
+class _Sign(Enum):
+    """What stands in an inbox beside messages."""
+
+    WAKE = "wake"
+    END = "end"
 
 
 @contextmanager
@@ -217,28 +249,25 @@ _HEADERS = {pb.HEADER_UNSPECIFIED: True, pb.HEADER_PRESENT: True, pb.HEADER_ABSE
 
 
 def _dialect(message: pb.Dialect) -> Dialect:
-    if message.header not in _HEADERS:
-        raise InvalidArgument.of(FieldViolation("open.dialect.header", "must be PRESENT or ABSENT"))
     quote = "" if message.quote == _NO_QUOTE else message.quote or '"'
-    return Dialect(message.delimiter or ",", quote, _HEADERS[message.header])
+    return Dialect(message.delimiter or ",", quote, _HEADERS.get(message.header, True))
 
 
-def _digest(sha256: bytes) -> bytes:
-    if len(sha256) not in (0, 32):
-        raise InvalidArgument.of(FieldViolation("finish.sha256", "must have 32 bytes, or none"))
-    return sha256
-
-
-def _check_search(request: pb.SearchRequest) -> None:
+def _check_search(request: pb.SearchRequest) -> set[str]:
+    """The ids of the knowledge bases. Raises InvalidArgument."""
     violations = []
     if not 1 <= len(request.knowledge_bases) <= _MAX_KNOWLEDGE_BASES:
         violations.append(FieldViolation("knowledge_bases", f"must name 1 to {_MAX_KNOWLEDGE_BASES}"))
+    bases = [names.id_in(name, "knowledgeBases") for name in request.knowledge_bases[:_MAX_KNOWLEDGE_BASES]]
+    wrong = (at for at, base in enumerate(bases) if not base)
+    violations += (names.wrong_name(f"knowledge_bases[{at}]", "knowledgeBases") for at in wrong)
     if not 1 <= len(request.query.encode()) <= _MAX_QUERY_BYTES:
         violations.append(FieldViolation("query", f"must have 1 to {_MAX_QUERY_BYTES} bytes"))
     if not 0 <= request.limit <= _MAX_HITS:
         violations.append(FieldViolation("limit", f"must be 1 to {_MAX_HITS}"))
     if violations:
         raise InvalidArgument.of(*violations)
+    return set(bases)
 
 
 def _opened(upload: str, offset_bytes: int) -> pb.IngestResponse:

@@ -41,6 +41,8 @@ class _Kind(Generic[Resource]):
     """Its field in requests."""
     changeable: frozenset[str]
     """Fields of its message that an update mask may name."""
+    fixed: frozenset[str]
+    """Fields of its message that are given once, when it is made."""
     to_message: Callable[[Resource], Any]
     from_message: Callable[[str, Any], Resource]
     """Raises InvalidArgument."""
@@ -84,6 +86,9 @@ class _Road(Generic[Resource]):
 
         def change(current: Resource) -> Resource:
             merged = self._kind.to_message(current)
+            for field in () if request.update_mask.paths else sorted(self._kind.fixed):
+                if getattr(new, field) not in (0, getattr(merged, field)):
+                    raise InvalidArgument.of(FieldViolation(f"{self._kind.field}.{field}", "cannot be changed"))
             mask.MergeMessage(new, merged, replace_message_field=True)
             return self._read(id, merged)
 
@@ -421,6 +426,7 @@ _AI_MODEL: _Kind[AiModel] = _Kind(
             "max_answer_tokens",
         )
     ),
+    frozenset(("kind",)),
     _ai_model_message,
     _ai_model,
 )
@@ -428,6 +434,7 @@ _CHAT_CONFIGURATION: _Kind[ChatConfiguration] = _Kind(
     _CHAT_CONFIGURATIONS,
     "chat_configuration",
     frozenset(("display_name", "instructions", "max_rows")),
+    frozenset(),
     _chat_configuration_message,
     _chat_configuration,
 )
@@ -435,6 +442,7 @@ _KNOWLEDGE_BASE: _Kind[KnowledgeBase] = _Kind(
     _KNOWLEDGE_BASES,
     "knowledge_base",
     frozenset(("display_name", "description")),
+    frozenset(),
     _knowledge_base_message,
     _knowledge_base,
 )

@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID
 
@@ -19,6 +19,9 @@ MAX_PAGE_SIZE = 1_000
 _PAGE_BUDGET_BYTES = 2 * 1024 * 1024
 """A page stays well below the 4 MiB that a gRPC client takes by default; the first item is always given."""
 
+_MAX_TOKEN_CHARACTERS = 1_024
+"""A token holds a time and an id, or less. A much longer one could be nested deeper than the JSON reader goes."""
+
 _OFFSET_DIGITS = 18
 """An offset fits PostgreSQL's bigint."""
 
@@ -28,10 +31,21 @@ Result = TypeVar("Result", bound=Message)
 
 def resource_id(field: str, name: str, collection: str) -> str:
     """The id in `collection/{id}`. Raises InvalidArgument that names the field."""
-    prefix, _, id = name.partition("/")
-    if prefix != collection or not is_resource_id(id):
-        raise InvalidArgument.of(FieldViolation(field, f"must be {collection}/{{id}}"))
+    id = id_in(name, collection)
+    if not id:
+        raise InvalidArgument.of(wrong_name(field, collection))
     return id
+
+
+def id_in(name: str, collection: str) -> str:
+    """The id in `collection/{id}`; "" where the name has another form."""
+    prefix, _, id = name.partition("/")
+    return id if prefix == collection and is_resource_id(id) else ""
+
+
+def wrong_name(field: str, collection: str) -> FieldViolation:
+    """What is wrong where `id_in` finds none."""
+    return FieldViolation(field, f"must be {collection}/{{id}}")
 
 
 def optional_resource_id(field: str, name: str, collection: str) -> str:
@@ -77,6 +91,8 @@ def read_page_token(token: str, parts: int) -> tuple[str, ...]:
     """The key behind which a page begins; empty for the first page. Raises InvalidArgument."""
     if not token:
         return ()
+    if len(token) > _MAX_TOKEN_CHARACTERS:
+        raise _foreign_token()
     try:
         key = json.loads(base64.urlsafe_b64decode(token.encode()))
     except (ValueError, binascii.Error):
@@ -92,8 +108,8 @@ def read_time_token(token: str) -> tuple[datetime, str] | None:
     if not key:
         return None
     try:
-        return datetime.fromisoformat(key[0]), key[1]
-    except ValueError as error:
+        return datetime.fromisoformat(key[0]).astimezone(UTC), key[1]
+    except (ValueError, OverflowError) as error:
         raise _foreign_token() from error
 
 
@@ -134,12 +150,25 @@ def page(
     return messages, ""
 
 
+def fitting(messages: Iterable[Result]) -> list[Result]:
+    """The first messages that one answer can carry; always one, where there is one."""
+    taken: list[Result] = []
+    used = 0
+    for message in messages:
+        used += message.ByteSize()
+        if taken and used > _PAGE_BUDGET_BYTES:
+            break
+        taken.append(message)
+    return taken
+
+
 def _foreign_token() -> InvalidArgument:
     return InvalidArgument.of(FieldViolation("page_token", "must be a next_page_token of the same list"))
 
 
 def _is_text(part: object) -> bool:
-    return isinstance(part, str) and "\0" not in part
+    # JSON may hold half a surrogate pair, which is no text that PostgreSQL could take.
+    return isinstance(part, str) and "\0" not in part and part.isprintable()
 
 
 def _uuid(text: str) -> UUID | None:

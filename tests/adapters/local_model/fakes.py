@@ -20,7 +20,7 @@ StartModel = Callable[..., LocalModel]
 
 
 def prompt(question: str, *, instructions: str = "", history: tuple[Message, ...] = (), tokens: int = 64) -> Prompt:
-    return Prompt("conversation", "attempt", instructions, history, question, tokens)
+    return Prompt("attempt", instructions, history, question, tokens)
 
 
 class FakeEngine:

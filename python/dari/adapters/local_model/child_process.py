@@ -217,7 +217,7 @@ def _spawn(childs_fd: int, directory: str, engine_log: Path | None) -> subproces
     """
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     environment |= {
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path),
+        "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path),
         "LC_ALL": "C.UTF-8",
         "HF_HUB_OFFLINE": "1",  # ctransformers imports a client of the model hub; it is not to talk to anyone.
     }

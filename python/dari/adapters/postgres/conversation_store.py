@@ -1,7 +1,7 @@
 """Keeps conversations and turns."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -33,25 +33,22 @@ class PostgresConversationStore:
 
     def begin_turn(self, tenant: str, request: TurnRequest, timeout_s: float, history_turns: int) -> BegunTurn | Turn:
         """See ConversationStore."""
-        deadline = datetime.now(UTC) + timedelta(seconds=timeout_s)
+        # The database's clock, which all replicas share.
+        over_time = fn.clock_timestamp() + timedelta(seconds=timeout_s)
         with self._database.transaction(Role.APP) as transaction:
             row = _turn_of_request(transaction, tenant, request) if request.request_id else None
             if row is None:
-                row = _insert_turn(transaction, tenant, request, deadline)
+                row = _insert_turn(transaction, tenant, request, over_time)
             elif row["state"] == TurnState.COMPLETED.value:
                 return _turn(row)
-            elif row["state"] == TurnState.RUNNING.value and row["deadline_time"] > datetime.now(UTC):
-                raise TurnInProgress(
-                    "A turn with this request_id is being answered; wait for it.", {"request_id": request.request_id}
-                )
+            elif _turn(row).state is TurnState.RUNNING:
+                raise _in_progress(request.request_id)
             else:
-                row = _update_turn(
-                    transaction, tenant, row, {Turns.state: TurnState.RUNNING.value, Turns.deadline_time: deadline}
-                )
+                row = _begin_again(transaction, tenant, row, over_time)
             turn = _turn(row)
-            return BegunTurn(turn, _earlier(transaction, tenant, turn, history_turns))
+            return BegunTurn(turn, row["deadline_time"], _earlier(transaction, tenant, turn, history_turns))
 
-    def complete_turn(self, tenant: str, turn: Turn, answer: Answer) -> Turn:
+    def complete_turn(self, tenant: str, begun: BegunTurn, answer: Answer) -> Turn:
         """See ConversationStore."""
         values = {
             Turns.state: TurnState.COMPLETED.value,
@@ -61,19 +58,24 @@ class PostgresConversationStore:
             Turns.attempts: [_attempt_json(attempt) for attempt in answer.attempts],
             Turns.citations: [_citation_json(citation) for citation in answer.citations],
             Turns.degraded_reasons: [reason.value for reason in answer.degraded_reasons],
+            Turns.knowledge_bases: sorted(answer.knowledge_bases),
             Turns.complete_time: fn.clock_timestamp(),
         }
         with self._database.transaction(Role.APP) as transaction:
-            return _turn(_update_turn(transaction, tenant, _key(turn), values))
+            row = _end(transaction, tenant, begun, values)
+            if row is None:
+                _find(transaction, tenant, begun.turn.conversation)
+                raise _in_progress(None)
+            return _turn(row)
 
-    def abandon_turn(self, tenant: str, turn: Turn, attempts: Sequence[AttemptRecord]) -> None:
+    def abandon_turn(self, tenant: str, begun: BegunTurn, attempts: Sequence[AttemptRecord]) -> None:
         """See ConversationStore."""
         values = {
             Turns.state: TurnState.INCOMPLETE.value,
             Turns.attempts: [_attempt_json(attempt) for attempt in attempts],
         }
         with self._database.transaction(Role.APP) as transaction:
-            _update_turn(transaction, tenant, _key(turn), values)
+            _end(transaction, tenant, begun, values)
 
     def get(self, tenant: str, id: UUID) -> Conversation:
         """See ConversationStore."""
@@ -100,7 +102,7 @@ class PostgresConversationStore:
     def list_turns(self, tenant: str, conversation: UUID, after: int, limit: int) -> list[Turn]:
         """See ConversationStore."""
         query = (
-            Turns.select()
+            Turns.select(Turns, _IS_OVER)
             .where((Turns.tenant == tenant) & (Turns.conversation == conversation) & (Turns.number > after))
             .order_by(Turns.number)
             .limit(limit)
@@ -118,9 +120,13 @@ class PostgresConversationStore:
                 raise NotFound.of(f"conversations/{id}")
 
 
+_IS_OVER = (Turns.deadline_time <= fn.clock_timestamp()).alias("is_over")
+"""Whether the time of a turn is over: one that still runs then has lost its server."""
+
+
 def _turn_of_request(transaction: Transaction, tenant: str, request: TurnRequest) -> dict[str, Any] | None:
     row: dict[str, Any] | None = (
-        Turns.select(Turns, Conversations.chat_configuration)
+        Turns.select(Turns, _IS_OVER, Conversations.chat_configuration)
         .join(Conversations, on=(Conversations.tenant == Turns.tenant) & (Conversations.id == Turns.conversation))
         .where((Turns.tenant == tenant) & (Turns.request_id == request.request_id))
         .for_update(of=Turns)
@@ -141,7 +147,7 @@ def _turn_of_request(transaction: Transaction, tenant: str, request: TurnRequest
     return row
 
 
-def _insert_turn(transaction: Transaction, tenant: str, request: TurnRequest, deadline: datetime) -> dict[str, Any]:
+def _insert_turn(transaction: Transaction, tenant: str, request: TurnRequest, over_time: Any) -> dict[str, Any]:
     conversation = request.conversation
     if conversation is None:
         conversation = uuid4()
@@ -171,7 +177,7 @@ def _insert_turn(transaction: Transaction, tenant: str, request: TurnRequest, de
             number=number,
             request_id=request.request_id,
             question=request.question,
-            deadline_time=deadline,
+            deadline_time=over_time,
         )
         .on_conflict_ignore()
         .returning(Turns)
@@ -181,24 +187,45 @@ def _insert_turn(transaction: Transaction, tenant: str, request: TurnRequest, de
     row: dict[str, Any] | None = next(iter(inserted), None)
     if row is None:
         # The same request_id came twice at the same moment, and the other was first.
-        raise TurnInProgress(
-            "A turn with this request_id is being answered; wait for it.", {"request_id": request.request_id}
-        )
+        raise _in_progress(request.request_id)
     return row
 
 
-def _update_turn(transaction: Transaction, tenant: str, key: dict[str, Any], values: dict[Any, Any]) -> dict[str, Any]:
-    updated = (
-        Turns.update(values)
-        .where((Turns.tenant == tenant) & (Turns.conversation == key["conversation"]) & (Turns.number == key["number"]))
+def _begin_again(transaction: Transaction, tenant: str, row: dict[str, Any], over_time: Any) -> dict[str, Any]:
+    again = (
+        Turns.update({Turns.state: TurnState.RUNNING.value, Turns.attempts: [], Turns.deadline_time: over_time})
+        .where((Turns.tenant == tenant) & (Turns.conversation == row["conversation"]) & (Turns.number == row["number"]))
         .returning(Turns)
         .dicts()
         .execute(transaction.peewee)
     )
-    row: dict[str, Any] | None = next(iter(updated), None)
-    if row is None:
-        raise NotFound.of(f"conversations/{key['conversation']}")
-    return row
+    begun: dict[str, Any] = next(iter(again))
+    return begun
+
+
+def _end(transaction: Transaction, tenant: str, begun: BegunTurn, values: dict[Any, Any]) -> dict[str, Any] | None:
+    """Change the turn, if it still runs as it was begun here; None where it does not."""
+    turn = begun.turn
+    ended = (
+        Turns.update(values)
+        .where(
+            (Turns.tenant == tenant)
+            & (Turns.conversation == turn.conversation)
+            & (Turns.number == turn.number)
+            & (Turns.state == TurnState.RUNNING.value)
+            & (Turns.deadline_time == begun.over_time)
+        )
+        .returning(Turns)
+        .dicts()
+        .execute(transaction.peewee)
+    )
+    return next(iter(ended), None)
+
+
+def _in_progress(request_id: UUID | None) -> TurnInProgress:
+    return TurnInProgress(
+        "A turn with this request_id is being answered; wait for it.", {"request_id": request_id or ""}
+    )
 
 
 def _earlier(transaction: Transaction, tenant: str, turn: Turn, limit: int) -> tuple[Turn, ...]:
@@ -232,10 +259,6 @@ def _find(transaction: Transaction, tenant: str, id: UUID) -> dict[str, Any]:
     return row
 
 
-def _key(turn: Turn) -> dict[str, Any]:
-    return {"conversation": turn.conversation, "number": turn.number}
-
-
 def _conversation(row: dict[str, Any]) -> Conversation:
     return Conversation(
         row["id"], row["chat_configuration"] or "", row["turn_count"], row["create_time"], row["update_time"]
@@ -253,12 +276,16 @@ def _turn(row: dict[str, Any]) -> Turn:
             attempts=attempts,
             citations=tuple(map(_citation, row["citations"])),
             degraded_reasons=tuple(map(DegradedReason, row["degraded_reasons"])),
+            knowledge_bases=frozenset(row["knowledge_bases"]),
         )
+    state = TurnState(row["state"])
+    if state is TurnState.RUNNING and row.get("is_over"):
+        state = TurnState.INCOMPLETE
     return Turn(
         conversation=row["conversation"],
         number=row["number"],
         question=row["question"],
-        state=TurnState(row["state"]),
+        state=state,
         attempts=attempts,
         answer=answer,
         create_time=row["create_time"],

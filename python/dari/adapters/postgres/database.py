@@ -1,30 +1,50 @@
 """Transactions: every access to PostgreSQL is one, runs as one role, and has its errors translated here.
 
-The pool is peewee's; a connection is held from the first statement of a transaction to its end and never across a
-`yield` to the wire or a network call. A connection that broke is closed, not given back.
+A connection is held from the first statement of a transaction to its end, and never across a `yield` to the wire or a
+network call. One that broke is closed, not given back. Each connection is a peewee database of its own: peewee's pool
+connects under one lock, so that with a server that does not answer its callers would wait one after the other, and
+those who give a connection back would wait with them.
+
+Every wait has two ends. PostgreSQL's own timeouts come first; where the server is frozen, or the network swallows what
+is sent, the connection is cut from this side some seconds later.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from enum import Enum
+from typing import Any, cast
 
 import peewee
 import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
-from playhouse.pool import MaxConnectionsExceeded, PooledPostgresqlDatabase
 
 from dari.core.errors import DariError, Exhausted, InternalError, Unavailable
+from dari.core.watchdog import Watchdog
 
-_STALE_CONNECTION_S = 300
+_STALE_CONNECTION_S = 300.0
+"""A connection that was not used for so long is closed: what lies between may have forgotten it."""
+_CUT_GRACE_S = 10.0
+"""How much longer than the statement timeout a transaction may take before its connection is cut."""
 _CONNECTION = {
     "application_name": "dari",
+    "client_encoding": "UTF8",
     # Without these a peer that vanished is noticed after hours, or never. The DSN may say otherwise.
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
 }
+# The server's side of the same: a dari that vanished must not hold the lock of an upload that goes on elsewhere. And
+# no statement here is worth being compiled.
+_SESSION = """
+SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+SET idle_in_transaction_session_timeout = '60s';
+SET jit = off
+"""
 _SNAPSHOT = " ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
@@ -42,9 +62,9 @@ class Role(Enum):
 class Transaction:
     """An open transaction. Use `execute` for SQL, or hand `peewee` to a peewee query's `execute`."""
 
-    def __init__(self, database: PooledPostgresqlDatabase) -> None:
-        self.peewee = database
-        self._connection: psycopg2.extensions.connection = database.connection()
+    def __init__(self, connection: "_Connection") -> None:
+        self.peewee = connection.peewee
+        self._connection = connection.driver
 
     def cursor(self) -> psycopg2.extensions.cursor:
         """A plain psycopg2 cursor in this transaction."""
@@ -65,16 +85,21 @@ class Database:
     """A pool of connections to one PostgreSQL database. Thread-safe."""
 
     def __init__(self, dsn: str, *, max_connections: int, wait_timeout_s: float, statement_timeout_s: float) -> None:
-        self._statement_timeout_ms = int(statement_timeout_s * 1000)
-        parameters = psycopg2.extensions.parse_dsn(dsn)
-        self._peewee = PooledPostgresqlDatabase(
-            parameters.pop("dbname", parameters.get("user", "")),
-            max_connections=max_connections,
-            stale_timeout=_STALE_CONNECTION_S,
-            timeout=wait_timeout_s,
-            autoconnect=False,
-            **{**_CONNECTION, "connect_timeout": max(1, int(wait_timeout_s)), **parameters},
-        )
+        self._statement_timeout_s = statement_timeout_s
+        self._wait_timeout_s = wait_timeout_s
+        self._parameters = {
+            **_CONNECTION,
+            "tcp_user_timeout": int(wait_timeout_s * 1000),
+            "connect_timeout": max(2, int(wait_timeout_s)),  # libpq takes 1 as 2
+            **psycopg2.extensions.parse_dsn(dsn),
+        }
+        self._watchdog = Watchdog()
+        self._slots = threading.BoundedSemaphore(max_connections)
+        # Guards _idle, _in_use and _is_closed. The connection used last stands at the end of _idle, and goes out first.
+        self._lock = threading.Lock()
+        self._idle: list[_Connection] = []
+        self._in_use: set[_Connection] = set()
+        self._is_closed = False
 
     @contextmanager
     def transaction(
@@ -92,48 +117,163 @@ class Database:
         are what row-level security lets the READER see. Raises `Unavailable` where the database is not to be reached,
         `Exhausted` where its disk is full or all connections are taken.
         """
-        timeout_ms = self._statement_timeout_ms if statement_timeout_s is None else int(statement_timeout_s * 1000)
-        with translated_errors():
-            transaction = self._begin(
-                f"BEGIN{_SNAPSHOT if snapshot else ''}; SET LOCAL ROLE {role.value}; SELECT set_config('statement_timeout', %s, true),"
-                " set_config('dari.tenant', %s, true), set_config('dari.knowledge_bases', %s, true)",
-                (str(timeout_ms), tenant, ",".join(knowledge_bases)),
-            )
+        timeout_s = self._statement_timeout_s if statement_timeout_s is None else statement_timeout_s
+        begin = (
+            f"BEGIN{_SNAPSHOT if snapshot else ''}; SET LOCAL ROLE {role.value};"
+            " SELECT set_config('statement_timeout', %s, true), set_config('dari.tenant', %s, true),"
+            " set_config('dari.knowledge_bases', %s, true)"
+        )
+        parameters = (str(int(timeout_s * 1000)), tenant, ",".join(knowledge_bases))
+        with translated_errors(), self._slot():
+            connection = self._begun(begin, parameters, timeout_s)
+            transaction = Transaction(connection)
             try:
                 yield transaction
                 transaction.execute("COMMIT")
             except BaseException:
-                self._roll_back(transaction)
+                self._roll_back(connection, transaction)
                 raise
-            self._peewee.close()
+            self._give_back(connection)
 
-    def _begin(self, statement: str, parameters: Sequence[object]) -> Transaction:
+    def close(self) -> None:
+        """Close the idle connections and cut those in use: their transactions end as Unavailable."""
+        with self._lock:
+            self._is_closed = True
+            in_use = list(self._in_use)
+        self._close_idle()
+        for connection in in_use:
+            connection.cut()
+        self._watchdog.close()
+
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        if not self._slots.acquire(timeout=self._wait_timeout_s):
+            raise Exhausted("All database connections are in use; retry later.", {"limit": "connections"})
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    def _begun(self, statement: str, parameters: Sequence[object], timeout_s: float) -> "_Connection":
         # A restarted server leaves dead connections in the pool. Nothing was done in them yet, so that one retry on a
         # fresh connection is safe here, and only here.
-        for is_retry in (False, True):
-            self._peewee.connect()
+        connection = self._taken_from_idle()
+        if connection is not None:
             try:
-                transaction = Transaction(self._peewee)
-                transaction.execute(statement, parameters)
-                return transaction
-            except (psycopg2.Error, peewee.PeeweeException) as error:
-                self._peewee.manual_close()
-                if is_retry or not isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
-                    raise
-                self._peewee.close_idle()
-        raise AssertionError("unreachable")
+                return self._begin(connection, statement, parameters, timeout_s)
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                self._close_idle()
+        return self._begin(self._connected(), statement, parameters, timeout_s)
 
-    def _roll_back(self, transaction: Transaction) -> None:
+    def _begin(
+        self, connection: "_Connection", statement: str, parameters: Sequence[object], timeout_s: float
+    ) -> "_Connection":
+        with self._lock:
+            is_closed = self._is_closed
+            self._in_use.add(connection)
+        try:
+            if is_closed:
+                raise Unavailable.of("database")
+            connection.watch(timeout_s + _CUT_GRACE_S)
+            Transaction(connection).execute(statement, parameters)
+        except BaseException:
+            self._discard(connection)
+            raise
+        return connection
+
+    def _connected(self) -> "_Connection":
+        parameters = dict(self._parameters)
+        name = parameters.pop("dbname", parameters.get("user", ""))
+        connection = _Connection(name, parameters, self._watchdog)
+        connection.driver.cursor().execute(_SESSION)
+        return connection
+
+    def _taken_from_idle(self) -> "_Connection | None":
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _roll_back(self, connection: "_Connection", transaction: Transaction) -> None:
         try:
             transaction.execute("ROLLBACK")
         except psycopg2.Error:
-            self._peewee.manual_close()
+            self._discard(connection)
         else:
-            self._peewee.close()
+            self._give_back(connection)
+
+    def _give_back(self, connection: "_Connection") -> None:
+        if not connection.unwatch():
+            self._discard(connection)
+            return
+        connection.idle_since_s = time.monotonic()
+        with self._lock:
+            self._in_use.discard(connection)
+            closing = [connection] if self._is_closed else self._stale()
+            self._idle = [*self._idle, connection] if not self._is_closed else []
+        for stale in closing:
+            stale.close()
+
+    def _stale(self) -> "list[_Connection]":
+        """Take the connections that nobody has used for long out of the pool. With the lock held."""
+        oldest_s = time.monotonic() - _STALE_CONNECTION_S
+        stale = [connection for connection in self._idle if connection.idle_since_s < oldest_s]
+        self._idle = self._idle[len(stale) :]
+        return stale
+
+    def _discard(self, connection: "_Connection") -> None:
+        connection.unwatch()
+        with self._lock:
+            self._in_use.discard(connection)
+        connection.close()
+
+    def _close_idle(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+
+class _Connection:
+    """One connection, used by one thread at a time, and cut by any."""
+
+    def __init__(self, name: str, parameters: Mapping[str, Any], watchdog: Watchdog) -> None:
+        self.peewee = cast(Any, peewee.PostgresqlDatabase(name, thread_safe=False, autoconnect=False, **parameters))
+        self.peewee.connect()
+        self.driver: psycopg2.extensions.connection = self.peewee.connection()
+        self.idle_since_s = 0.0
+        # A second descriptor of the same socket: libpq closes its own as it likes, and another may get its number.
+        self._socket = socket.socket(fileno=os.dup(self.driver.fileno()))
+        self._alarm = watchdog.alarm(self.cut)
+        # Guards the two below.
+        self._lock = threading.Lock()
+        self._is_watched = False
+        self._is_cut = False
+
+    def watch(self, limit_s: float) -> None:
+        """Cut the connection unless `unwatch` is called within the limit."""
+        with self._lock:
+            self._is_watched = True
+        self._alarm.set(time.monotonic() + limit_s)
+
+    def unwatch(self) -> bool:
+        """The work is done; returns whether the connection can be used again."""
+        self._alarm.stop()
+        with self._lock:
+            self._is_watched = False
+            return not self._is_cut
+
+    def cut(self) -> None:
+        """Let whoever waits for the server on this connection wait no longer. From any thread; does not block."""
+        with self._lock:
+            if not self._is_watched or self._is_cut:
+                return
+            self._is_cut = True
+            with suppress(OSError):  # It is gone already.
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close all connections, those in use too."""
-        self._peewee.close_all()
+        """Close it; what is open in it is rolled back by the server."""
+        self.driver.close()
+        self._socket.close()
 
 
 @contextmanager
@@ -143,8 +283,6 @@ def translated_errors() -> Iterator[None]:
         yield
     except DariError:
         raise
-    except MaxConnectionsExceeded as error:
-        raise Exhausted("All database connections are in use; retry later.", {"limit": "connections"}) from error
     except (peewee.PeeweeException, psycopg2.Error) as error:
         raise _translate(_driver_error(error)) from error
 
@@ -155,26 +293,43 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def _driver_error(error: BaseException) -> BaseException:
-    """Peewee wraps the driver's exceptions in its own of the same name and keeps them as the cause or `orig`."""
-    origin = getattr(error, "orig", None) or error.__cause__
-    return origin if isinstance(origin, psycopg2.Error) else error
+    """The driver's exception behind peewee's of the same name (`orig`), or behind one of dari's (its cause)."""
+    for origin in (error, getattr(error, "orig", None), error.__cause__, getattr(error.__cause__, "orig", None)):
+        if isinstance(origin, psycopg2.Error):
+            return origin
+    return error
 
 
-# SQLSTATE classes: https://www.postgresql.org/docs/18/errcodes-appendix.html
-_UNAVAILABLE_CLASSES = ("08", "57P")
-_TIMED_OUT = psycopg2.errors.QueryCanceled
+# SQLSTATE: https://www.postgresql.org/docs/18/errcodes-appendix.html
+_UNAVAILABLE = (
+    "08",  # the connection broke
+    "25006",  # a stand-by that has not become the primary yet
+    "25P03",  # cut by a timeout for idle transactions
+    "40",  # a deadlock, or a lost race: the same again may succeed
+    "55P03",  # a lock was not to be had in time
+    "57P",  # shutting down, crashed, starting up
+)
+_EXHAUSTED = "53"
+_CANCELLED = "57014"
 
 
 def _translate(error: BaseException) -> DariError:
     state: str = getattr(error, "pgcode", None) or ""
-    if state.startswith("53"):
+    if state.startswith(_EXHAUSTED):
         return Exhausted(
             "The database is out of disk, memory or connections; make room and retry.",
             {"limit": "database", "sqlstate": state},
         )
-    if isinstance(error, _TIMED_OUT):
+    if state == _CANCELLED:
         return Unavailable("The database took too long; retry with a back-off.", {"neighbour": "database"})
-    lost = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError | peewee.InterfaceError) and not state
-    if lost or state.startswith(_UNAVAILABLE_CLASSES) or isinstance(error, peewee.OperationalError):
+    if state.startswith(_UNAVAILABLE) or (not state and _is_lost(error)):
         return Unavailable.of("database")
     return InternalError("An internal error occurred.", {"sqlstate": state})
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether an error without SQLSTATE says that the connection is gone; others are misuse of the driver."""
+    # libpq without a word about the reason: psycopg2 raises the bare DatabaseError then.
+    return type(error) is psycopg2.DatabaseError or isinstance(
+        error, psycopg2.OperationalError | psycopg2.InterfaceError | peewee.OperationalError | peewee.InterfaceError
+    )

@@ -6,16 +6,17 @@ an exit hook and a file of pids. What holds here, and what to change together:
 *One holder.* `data_dir/lock` is held by flock(2) from `start` to `stop`. The kernel drops it when the process dies,
 so a lock that can be taken means that no dari runs here, whatever the files say.
 
-*The server never outlives us.* `_LAUNCHER` asks the kernel to send it SIGINT, a fast shutdown, when its parent goes
-(PR_SET_PDEATHSIG, prctl(2)). "Parent" is there the thread that forked, and a change of user clears the request. So a
-thread of `_Postmaster` forks, and lives until the server is gone; and the launcher changes its user first.
+*The server never outlives us.* The launcher of `server_account` asks the kernel to send it SIGINT, a fast shutdown,
+when its parent goes (PR_SET_PDEATHSIG, prctl(2)). "Parent" is there the thread that forked. So a thread of
+`_Postmaster` forks, and lives until the server is gone.
 
 *Nobody else comes in.* There is no TCP. The socket stands in a folder of mode 0700 that belongs to the system user of
 the server: who may enter it is root or could read the data files anyway. Hence `trust` behind it: a password would
 lie in the same folder. (`peer` would refuse root, and any user id that has no name.)
 
-*Not as root.* PostgreSQL refuses to run as root. Where we are root, it runs as `SYSTEM_USER`, or as whoever owns the
-data already.
+*Not as root.* PostgreSQL refuses to run as root; `server_account` tells as whom it runs then, and with what right.
+
+*It may end by itself*: killed, or out of memory. `keeper` brings it back.
 
 Layout of `data_dir`: `lock`, `postgresql.conf`, `pg_hba.conf`, `postgresql.log` and its `.1`, `cluster/` (PGDATA),
 `socket/`. All but the last two belong to us, not to the server's user.
@@ -25,12 +26,10 @@ import fcntl
 import hashlib
 import importlib.util
 import os
-import pwd
 import shutil
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -39,16 +38,23 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 import psutil
 from psycopg2.extensions import make_dsn
 
+from dari.adapters.postgres.server_account import (
+    Account,
+    Capability,
+    EmbeddedPostgresError,
+    choose_account,
+    clean_environment,
+)
+
+__all__ = ["DataFolderInUse", "EmbeddedPostgres", "EmbeddedPostgresError"]
+
 POSTGRES_VERSION = 18
 """Major version of the server. A data folder of another one is refused: its files are not compatible."""
-
-SYSTEM_USER = "pgserver"
-"""Runs the server where dari itself is root. The name is the wheel's own, so that a machine has one such user."""
 
 SUPERUSER = "postgres"
 
@@ -123,28 +129,6 @@ _HBA = """\
 local all all trust
 """
 
-_LAUNCHER = """\
-import ctypes, os, signal, sys
-parent, uid, gid = map(int, sys.argv[1:4])
-if os.geteuid() != uid:
-    os.setgroups([])
-    os.setgid(gid)
-    os.setuid(uid)
-PR_SET_PDEATHSIG = 1
-if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0):
-    raise OSError(ctypes.get_errno(), "prctl")
-if os.getppid() != parent:
-    sys.exit("dari ended while it started PostgreSQL")
-os.umask(0o077)
-os.execv(sys.argv[4], sys.argv[4:])
-"""
-"""Becomes the server. It imports nothing but the standard library, and starts as root where dari is root: the
-interpreter may lie where the server's user cannot read."""
-
-
-class EmbeddedPostgresError(Exception):
-    """The embedded PostgreSQL cannot start; the message says what to do. Shown by the command line at start."""
-
 
 class DataFolderInUse(EmbeddedPostgresError):
     """Another live process holds the data folder; `pid` is its process id, where it could be read."""
@@ -162,11 +146,11 @@ class DataFolderInUse(EmbeddedPostgresError):
 class EmbeddedPostgres:
     """One PostgreSQL server over `data_dir`, made on first start, kept between starts.
 
-    Not thread-safe: whoever makes it starts and stops it. `durable=False` is for tests: it survives a kill of the
-    server, not a power cut. `max_connections` is what dari's pool may take; a few more are let in for operators.
-    `start_timeout_s` covers the replay of up to 4 GB of log after a crash; `stop_timeout_s` is the wait for each of
-    fast shutdown, immediate shutdown and kill. A log of `max_log_bytes` becomes `postgresql.log.1`, and the one before
-    it goes.
+    Not thread-safe, but for `interrupt` and what only reads: whoever makes it starts and stops it.
+    `durable=False` is for tests: it survives a kill of the server, not a power cut. `max_connections` is what dari's
+    pool may take; a few more are let in for operators. `start_timeout_s` covers the replay of up to 4 GB of log after a
+    crash; `stop_timeout_s` is the wait for each of fast shutdown, immediate shutdown and kill. A log of `max_log_bytes`
+    becomes `postgresql.log.1`, and the one before it goes.
     """
 
     def __init__(
@@ -180,6 +164,8 @@ class EmbeddedPostgres:
         durable: bool = True,
     ) -> None:
         self.data_dir = data_dir.absolute()
+        self.capability: Capability | None = None
+        """What the server was given because it could not reach its files otherwise; see `server_account`."""
         self._max_connections = max_connections
         self._start_timeout_s = start_timeout_s
         self._stop_timeout_s = stop_timeout_s
@@ -191,6 +177,8 @@ class EmbeddedPostgres:
         self._opened: ExitStack | None = None
         self._socket_dir: Path | None = None
         self._postmaster: _Postmaster | None = None
+        self._starting: _Postmaster | None = None
+        self._is_interrupted = False
 
     @property
     def admin_dsn(self) -> str:
@@ -211,6 +199,11 @@ class EmbeddedPostgres:
         """False before `start`, after `stop`, and when the server ended by itself."""
         return self._postmaster is not None and not self._postmaster.ended.is_set()
 
+    @property
+    def ended(self) -> threading.Event:
+        """Set when the server that runs now ends. If by itself, `stop` and `start` bring it back, same DSNs."""
+        return self._running().ended
+
     def start(self) -> None:
         """Take the folder and start the server, after making or recovering its files; returns when it takes calls.
 
@@ -226,9 +219,15 @@ class EmbeddedPostgres:
         except OSError as error:
             raise EmbeddedPostgresError(f"The embedded PostgreSQL in {self.data_dir} did not start: {error}") from error
 
-    def wait_until_ended(self, timeout_s: float) -> bool:
-        """Whether the server ended by itself within `timeout_s`. Then `stop` and `start` bring it back, same DSNs."""
-        return self._running().ended.wait(timeout_s)
+    def interrupt(self) -> None:
+        """End the wait of a `start` that goes on, and of every later one: it raises EmbeddedPostgresError.
+
+        A server that has started goes on. Any thread may call it.
+        """
+        self._is_interrupted = True
+        starting = self._starting
+        if starting is not None:
+            starting.give_up()
 
     def stop(self) -> None:
         """End the server: open transactions are rolled back, the data is on the disk. Does nothing where none runs."""
@@ -250,8 +249,8 @@ class EmbeddedPostgres:
         cluster = self.data_dir / "cluster"
         self.data_dir.mkdir(parents=True, exist_ok=True)
         opened.enter_context(_hold(self.data_dir))
-        account = _choose_account(cluster)
-        _require_access(account, binaries / "postgres", self.data_dir)
+        account = choose_account(cluster, binaries / "postgres", self.data_dir)
+        self.capability = account.capability
         _end_leftovers(cluster, self._stop_timeout_s)
         _initialize(cluster, binaries, account, self._durable)
         self._configure()
@@ -263,6 +262,10 @@ class EmbeddedPostgres:
         log = _RotatedLog(self.data_dir / "postgresql.log", self._max_log_bytes)
         postmaster = _Postmaster(command, account, log)
         opened.callback(self._end, postmaster)
+        self._starting = postmaster
+        opened.callback(setattr, self, "_starting", None)
+        if self._is_interrupted:
+            postmaster.give_up()
         postmaster.wait_until_ready(self._start_timeout_s)
         self._postmaster = postmaster
 
@@ -287,71 +290,49 @@ class EmbeddedPostgres:
         return make_dsn(host=str(self._socket_dir), port=_PORT, user=user, dbname=database)
 
 
-class _Account:
-    """The system user that runs the server: ours, or another one where we are root."""
-
-    def __init__(self, uid: int, gid: int) -> None:
-        self.uid = uid
-        self.gid = gid
-        self.is_other = uid != os.geteuid()
-
-    def __str__(self) -> str:
-        try:
-            return f"user {pwd.getpwuid(self.uid).pw_name}"
-        except KeyError:
-            return f"user id {self.uid}"
-
-    def give(self, path: Path) -> None:
-        """Make the account the owner of `path`."""
-        if self.is_other:
-            os.chown(path, self.uid, self.gid, follow_symlinks=False)
-
-    def subprocess_options(self) -> dict[str, Any]:
-        """Options of `subprocess` that run a program as the account."""
-        return {"user": self.uid, "group": self.gid, "extra_groups": []} if self.is_other else {}
-
-    def may_enter(self, folder: Path) -> bool:
-        """Whether the mode of `folder` lets the account pass through it."""
-        status = folder.stat()
-        if status.st_uid == self.uid:
-            return bool(status.st_mode & stat.S_IXUSR)
-        if status.st_gid == self.gid:
-            return bool(status.st_mode & stat.S_IXGRP)
-        return bool(status.st_mode & stat.S_IXOTH)
-
-
 class _Postmaster:
     """The server process, and the thread that forks it, keeps its log and waits for its end.
 
-    Shared between the threads: the events `settled` (ready, or ended before it was) and `ended`; `_process` and
-    `_failure`, written before `settled` is set; `_tail`, appended by the one and copied by the other.
+    Shared between the threads: the events `_forked` (or failed to), `settled` (ready, ended before it was, or given up)
+    and `ended`; `_process`, `_failure` and `_is_given_up`, written before `settled` is set; `_tail`, appended by the one
+    and copied by the other.
     """
 
-    def __init__(self, command: list[str], account: _Account, log: "_RotatedLog") -> None:
-        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER]
-        self._command = [*launcher, str(os.getpid()), str(account.uid), str(account.gid), *command]
+    def __init__(self, command: list[str], account: Account, log: "_RotatedLog") -> None:
+        self._command = account.command(command, log.path.parent)
         self._log = log
         self._tail: deque[str] = deque(maxlen=12)
         self._process: subprocess.Popen[bytes] | None = None
         self._failure: OSError | None = None
+        self._is_given_up = False
+        self._forked = threading.Event()
         self.ended = threading.Event()
         self.settled = threading.Event()
         threading.Thread(target=self._attend, name="embedded-postgres", daemon=True).start()
 
     @property
     def pid(self) -> int:
-        assert self._process is not None, "read after wait_until_ready"
+        if self._process is None:
+            raise EmbeddedPostgresError("PostgreSQL has no process: it has not started.")
         return self._process.pid
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Return when the server takes calls. Raises EmbeddedPostgresError when it ended instead, or took too long."""
         if not self.settled.wait(timeout_s):
             raise EmbeddedPostgresError(f"PostgreSQL was not ready after {timeout_s:g} s. {self._last_lines()}")
+        if self._is_given_up:
+            raise EmbeddedPostgresError("PostgreSQL was stopped while it started.")
         if self.ended.is_set():
             raise EmbeddedPostgresError(f"PostgreSQL did not start. {self._last_lines()}") from self._failure
 
+    def give_up(self) -> None:
+        """End the wait for a server that is not ready yet."""
+        self._is_given_up = True
+        self.settled.set()
+
     def end(self, timeout_s: float) -> None:
         """Fast shutdown; after `timeout_s` immediate shutdown, which recovers at the next start; then kill."""
+        self._forked.wait(timeout_s)
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
             if self._process is not None and not self.ended.is_set():
                 with suppress(ProcessLookupError):
@@ -370,19 +351,20 @@ class _Postmaster:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     cwd="/",
-                    env=_clean_environment(),
+                    env=clean_environment(),
                     # A Ctrl-C at the terminal is for dari, which first drains its calls.
                     start_new_session=True,
                 ) as process,
             ):
                 self._process = process
-                assert process.stderr is not None
-                for line in process.stderr:
+                self._forked.set()
+                for line in process.stderr or ():
                     self._take(line)
         except OSError as error:
             self._failure = error
             self._tail.append(str(error))
         finally:
+            self._forked.set()
             self.ended.set()
             self.settled.set()
 
@@ -454,54 +436,6 @@ def _hold(data_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _choose_account(cluster: Path) -> _Account:
-    """Our own user; where we are root, the owner of the data, or SYSTEM_USER, which is made when it is missing."""
-    owner = cluster.stat() if cluster.exists() else None
-    if os.geteuid() != 0:
-        own = _Account(os.geteuid(), os.getegid())
-        if owner and owner.st_uid != own.uid:
-            raise EmbeddedPostgresError(
-                f"{cluster} belongs to {_Account(owner.st_uid, owner.st_gid)}, and PostgreSQL runs only as the owner "
-                "of its data. Run dari as that user, or set DARI_DATA_DIR to a folder of your own."
-            )
-        return own
-    if owner and owner.st_uid != 0:
-        return _Account(owner.st_uid, owner.st_gid)
-    entry = _make_system_user()
-    return _Account(entry.pw_uid, entry.pw_gid)
-
-
-def _make_system_user() -> pwd.struct_passwd:
-    with suppress(KeyError):
-        return pwd.getpwnam(SYSTEM_USER)
-    with suppress(OSError, subprocess.CalledProcessError):
-        subprocess.run(["useradd", "--system", "--no-create-home", SYSTEM_USER], check=True, capture_output=True)
-    try:
-        # Another process may have been first: what counts is that the user is there.
-        return pwd.getpwnam(SYSTEM_USER)
-    except KeyError:
-        raise EmbeddedPostgresError(
-            f"PostgreSQL does not run as root, and the system user {SYSTEM_USER} could not be made with useradd. "
-            f"Make it, or run dari as an ordinary user, or set DARI_DATABASE_DSN to a PostgreSQL server."
-        ) from None
-
-
-def _require_access(account: _Account, program: Path, data_dir: Path) -> None:
-    """Refuse, before anything is made, folders that the server's user cannot reach; `data_dir` itself is opened."""
-    if not account.is_other:
-        return
-    data_dir.chmod(data_dir.stat().st_mode | stat.S_IXGRP | stat.S_IXOTH)
-    for path in (program, data_dir):
-        for folder in path.resolve().parents:
-            if not account.may_enter(folder):
-                raise EmbeddedPostgresError(
-                    f"PostgreSQL does not run as root, so it runs as {account}, who may not enter {folder} and so "
-                    f"does not reach {path}. Run dari as an ordinary user; or set DARI_DATA_DIR, and install dari, "
-                    f"where everyone may pass through, such as below /var/lib and /opt; or run: chmod o+x '{folder}'; "
-                    "or set DARI_DATABASE_DSN to a PostgreSQL server."
-                )
-
-
 def _end_leftovers(cluster: Path, timeout_s: float) -> None:
     """End what a killed dari or a killed server left running over `cluster`, then drop its pid file.
 
@@ -530,9 +464,17 @@ def _end_leftovers(cluster: Path, timeout_s: float) -> None:
 def _find_servers(cluster: Path) -> Iterator[psutil.Process]:
     """Find the PostgreSQL processes of `cluster`; each of them has it as its working folder."""
     for process in psutil.process_iter(["name"]):
-        with suppress(OSError):
-            if process.info["name"] == "postgres" and Path(f"/proc/{process.pid}/cwd").samefile(cluster):
-                yield process
+        if process.info["name"] != "postgres":
+            continue
+        with suppress(psutil.Error, FileNotFoundError, ProcessLookupError):
+            try:
+                if Path(f"/proc/{process.pid}/cwd").samefile(cluster):
+                    yield process
+            except PermissionError:
+                # Root without CAP_SYS_PTRACE, as in Docker, sees of other users' processes what everybody sees.
+                if str(cluster) in process.cmdline():
+                    yield process
+                    yield from process.children()
 
 
 def _signal_and_wait(
@@ -555,7 +497,7 @@ def _is_at_work(process: psutil.Process) -> bool:
     return False
 
 
-def _initialize(cluster: Path, binaries: Path, account: _Account, durable: bool) -> None:
+def _initialize(cluster: Path, binaries: Path, account: Account, durable: bool) -> None:
     """Make the files of a new server under another name, then rename: a start that was cut off begins anew."""
     if (cluster / "PG_VERSION").exists():
         version = (cluster / "PG_VERSION").read_text().strip()
@@ -580,22 +522,21 @@ def _initialize(cluster: Path, binaries: Path, account: _Account, durable: bool)
     options += ["--auth=trust", f"--username={SUPERUSER}", "--no-instructions"]
     options += [] if durable else ["--no-sync"]
     result = subprocess.run(
-        [str(binaries / "initdb"), "-D", str(unfinished), *options],
-        env=_clean_environment(),
+        account.command([str(binaries / "initdb"), "-D", str(unfinished), *options], cluster.parent),
+        env=clean_environment(),
         cwd="/",
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="replace",
         check=False,
-        **account.subprocess_options(),
     )
     if result.returncode != 0:
         raise EmbeddedPostgresError(f"initdb could not make {cluster}:\n{result.stderr.strip()}")
     unfinished.rename(cluster)
 
 
-def _make_socket_dir(data_dir: Path, account: _Account) -> Path:
+def _make_socket_dir(data_dir: Path, account: Account) -> Path:
     """Make the socket's folder, empty: in `data_dir`, or where that path is too long, below the temporary folder.
 
     Both depend on `data_dir` alone, so that a DSN stays right when the server is started anew.
@@ -617,8 +558,3 @@ def _make_socket_dir(data_dir: Path, account: _Account) -> Path:
     for name in (_SOCKET_NAME, f"{_SOCKET_NAME}.lock"):
         (folder / name).unlink(missing_ok=True)
     return folder
-
-
-def _clean_environment() -> dict[str, str]:
-    """No PG* variable may change what we ask for, and no secret of dari's may reach another user's process."""
-    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}

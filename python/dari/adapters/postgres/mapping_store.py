@@ -19,7 +19,7 @@ from dari.adapters.postgres.tables import (
     KnowledgeBaseVersions,
     Uploads,
 )
-from dari.core.errors import AlreadyExists, EtagMismatch, NotFound, StillLinked
+from dari.core.errors import AlreadyExists, EtagMismatch, FieldViolation, InvalidArgument, NotFound, StillLinked
 from dari.core.mapping import (
     AiModel,
     AiModelLink,
@@ -74,7 +74,7 @@ class _Resources(Generic[Resource]):
             if request_id is not None:
                 earlier = self._select(tenant).where(self.table.request_id == request_id).first(transaction.peewee)
                 if earlier is not None:
-                    return self._resource(earlier)
+                    return self._made_before(earlier, resource)
             raise AlreadyExists.of(f"{self.collection}/{resource.id}")
 
     def get(self, tenant: str, id: str) -> Resource:
@@ -134,6 +134,14 @@ class _Resources(Generic[Resource]):
                 f"{name} is linked with {', '.join(links)}; unlink it first, or delete it with force.",
                 {"resource": name, "links": ",".join(links)},
             )
+
+    def _made_before(self, row: dict[str, Any], resource: Resource) -> Resource:
+        """What the same request made when it came first; it may have been changed since, so only the id is compared."""
+        if row["id"] != resource.id:
+            raise InvalidArgument.of(
+                FieldViolation("request_id", f"was used before to make {self.collection} of another id")
+            )
+        return self._resource(row)
 
     def _lock(self, transaction: Transaction, tenant: str, id: str, etag: str) -> dict[str, Any]:
         locked = (
@@ -241,9 +249,11 @@ class KnowledgeBaseStore(_Resources[KnowledgeBase]):
         return _knowledge_bases().where(KnowledgeBases.tenant == tenant)
 
     def _before_delete(self, transaction: Transaction, tenant: str, id: str) -> None:
-        segments = (
+        # Locked: a batch that is just being stored could make its tables behind this look; a later one finds no upload.
+        segments = list(
             Uploads.select(Uploads.segment)
             .where((Uploads.tenant == tenant) & (Uploads.knowledge_base == id))
+            .for_update()
             .tuples()
             .execute(transaction.peewee)
         )

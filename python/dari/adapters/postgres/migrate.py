@@ -27,6 +27,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import Any
 
 import psycopg2
 from psycopg2 import errors, sql
@@ -46,7 +47,18 @@ _FILE_NAME = re.compile(r"(?P<number>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
 
 
 class MigrationError(Exception):
-    """The database cannot be brought to this version; the message says why and what to do. Shown at start."""
+    """The database is not at this version, and why; the message says what to do. Shown at start.
+
+    No message has the DSN or a part of it: they are shown, and logged.
+    """
+
+
+class DatabaseUnreachable(MigrationError):
+    """There is no session on the server."""
+
+
+class NotMigrated(MigrationError):
+    """The database lacks tables or rights that `migrate` makes."""
 
 
 class MigrationChanged(MigrationError):
@@ -106,6 +118,31 @@ def pending(dsn: str, database: str | None = None, *, folder: Traversable | None
     migrations = _read(folder)
     with _connect(dsn, database) as session:
         return _missing(session, migrations)
+
+
+def require_migrated(dsn: str) -> None:
+    """Make sure, as whom the service logs in, that it can work: nothing is pending, and it can take on its roles.
+
+    Raises NotMigrated, DatabaseUnreachable, or what `pending` raises.
+    """
+    with _connect(dsn, None) as session:
+        missing = _missing(session, _read(None))
+        if missing:
+            first, last = missing[0], missing[-1]
+            what = f"migration {first}" if first is last else f"{len(missing)} migrations, {first} to {last}"
+            raise NotMigrated(f"The database lacks {what}. Run: dari migrate")
+        refused = _roles_refused(session)
+        if refused:
+            raise NotMigrated(
+                f"The user of the database's DSN may not take on {', '.join(refused)}. Run dari migrate, and name that "
+                "user as the service's."
+            )
+
+
+def user_of(dsn: str) -> str | None:
+    """Whom the DSN logs in as; None where it leaves that to the environment. Raises DatabaseUnreachable."""
+    user = _parsed(dsn).get("user")
+    return str(user) if user else None
 
 
 def create_database(admin_dsn: str, database: str = "dari", service_user: str = "dari_service") -> None:
@@ -319,23 +356,79 @@ def _parse(file: Traversable) -> Migration:
     return Migration(int(match["number"]), match["name"], hashlib.sha256(content).hexdigest(), content.decode())
 
 
+def _roles_refused(session: connection) -> list[str]:
+    """Those of the service's roles that the session's user may not take on, or that the server does not have."""
+    may_set = "SET" if session.server_version >= 160_000 else "MEMBER"
+    question = "SELECT count(*) FROM pg_roles WHERE rolname = %s AND pg_has_role(oid, %s)"
+    refused = []
+    with session, session.cursor() as cur:
+        for role in SERVICE_ROLES:
+            cur.execute(question, (role, may_set))
+            if _one_row(cur)[0] == 0:
+                refused.append(role)
+    return refused
+
+
 @contextmanager
 def _connect(dsn: str, database: str | None) -> Iterator[connection]:
     """A session on the server, closed at the end; its errors become MigrationError."""
     defaults = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "dari-migrate"}
-    options = {**defaults, **parse_dsn(dsn), **({"dbname": database} if database else {})}
+    options: dict[str, Any] = {**defaults, **_parsed(dsn), **({"dbname": database} if database else {})}
     try:
-        with closing(psycopg2.connect(make_dsn(**options))) as session:
+        opened = psycopg2.connect(make_dsn(**options))
+    except psycopg2.Error as error:
+        raise DatabaseUnreachable(f"The database cannot be reached: {_why_unreachable(error)}.") from error
+    try:
+        with closing(opened) as session:
             if session.server_version < OLDEST_SERVER_VERSION:
                 raise MigrationError(f"dari needs PostgreSQL 15 or later; this is {session.server_version // 10_000}.")
             yield session
     except errors.LockNotAvailable as error:
         raise MigrationError("Another session holds what the migration needs; try again when it is done.") from error
     except psycopg2.Error as error:
-        raise MigrationError(f"PostgreSQL refused: {error.diag.message_primary or str(error).strip()}") from error
+        raise MigrationError(f"PostgreSQL refused: {error.diag.message_primary or 'the connection broke'}") from error
+
+
+def _parsed(dsn: str) -> dict[str, str]:
+    try:
+        return parse_dsn(dsn)
+    except psycopg2.Error:
+        # Its text quotes what it did not understand, which may be the password; nor may a traceback show it.
+        raise DatabaseUnreachable(
+            "The database's DSN cannot be read. Write it like postgresql://user:password@host:5432/database, with "
+            "%-escapes for special characters."
+        ) from None
+
+
+def _why_unreachable(error: psycopg2.Error) -> str:
+    """Our own words for libpq's, which name host, address, user and database."""
+    text = str(error)
+    return next((reason for sign, reason in _WHY_UNREACHABLE.items() if sign in text), "no session was given")
+
+
+_WHY_UNREACHABLE = {
+    "Connection refused": "nobody listens at its address",
+    "No such file or directory": "there is no socket in its folder",
+    "could not translate host name": "its host name is unknown",
+    "timeout expired": "it did not answer in time",
+    "starting up": "it is starting; try again soon",
+    "shutting down": "it is shutting down",
+    "too many clients": "all its connections are taken",
+    "connection slots": "all its connections are taken",
+    "no password supplied": "it asks for a password, and the DSN has none",
+    "authentication failed": "it does not accept user and password",
+    "no pg_hba.conf entry": "its pg_hba.conf does not let this user in from here",
+    "does not exist": "it has no such database or user",
+    "permission denied": "the user may not connect to the database",
+    "Permission denied": "its socket is closed to us",
+    "certificate": "its certificate was not accepted",
+    "SSL": "there is no agreement on TLS",
+}
+"""A sign in libpq's or the server's text, and what it says. A server may speak another language: then none fits."""
 
 
 def _one_row(cur: cursor) -> tuple[object, ...]:
     row = cur.fetchone()
-    assert row is not None, "the query gives one row"
+    if row is None:
+        raise MigrationError("PostgreSQL gave no row where its catalogue always has one.")
     return row

@@ -4,12 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dari.adapters.postgres.database import Database, Role, Transaction
+from dari.adapters.postgres.database import Database, Role, Transaction, sqlstate
 from dari.adapters.postgres.segments import best_rows, count_blocks
+from dari.core.errors import InternalError
 from dari.core.search import CandidateRow, Candidates
 
 _COMMON_SHARE = 0.5
 """A lexeme in more blocks than this share says too little to gather blocks by, where a rarer one is there."""
+_MAX_BYTES = 16 * 1024 * 1024
+"""Cells fetched for one search, all segments together: a row may have a megabyte, and thousands are candidates."""
+_DROPPED = ("42P01", "42883")
+"""SQLSTATE of a table or function that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +41,37 @@ class PostgresRowReader:
         self, tenant: str, knowledge_bases: Sequence[str], hashes: Sequence[int], max_blocks: int
     ) -> list[Candidates]:
         """See RowReader."""
+        try:
+            return self._candidates(tenant, knowledge_bases, hashes, max_blocks)
+        except InternalError as error:
+            # A snapshot keeps rows, but no tables: a knowledge base that is deleted at this moment takes its own along.
+            if sqlstate(error) not in _DROPPED:
+                raise
+        return self._candidates(tenant, knowledge_bases, hashes, max_blocks)
+
+    def _candidates(
+        self, tenant: str, knowledge_bases: Sequence[str], hashes: Sequence[int], max_blocks: int
+    ) -> list[Candidates]:
         # One snapshot: a version that is replaced meanwhile is still read whole.
         with self._database.transaction(
             Role.APP, snapshot=True, tenant=tenant, knowledge_bases=knowledge_bases
         ) as transaction:
             versions = _current_versions(transaction, tenant, knowledge_bases)
             transaction.become(Role.READER)
-            return [_candidates(transaction, version, hashes, max_blocks) for version in versions]
+            max_bytes = _MAX_BYTES // max(1, sum(len(version.segments) for version in versions))
+            return [_candidates(transaction, version, hashes, max_blocks, max_bytes) for version in versions]
 
 
 def _current_versions(transaction: Transaction, tenant: str, knowledge_bases: Sequence[str]) -> list[_Version]:
     cursor = transaction.execute(
         """
-        SELECT v.knowledge_base, v.number, v.columns, array_agg(s.segment ORDER BY s.ordinal),
-            array_agg(s.rows_before ORDER BY s.ordinal)
+        SELECT b.id, coalesce(v.number, 0), coalesce(v.columns, '{}'),
+            array_remove(array_agg(s.segment ORDER BY s.ordinal), NULL),
+            array_remove(array_agg(s.rows_before ORDER BY s.ordinal), NULL)
         FROM dari.knowledge_bases b
-        JOIN dari.knowledge_base_versions v
+        LEFT JOIN dari.knowledge_base_versions v
             ON v.tenant = b.tenant AND v.knowledge_base = b.id AND v.number = b.current_version
-        JOIN dari.version_segments s
+        LEFT JOIN dari.version_segments s
             ON s.tenant = v.tenant AND s.knowledge_base = v.knowledge_base AND s.version = v.number
         WHERE b.tenant = %s AND b.id = ANY (%s)
         GROUP BY 1, 2, 3 ORDER BY 1
@@ -66,7 +84,9 @@ def _current_versions(transaction: Transaction, tenant: str, knowledge_bases: Se
     ]
 
 
-def _candidates(transaction: Transaction, version: _Version, hashes: Sequence[int], max_blocks: int) -> Candidates:
+def _candidates(
+    transaction: Transaction, version: _Version, hashes: Sequence[int], max_blocks: int, max_bytes: int
+) -> Candidates:
     rows: list[CandidateRow] = []
     block_count = 0
     blocks_with: dict[int, int] = {}
@@ -79,7 +99,9 @@ def _candidates(transaction: Transaction, version: _Version, hashes: Sequence[in
         if weights:
             rows += (
                 CandidateRow(segment.rows_before + number, cells)
-                for number, cells in best_rows(transaction, segment.name, len(version.columns), weights, max_blocks)
+                for number, cells in best_rows(
+                    transaction, segment.name, len(version.columns), weights, max_blocks, max_bytes
+                )
             )
     return Candidates(version.knowledge_base, version.number, version.columns, tuple(rows), block_count, blocks_with)
 

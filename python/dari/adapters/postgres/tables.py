@@ -286,6 +286,7 @@ class Turns(_Table):
     attempts = JsonbField()
     citations = JsonbField()
     degraded_reasons = _texts()
+    knowledge_bases = _texts()
     deadline_time = DateTimeTZField()
     create_time = DateTimeTZField()
     complete_time = DateTimeTZField(null=True)

@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
+import psycopg2
 from peewee import fn
 from psycopg2.extras import execute_values
 
-from dari.adapters.postgres.database import Database, Role, Transaction
+from dari.adapters.postgres.database import Database, Role, Transaction, sqlstate
 from dari.adapters.postgres.segments import copy_into_segment, create_segment, drop_segment, index_segment
 from dari.adapters.postgres.tables import (
     KnowledgeBases,
@@ -19,7 +20,7 @@ from dari.adapters.postgres.tables import (
     Uploads,
     VersionSegments,
 )
-from dari.core.errors import HeaderConflict, InternalError, NotFound, RivalWriter
+from dari.core.errors import HeaderConflict, InternalError, MalformedFile, NotFound, RivalWriter
 from dari.core.uploads import (
     Batch,
     Checkpoint,
@@ -34,6 +35,11 @@ from dari.core.uploads import (
 )
 
 _INDEX_TIMEOUT_S = 3_600.0
+# Locks on a knowledge base. The first keeps it from being deleted, the second also from getting another version.
+_SHARED = "FOR KEY SHARE"
+_EXCLUSIVE = "FOR NO KEY UPDATE"
+_ROW_TOO_BIG = "54000"
+"""SQLSTATE of a row that fits no page of PostgreSQL, which are 8 KiB; long cells lie elsewhere, but not short ones."""
 
 
 class PostgresUploadStore:
@@ -45,7 +51,7 @@ class PostgresUploadStore:
     def open(self, tenant: str, request: OpenUpload) -> Upload:
         """See UploadStore."""
         with self._database.transaction(Role.APP) as transaction:
-            if _lock_knowledge_base(transaction, tenant, request.knowledge_base, "FOR KEY SHARE") is None:
+            if _lock_knowledge_base(transaction, tenant, request.knowledge_base, _SHARED) is None:
                 raise NotFound.of(f"knowledgeBases/{request.knowledge_base}")
             Uploads.insert(_new_row(tenant, request)).on_conflict_ignore().execute(transaction.peewee)
             upload = _upload(_lock(transaction, tenant, request.id))
@@ -63,14 +69,18 @@ class PostgresUploadStore:
             )
             return _upload(next(iter(opened)))
 
-    def commit(self, upload: Upload, since: Checkpoint, batch: Batch) -> None:
+    def commit(self, upload: Upload, since: Checkpoint, batch: Batch, sha256: bytes | None = None) -> None:
         """See UploadStore."""
         after = batch.checkpoint
+        state = UploadState.OPEN if sha256 is None else UploadState.INDEXING
         with self._database.transaction(Role.APP) as transaction:
+            _hold_knowledge_base(transaction, upload)
             # The compare-and-set comes first: a rival's stream waits here for nothing but one short transaction.
             moved = (
                 Uploads.update(
                     {
+                        Uploads.state: state.value,
+                        Uploads.sha256: sha256,
                         Uploads.committed_offset_bytes: after.offset_bytes,
                         Uploads.next_line: after.line,
                         Uploads.rows_stored: after.rows_stored,
@@ -81,8 +91,7 @@ class PostgresUploadStore:
                     }
                 )
                 .where(
-                    _is(upload.tenant, upload.id)
-                    & (Uploads.writer_epoch == upload.writer_epoch)
+                    _is_mine(upload)
                     & (Uploads.committed_offset_bytes == since.offset_bytes)
                     & (Uploads.state == UploadState.OPEN.value)
                 )
@@ -93,6 +102,8 @@ class PostgresUploadStore:
             is_first = not since.columns and bool(after.columns)
             if is_first:
                 _check_header(transaction, upload, after.columns)
+            if after.offset_bytes == since.offset_bytes:
+                return  # The end of a file that ended with the batch before.
             UploadBatches.insert(
                 tenant=upload.tenant,
                 upload=upload.id,
@@ -105,40 +116,36 @@ class PostgresUploadStore:
             transaction.become(Role.INGEST)
             if is_first:
                 create_segment(transaction, upload.segment, upload.tenant, upload.knowledge_base, len(after.columns))
-            stored = copy_into_segment(transaction, upload.segment, batch.rows, batch.blocks)
+            stored = _copy(transaction, upload, batch)
             if stored != batch.rows_stored:
                 raise InternalError("An internal error occurred.", {"expected_rows": batch.rows_stored, "rows": stored})
 
     def fail(self, upload: Upload, failure: str) -> None:
         """See UploadStore."""
         with self._database.transaction(Role.APP) as transaction:
+            if _lock_knowledge_base(transaction, upload.tenant, upload.knowledge_base, _SHARED) is None:
+                return
             failed = (
                 Uploads.update(
                     {Uploads.state: UploadState.FAILED.value, Uploads.failure: failure, Uploads.update_time: fn.now()}
                 )
-                .where(
-                    _is(upload.tenant, upload.id)
-                    & (Uploads.writer_epoch == upload.writer_epoch)
-                    & (Uploads.state == UploadState.OPEN.value)
-                )
+                .where(_is_mine(upload) & (Uploads.state != UploadState.COMPLETED.value))
                 .execute(transaction.peewee)
             )
             if failed:
                 transaction.become(Role.INGEST)
                 drop_segment(transaction, upload.segment)
 
-    def publish(self, upload: Upload, sha256: bytes) -> Receipt:
+    def publish(self, upload: Upload) -> Receipt:
         """See UploadStore."""
-        index_duration_s = self._index(upload, sha256)
+        self._index(upload)
         with self._database.transaction(Role.APP) as transaction:
-            current = _lock_knowledge_base(transaction, upload.tenant, upload.knowledge_base, "FOR NO KEY UPDATE")
-            row = _lock(transaction, upload.tenant, upload.id)
-            if current is None or row["writer_epoch"] != upload.writer_epoch:
-                raise _rival(upload)
-            if row["state"] != UploadState.COMPLETED.value:
+            current_version = _hold_knowledge_base(transaction, upload, _EXCLUSIVE)
+            row = _lock_mine(transaction, upload)
+            if row["state"] == UploadState.INDEXING.value:
                 _check_header(transaction, upload, row["columns"])
-                version = _add_version(transaction, _upload(row), current[0])
-                _complete(transaction, upload, version, index_duration_s)
+                version = _add_version(transaction, _upload(row), current_version)
+                _complete(transaction, upload, version)
                 row = _lock(transaction, upload.tenant, upload.id)
             receipt = _upload(row).receipt
             if receipt is None:
@@ -190,32 +197,22 @@ class PostgresUploadStore:
                 for row in query.execute(transaction.peewee)
             ]
 
-    def _index(self, upload: Upload, sha256: bytes) -> float:
-        """Build the search index in a transaction of its own, unless it is built; returns the seconds it took."""
-        started = time.monotonic()
+    def _index(self, upload: Upload) -> None:
+        """Build the search index in a transaction of its own, unless it is built."""
+        started_s = time.monotonic()
         with self._database.transaction(Role.APP, statement_timeout_s=_INDEX_TIMEOUT_S) as transaction:
-            row = _lock(transaction, upload.tenant, upload.id)
-            if row["writer_epoch"] != upload.writer_epoch:
-                raise _rival(upload)
-            if row["state"] != UploadState.OPEN.value:
-                return row["index_duration_s"] or 0.0
+            _hold_knowledge_base(transaction, upload)
+            row = _lock_mine(transaction, upload)
+            if row["state"] != UploadState.INDEXING.value or row["index_duration_s"] is not None:
+                return
             transaction.become(Role.INGEST)
             index_segment(transaction, upload.segment)
             transaction.become(Role.APP)
-            duration_s = time.monotonic() - started
             (
-                Uploads.update(
-                    {
-                        Uploads.state: UploadState.INDEXING.value,
-                        Uploads.sha256: sha256,
-                        Uploads.index_duration_s: duration_s,
-                        Uploads.update_time: fn.now(),
-                    }
-                )
+                Uploads.update({Uploads.index_duration_s: time.monotonic() - started_s, Uploads.update_time: fn.now()})
                 .where(_is(upload.tenant, upload.id))
                 .execute(transaction.peewee)
             )
-        return duration_s
 
 
 def _new_row(tenant: str, request: OpenUpload) -> dict[str, object]:
@@ -236,6 +233,15 @@ def _is(tenant: str, id: str) -> Any:
     return (Uploads.tenant == tenant) & (Uploads.id == id)
 
 
+def _is_mine(upload: Upload) -> Any:
+    """The upload, unless another stream has opened it since, or it is another one that took the name of a deleted."""
+    return (
+        _is(upload.tenant, upload.id)
+        & (Uploads.writer_epoch == upload.writer_epoch)
+        & (Uploads.segment == upload.segment)
+    )
+
+
 def _find(transaction: Transaction, tenant: str, id: str) -> dict[str, Any]:
     row: dict[str, Any] | None = Uploads.select().where(_is(tenant, id)).dicts().first(transaction.peewee)
     if row is None:
@@ -251,8 +257,23 @@ def _lock(transaction: Transaction, tenant: str, id: str) -> dict[str, Any]:
     return row
 
 
+def _lock_mine(transaction: Transaction, upload: Upload) -> dict[str, Any]:
+    row = _lock(transaction, upload.tenant, upload.id)
+    if (row["writer_epoch"], row["segment"]) != (upload.writer_epoch, upload.segment):
+        raise _rival(upload)
+    return row
+
+
+def _hold_knowledge_base(transaction: Transaction, upload: Upload, lock: str = _SHARED) -> int | None:
+    """Lock it before the upload, as its deletion does; returns its current version. Raises NotFound."""
+    found = _lock_knowledge_base(transaction, upload.tenant, upload.knowledge_base, lock)
+    if found is None:
+        raise NotFound.of(f"knowledgeBases/{upload.knowledge_base}")
+    return found[0]
+
+
 def _lock_knowledge_base(transaction: Transaction, tenant: str, id: str, lock: Any) -> tuple[int | None] | None:
-    """Its current version, while nobody else may publish or delete it."""
+    """Its current version, while nobody else may delete it, nor publish where the lock is exclusive."""
     found: tuple[int | None] | None = (
         KnowledgeBases.select(KnowledgeBases.current_version)
         .where((KnowledgeBases.tenant == tenant) & (KnowledgeBases.id == id))
@@ -300,6 +321,19 @@ def _check_header(transaction: Transaction, upload: Upload, columns: Sequence[st
             "first_difference": first,
         },
     )
+
+
+def _copy(transaction: Transaction, upload: Upload, batch: Batch) -> int:
+    try:
+        return copy_into_segment(transaction, upload.segment, batch.rows, batch.blocks)
+    except psycopg2.Error as error:
+        if sqlstate(error) != _ROW_TOO_BIG:
+            raise
+        raise MalformedFile(
+            f"A row before byte {batch.checkpoint.offset_bytes} has more cells than fit into a row of PostgreSQL: some"
+            " hundreds where each has ten characters or more. Send fewer columns, under a new upload_id.",
+            {"code": "row_too_wide", "before_byte": batch.checkpoint.offset_bytes},
+        ) from error
 
 
 def _insert_rejected(transaction: Transaction, upload: Upload, batch: Batch) -> None:
@@ -354,12 +388,11 @@ def _add_version(transaction: Transaction, upload: Upload, current: int | None) 
     return number
 
 
-def _complete(transaction: Transaction, upload: Upload, version: int, index_duration_s: float) -> None:
+def _complete(transaction: Transaction, upload: Upload, version: int) -> None:
     Uploads.update(
         {
             Uploads.state: UploadState.COMPLETED.value,
             Uploads.version: version,
-            Uploads.index_duration_s: index_duration_s,
             Uploads.complete_time: fn.now(),
             Uploads.update_time: fn.now(),
         }

@@ -1,0 +1,129 @@
+"""The stranger's road: the README's own lines, run against a real server, and stubs that a stranger makes anew."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dari.server import Server
+from dari.settings import load_settings
+from tests.fix_postgres import PostgresDsns
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+ADDRESS, ADMIN_ADDRESS = "127.0.0.1:50051", "127.0.0.1:50052"
+BLOCK = re.compile(r"(?:<!-- test: (?P<name>\w+) -->\n)?```(?P<language>sh|python)\n(?P<text>.*?)```", re.DOTALL)
+
+
+def blocks(language: str, containing: str = "", name: str | None = None) -> list[str]:
+    """The README's code in a language, by what it holds or by the name in the comment above it."""
+    found = [
+        block["text"]
+        for block in BLOCK.finditer(README)
+        if block["language"] == language and containing in block["text"] and name in (None, block["name"])
+    ]
+    assert found, "the README has lost the lines that this test runs"
+    return found
+
+
+@pytest.fixture
+def server(database: PostgresDsns) -> Iterator[Server]:
+    settings = load_settings(
+        listen_address="127.0.0.1:0",
+        admin_address="127.0.0.1:0",
+        database_dsn=database.service_dsn,
+        local_model=None,
+    )
+    with Server(settings) as server:
+        yield server
+
+
+def run(server: Server, command: list[str], folder: Path, text: str) -> str:
+    """Run a README block with this server's addresses; returns what it printed."""
+    here = text.replace(ADDRESS, server.address).replace(ADMIN_ADDRESS, server.admin_address)
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
+        "DARI_ADDRESS": server.address,
+    }
+    done = subprocess.run(
+        [*command, here], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def make_chatbot(server: Server, folder: Path) -> None:
+    """The README's mapping."""
+    (lines,) = blocks("sh", "dari map kb create")
+    run(server, ["bash", "-euc"], folder, lines.replace('export PATH="$PWD/.venv/bin:$PATH"\n', ""))
+
+
+def test_the_python_examples_chat_and_ingest(server: Server, tmp_path: Path) -> None:
+    make_chatbot(server, tmp_path)
+    (tmp_path / "more-airports.csv").write_text("faa,name\nGMP,김포\nICN,인천\n")
+    chat, ingest = blocks("python", name="python")
+    assert "2 rows stored, 0 rejected, version 1" in run(server, [sys.executable, "-c"], tmp_path, ingest)
+    answer = run(server, [sys.executable, "-c"], tmp_path, chat)
+    assert "GMP" in answer
+    assert "answered by ANSWERER_ROWS_ONLY degraded: True" in answer
+
+
+@pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not installed")
+def test_the_grpcurl_examples_list_describe_ingest_search_ask_and_check_health(
+    server: Server, tmp_path: Path
+) -> None:
+    make_chatbot(server, tmp_path)
+    (lines,) = blocks("sh", name="grpcurl")
+    printed = run(server, ["bash", "-euc"], tmp_path, lines)
+    for expected in ("dari.v1.ChatService", "rpc Ingest", '"rowsStored": "2"', "김포", "La Guardia", '"SERVING"'):
+        assert expected in printed
+
+
+STRANGER = """
+import sys
+sys.path.insert(0, {stubs!r})
+import grpc
+from dari.v1 import chat_pb2, chat_pb2_grpc, error_reason_pb2, ingest_pb2, ingest_pb2_grpc
+from dari.v1 import mapping_pb2, mapping_pb2_grpc
+
+assert chat_pb2.__file__.startswith({stubs!r}), chat_pb2.__file__
+with grpc.insecure_channel({address!r}) as channel:
+    mapping = mapping_pb2_grpc.MappingServiceStub(channel)
+    mapping.CreateKnowledgeBase(mapping_pb2.CreateKnowledgeBaseRequest(
+        knowledge_base_id="notes", knowledge_base=mapping_pb2.KnowledgeBase()))
+    data = "k,v\\n1,하나\\n2,둘\\n".encode()
+    requests = [
+        ingest_pb2.IngestRequest(open=ingest_pb2.OpenUpload(
+            knowledge_base="knowledgeBases/notes", upload_id="u", mode=ingest_pb2.UPLOAD_MODE_REPLACE)),
+        ingest_pb2.IngestRequest(chunk=ingest_pb2.UploadChunk(data=data)),
+        ingest_pb2.IngestRequest(finish=ingest_pb2.FinishUpload(total_size_bytes=len(data))),
+    ]
+    *_, last = ingest_pb2_grpc.IngestServiceStub(channel).Ingest(iter(requests))
+    print(last.completed.receipt.rows_stored)
+    try:
+        chat_pb2_grpc.ChatServiceStub(channel).Ask(chat_pb2.AskRequest(
+            chat_configuration="chatConfigurations/none", question="?"))
+    except grpc.RpcError as error:
+        print(error.code().name)
+"""
+
+
+def test_stubs_made_afresh_from_proto_work_without_this_package(server: Server, tmp_path: Path) -> None:
+    protos = sorted(str(path) for path in (ROOT / "proto").glob("dari/v1/*.proto"))
+    made = [f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}"]
+    subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", *made, *protos], check=True, timeout=120
+    )
+    program = STRANGER.format(stubs=str(tmp_path), address=server.address)
+    # A stranger has no dari: this package must not stand before the fresh stubs.
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2", "NOT_FOUND"]
