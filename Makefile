@@ -76,7 +76,7 @@ bench: bench-ingest  ## All benches
 
 .PHONY: bench-ingest
 bench-ingest: install  ## Rows from gRPC to disk beside psql \copy; memory of the server
-	$(BIN)/python bench/ingest.py
+	$(BIN)/python -m bench.ingest
 
 .PHONY: lock
 lock: $(VENV)/installed  ## Resolve the dependencies of pyproject.toml anew

@@ -1,3 +1,3 @@
 """Fixtures for all tests stand in `fix_*.py`, one subject each."""
 
-pytest_plugins = ["tests.fix_postgres"]
+pytest_plugins = ["tests.fix_postgres", "tests.fix_server"]

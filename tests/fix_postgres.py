@@ -58,14 +58,14 @@ def migrated_template(postgres_server: PostgresDsns) -> Iterator[PostgresDsns]:
 @pytest.fixture
 def database(postgres_server: PostgresDsns, migrated_template: PostgresDsns) -> Iterator[PostgresDsns]:
     """A migrated database of the test's own, empty; dropped after it, with whoever is connected."""
-    with _copied(postgres_server, migrated_template) as dsns:
+    with copied_database(postgres_server, migrated_template) as dsns:
         yield dsns
 
 
 @pytest.fixture(scope="session")
 def shared_database(postgres_server: PostgresDsns, migrated_template: PostgresDsns) -> Iterator[PostgresDsns]:
     """A migrated database that all tests share. For reading only, or for what is rolled back."""
-    with _copied(postgres_server, migrated_template) as dsns:
+    with copied_database(postgres_server, migrated_template) as dsns:
         yield dsns
 
 
@@ -93,7 +93,8 @@ def _given_server(admin_dsn: str) -> Iterator[PostgresDsns]:
 
 
 @contextmanager
-def _copied(server: PostgresDsns, template: PostgresDsns) -> Iterator[PostgresDsns]:
+def copied_database(server: PostgresDsns, template: PostgresDsns) -> Iterator[PostgresDsns]:
+    """A migrated database, dropped at the end with whoever is connected."""
     name = f"dari_test_{secrets.token_hex(4)}"
     source = psycopg2.extensions.parse_dsn(template.admin_dsn)["dbname"]
     # FILE_COPY took half the time of the default, which writes the whole copy into the log.

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -161,6 +162,21 @@ def test_an_interrupted_command_goes_on(dari: FakeDari, tmp_path: Path, capsys: 
     (upload,) = dari.ingest.uploads.values()
     assert upload.safe == path.read_bytes()
     assert dari.ingest.chunks_taken - taken <= 5
+
+
+def test_an_upload_that_is_stopped_by_hand_says_how_to_go_on(tmp_path: Path) -> None:
+    """Ctrl-C in a process of its own, once the server has something: exit code of the shell, the id on stderr."""
+    path = tmp_path / "big.csv"
+    path.write_bytes(b"a line of a big file\n" * 100_000)
+    with FakeDari() as dari:
+        dari.ingest.may_take.clear()
+        command = [sys.executable, "-m", "dari", "--address", dari.address, "ingest", str(path), "--kb", "sales"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert dari.ingest.opened.wait(timeout=60)
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=60)[1]
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert f"--upload-id {dari.ingest.openings[0].upload_id}" in said
 
 
 def test_ingest_makes_the_knowledge_base(dari: FakeDari, csv: Path, capsys: Captured) -> None:

@@ -23,6 +23,7 @@ from dari.commands.chat import ask
 from dari.commands.exit_codes import ExitCode
 from dari.commands.flight_data import NoFlightData, flight_tables
 from dari.commands.map import show_resolved
+from dari.commands.serve import start_failures
 from dari.commands.terminal import Terminal
 from dari.settings import SettingsError, load_settings
 from dari.v1 import chat_pb2, ingest_pb2
@@ -115,6 +116,9 @@ def run(terminal: Terminal, data_dir: Path, archive: Path | None) -> ExitCode:
     except SettingsError as error:
         terminal.note(str(error))
         return ExitCode.CONFIG
+    except start_failures() as error:
+        terminal.note(str(error))
+        return ExitCode.FAILED
     _step(terminal, f"Everything was as it must be, in {time.monotonic() - began_s:.1f} s")
     return ExitCode.OK
 
@@ -164,16 +168,15 @@ def _ingest_all(terminal: Terminal, client: Client, tables: dict[str, Path]) -> 
         _expect(f"bytes of {table}", sent.receipt.size_bytes, path.stat().st_size)
     if not terminal.as_json:
         terminal.table(
-            ("knowledge base", "version", "rows stored", "rejected", "bytes", "SHA-256", "took"),
+            ("knowledge base", "version", "rows", "rejected", "bytes", "took"),
             [
                 (
-                    sent.receipt.knowledge_base,
+                    sent.receipt.knowledge_base.removeprefix("knowledgeBases/"),
                     sent.receipt.version,
                     f"{sent.receipt.rows_stored:,}",
                     sent.receipt.rows_rejected,
                     f"{sent.receipt.size_bytes:,}",
-                    f"{sent.receipt.sha256.hex()[:16]}…",
-                    "was in already" if sent.was_complete else f"{sent.elapsed_s:.1f} s",
+                    "in already" if sent.was_complete else f"{sent.elapsed_s:.1f} s",
                 )
                 for sent in receipts
             ],

@@ -50,6 +50,8 @@ _MESSAGE_ROOM_BYTES = 64 * 1024
 _ADMIN_THREADS = 4
 _UNWIND_TIMEOUT_S = 2.0
 """How long a cancelled handler may take to see that it is, and what closes to close."""
+_LAST_TIMEOUT_S = 0.5
+"""How long a handler may take that waited for what is now closed."""
 _SERVICES = (
     chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
     ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name,
@@ -95,6 +97,7 @@ class Server:
         self._opened: ExitStack | None = None
         self._is_ended = False
         self._pools: list[_ThreadPool] = []
+        self._capture = ExitStack()
         # Holds one item from the end on. Unlike an Event's `set`, its `put` may interrupt the wait on the same thread.
         self._stopped: SimpleQueue[None] = SimpleQueue()
         self.address = settings.listen_address
@@ -112,6 +115,7 @@ class Server:
         with self._life:
             if self._opened is not None or self._is_ended:
                 raise RuntimeError("A Server starts once.")
+            self._capture.enter_context(captured(self._log, self._settings.log_level, self._settings.log_format))
             try:
                 with ExitStack() as opened:
                     self._open(opened)
@@ -160,7 +164,6 @@ class Server:
     def _open(self, opened: ExitStack) -> None:
         settings = self._settings
         self._go_on()
-        opened.enter_context(captured(self._log, settings.log_level, settings.log_format))
         admin = opened.enter_context(_Admin(settings.admin_address))
         self.admin_address = admin.address
         database = self._open_database(opened)
@@ -180,7 +183,9 @@ class Server:
     def _end(self) -> None:
         """Whatever was opened is closed: let those go on who wait for it."""
         self._is_ended = True
-        self._have_threads_ended(_UNWIND_TIMEOUT_S)
+        if self._have_threads_ended(_LAST_TIMEOUT_S):
+            # A handler that is left behind may still fail, and gRPC log it, until the process ends.
+            self._capture.close()
         self._stopped.put(None)
 
     def _drain(self, server: grpc.Server) -> None:
@@ -375,6 +380,7 @@ def _start_local_model(settings: Settings, log: EventLog, opened: ExitStack) -> 
     options = EngineOptions(threads=settings.local_threads or 0, context_tokens=settings.local_context_tokens)
     local_model = LocalModel(
         files[settings.local_model],
+        log,
         engine=settings.local_engine,
         options=options,
         queue_size=settings.local_queue_size,

@@ -81,18 +81,21 @@ def test_the_grpcurl_examples_list_describe_ingest_search_ask_and_check_health(
     make_chatbot(server, tmp_path)
     (lines,) = blocks("sh", name="grpcurl")
     printed = run(server, ["bash", "-euc"], tmp_path, lines)
-    for expected in ("dari.v1.ChatService", "rpc Ingest", '"rowsStored": "2"', "김포", "La Guardia", '"SERVING"'):
+    for expected in ("dari.v1.ChatService", "rpc Ingest", "김포", "La Guardia", '"SERVING"'):
         assert expected in printed
+    # Some versions of grpcurl print the fields' JSON names, some those of the proto file.
+    assert re.search(r'"rows_?[sS]tored": "2"', printed)
 
 
 STRANGER = """
-import sys
-sys.path.insert(0, {stubs!r})
+import os, sys
+# A stranger has no dari: a package of this name would stand before the fresh stubs, which have no __init__.py.
+sys.path = [{stubs!r}, *(path for path in sys.path if not os.path.exists(os.path.join(path, "dari", "__init__.py")))]
 import grpc
 from dari.v1 import chat_pb2, chat_pb2_grpc, error_reason_pb2, ingest_pb2, ingest_pb2_grpc
 from dari.v1 import mapping_pb2, mapping_pb2_grpc
 
-assert chat_pb2.__file__.startswith({stubs!r}), chat_pb2.__file__
+assert chat_pb2.__file__.startswith({stubs!r})
 with grpc.insecure_channel({address!r}) as channel:
     mapping = mapping_pb2_grpc.MappingServiceStub(channel)
     mapping.CreateKnowledgeBase(mapping_pb2.CreateKnowledgeBaseRequest(
@@ -121,7 +124,6 @@ def test_stubs_made_afresh_from_proto_work_without_this_package(server: Server, 
         [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", *made, *protos], check=True, timeout=120
     )
     program = STRANGER.format(stubs=str(tmp_path), address=server.address)
-    # A stranger has no dari: this package must not stand before the fresh stubs.
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
     )

@@ -81,6 +81,8 @@ class FakeIngest(ingest_pb2_grpc.IngestServiceServicer):
         self.may_take = threading.Event()
         """Cleared, the server takes no further chunk: a database that does not move."""
         self.may_take.set()
+        self.opened = threading.Event()
+        """Set once a client's first bytes came, which it sends when it has the answer to `open`."""
 
     def Ingest(
         self, requests: Iterator[ingest_pb2.IngestRequest], context: grpc.ServicerContext
@@ -116,6 +118,7 @@ class FakeIngest(ingest_pb2_grpc.IngestServiceServicer):
         )
         pending, came = bytearray(), 0
         for request in requests:
+            self.opened.set()
             self.may_take.wait()
             if known.writer is not context:
                 refuse(context, grpc.StatusCode.ABORTED, "RIVAL_WRITER", "Another stream took the upload over.")

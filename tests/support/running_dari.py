@@ -20,6 +20,7 @@ FLOWISE, OPENAI, LOCAL = (
     mapping_pb2.AI_MODEL_KIND_OPENAI_COMPATIBLE,
     mapping_pb2.AI_MODEL_KIND_LOCAL,
 )
+_CHUNK_BYTES = 256 * 1024
 SOON_S = 30.0
 """How long a test waits for what must come before it fails."""
 
@@ -108,7 +109,9 @@ class RunningDari:
                     mode=ingest_pb2.UPLOAD_MODE_REPLACE,
                 )
             )
-            yield ingest_pb2.IngestRequest(chunk=ingest_pb2.UploadChunk(offset_bytes=0, data=data))
+            for start in range(0, len(data), _CHUNK_BYTES):
+                chunk = ingest_pb2.UploadChunk(offset_bytes=start, data=data[start : start + _CHUNK_BYTES])
+                yield ingest_pb2.IngestRequest(chunk=chunk)
             digest = hashlib.sha256(data).digest()
             yield ingest_pb2.IngestRequest(
                 finish=ingest_pb2.FinishUpload(total_size_bytes=len(data), sha256=digest)

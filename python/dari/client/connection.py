@@ -95,7 +95,7 @@ class Client:
         `upload_id` names the upload for good; with the same one another process can go on, and a finished upload gives
         its receipt again. Default: a random one, so that one call is one upload; `on_progress`, `Receipt.upload` and
         UploadInterrupted tell it. Bytes already committed by an earlier process are read and hashed before the first
-        new byte goes out, 1 to 2 s for each 2 GB.
+        new byte goes out, about 1 s for each GB.
 
         Raises CallFailed, UploadInterrupted, CannotReplay, and OSError where the source cannot be read.
         """

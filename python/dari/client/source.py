@@ -18,7 +18,11 @@ from typing import BinaryIO
 from dari.client.errors import CannotReplay
 
 CHUNK_BYTES = 256 * 1024
-"""Bytes in a message: what the protocol advises. 1 MiB was not faster, and 64 KiB costs 15 % more time a byte."""
+"""Bytes in a message: what the protocol advises.
+
+Over loopback to a server that only counts, on two cores: 64 KiB carried 204 to 209 MB/s, 256 KiB 360 to 378 MB/s, and
+1 MiB 267 to 617 MB/s. A server that stores rows takes some 50 MB/s.
+"""
 
 REPLAY_LIMIT_BYTES = 64 * 1024 * 1024
 """Most bytes of a pipe kept for a reconnect: sixteen of the server's default batches."""

@@ -222,10 +222,11 @@ class _Stream:
                 return
             if isinstance(answer, Exception):
                 raise answer
+            yield answer
+            # After the yield: progress is told before the first byte goes out.
             if answer.HasField("opened"):
                 self._first_offset = answer.opened.committed_offset_bytes
                 self._opened.set()
-            yield answer
 
     def close(self) -> None:
         """End the call if it still runs, and let the sender go."""

@@ -89,16 +89,20 @@ def send(terminal: Terminal, client: Client, path: Path, opening: OpenUpload, *,
         upload_id, was_complete = upload_id_for(client, path, opening)
     began_s = time.monotonic()
     with _opened(path) as file, _Bar(terminal, path) as bar:
-        receipt = client.ingest(
-            file,
-            opening.knowledge_base,
-            opening.mode,
-            upload_id=upload_id or None,
-            dialect=opening.dialect,
-            max_rejected_rows=opening.max_rejected_rows if opening.HasField("max_rejected_rows") else None,
-            on_progress=bar.update,
-            give_up_after_s=give_up_after_s,
-        )
+        try:
+            receipt = client.ingest(
+                file,
+                opening.knowledge_base,
+                opening.mode,
+                upload_id=upload_id or None,
+                dialect=opening.dialect,
+                max_rejected_rows=opening.max_rejected_rows if opening.HasField("max_rejected_rows") else None,
+                on_progress=bar.update,
+                give_up_after_s=give_up_after_s,
+            )
+        except KeyboardInterrupt:
+            bar.note_interruption()
+            raise
     return Sent(receipt, time.monotonic() - began_s, was_complete)
 
 
@@ -117,7 +121,7 @@ def show(terminal: Terminal, client: Client, path: Path, sent: Sent) -> None:
             ("took", _speed(sent)),
             ("upload", receipt.upload),
         ],
-        title=f"{path.name}: {'in already, nothing was sent' if sent.was_complete else 'in'}",
+        title=f"{_name(path)}: {'in already, nothing was sent' if sent.was_complete else 'in'}",
     )
     if receipt.rows_rejected:
         _show_rejected(terminal, client, receipt)
@@ -139,7 +143,7 @@ def _show_rejected(terminal: Terminal, client: Client, receipt: Receipt) -> None
             (
                 row.line,
                 short_name(RejectionReason.Name(row.reason), "REJECTION_REASON_"),
-                row.raw[:80].decode(errors="replace"),
+                row.raw[:80].decode(errors="replace").rstrip("\r\n"),
             )
             for row in rows
         ],
@@ -163,6 +167,10 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
+def _name(path: Path) -> str:
+    return "stdin" if path == STDIN else clean(path.name)
+
+
 class _Bar:
     """The progress bar of one file, on stderr where that is a terminal; for a pipe it has no end."""
 
@@ -179,7 +187,8 @@ class _Bar:
             disable=terminal.as_json or not terminal.err.is_terminal,
             transient=True,
         )
-        self._name = "stdin" if path == STDIN else clean(path.name)
+        self._name = _name(path)
+        self._latest: dari.client.Progress | None = None
         self._task: TaskID = self._progress.add_task(self._name, total=None, rows="")
 
     def __enter__(self) -> Self:
@@ -191,6 +200,7 @@ class _Bar:
 
     def update(self, progress: dari.client.Progress) -> None:
         """Called by the upload."""
+        self._latest = progress
         if progress.pause_cause is not None:
             self._terminal.note(f"{self._name}: {progress.pause_cause.message} Going on at the last safe byte.")
         rejected = f", {progress.rows_rejected:,} rejected" if progress.rows_rejected else ""
@@ -201,3 +211,11 @@ class _Bar:
             completed=progress.committed_bytes,
             rows=f"{progress.rows_stored:,} rows{rejected}",
         )
+
+    def note_interruption(self) -> None:
+        """Say how the upload can go on."""
+        if self._latest is not None:
+            self._terminal.note(
+                f"{self._name}: {self._latest.committed_bytes:,} bytes are safe; the same command, or "
+                f"--upload-id {self._latest.upload_id}, goes on from there."
+            )

@@ -124,7 +124,9 @@ def create_chat(
     context: typer.Context,
     chat_id: Id,
     instructions: Annotated[str, typer.Option(help="How the models are told to answer.")] = "",
-    max_rows: Annotated[int, typer.Option(min=0, max=50, help="Rows given to a model; 0: the server's default.")] = 0,
+    max_rows: Annotated[
+        int | None, typer.Option(min=0, max=50, help="Most rows given to a model. Default: the server's.")
+    ] = None,
     display_name: DisplayName = "",
 ) -> None:
     """Make a chat configuration."""

@@ -29,16 +29,13 @@ def run(terminal: Terminal, overrides: dict[str, Any]) -> ExitCode:
     settings = settings_or_none(terminal, overrides)
     if settings is None:
         return ExitCode.CONFIG
-    from dari.adapters.postgres.embedded import EmbeddedPostgresError
-    from dari.adapters.postgres.migrate import MigrationError
-    from dari.core.errors import DariError
-    from dari.server import AddressInUse, Server
+    from dari.server import Server
 
     server = Server(settings)
     _stop_on_signals(server)
     try:
         server.start()
-    except (AddressInUse, EmbeddedPostgresError, MigrationError, DariError) as error:
+    except start_failures() as error:
         terminal.note(str(error))
         return ExitCode.FAILED
     if terminal.as_json:
@@ -48,6 +45,16 @@ def run(terminal: Terminal, overrides: dict[str, Any]) -> ExitCode:
     server.wait()
     _end_by(EXIT_GRACE_S)
     return ExitCode.OK
+
+
+def start_failures() -> tuple[type[Exception], ...]:
+    """What prevents a start and says so for people; anything else is a defect."""
+    from dari.adapters.postgres.embedded import EmbeddedPostgresError
+    from dari.adapters.postgres.migrate import MigrationError
+    from dari.core.errors import DariError
+    from dari.server import AddressInUse
+
+    return (AddressInUse, EmbeddedPostgresError, MigrationError, DariError)
 
 
 def _stop_on_signals(server: Any) -> None:

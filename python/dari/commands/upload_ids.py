@@ -4,7 +4,7 @@ An interrupted upload has the same id the next time and goes on; a finished one 
 its rows are still what it made them. Where they are not, because another upload replaced them, or where the upload
 has failed for good, the next free number is appended: `sales-8f1c….2`.
 
-The price is reading the file twice, 1 to 2 s for each 2 GB when it is in the page cache.
+The price is that the file is read twice: about 1 s more for each GB when it is in the page cache.
 """
 
 import hashlib

@@ -96,6 +96,11 @@ class UploadSession:
         """The upload as it was when this session opened it."""
         return self._upload
 
+    @property
+    def committed_offset_bytes(self) -> int:
+        """All bytes before this one are safe, and perhaps more."""
+        return self._committed.offset_bytes
+
     def chunk(self, offset_bytes: int, data: bytes) -> Iterator[Committed]:
         """Take some bytes; yields what became safe meanwhile. Bytes that were received before are skipped.
 
@@ -196,7 +201,7 @@ class UploadSession:
         try:
             yield
         except Unavailable as error:
-            error.metadata["committed_offset"] = str(self._committed.offset_bytes)
+            error.metadata["committed_offset"] = str(self.committed_offset_bytes)
             raise
 
     def _check_rejected(self) -> None:

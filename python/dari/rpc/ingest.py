@@ -8,7 +8,7 @@ from enum import Enum
 
 import grpc
 
-from dari.core.errors import Cancelled, DeadlineExceeded, FailedPrecondition, FieldViolation, InvalidArgument
+from dari.core.errors import Cancelled, DariError, DeadlineExceeded, FailedPrecondition, FieldViolation, InvalidArgument
 from dari.core.event_log import EventLog
 from dari.core.search import Hit, Search
 from dari.core.upload_session import Uploads, UploadSession
@@ -132,7 +132,11 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
 
     def _work(self, session: UploadSession, inbox: "_Inbox") -> Iterator[pb.IngestResponse]:
         while True:
-            message = inbox.take_or_wake("chunk", "finish")
+            try:
+                message = inbox.take_or_wake("chunk", "finish")
+            except DariError as error:
+                error.metadata["committed_offset"] = str(session.committed_offset_bytes)
+                raise
             if message is None:
                 yield from map(_committed, session.committed())
                 continue

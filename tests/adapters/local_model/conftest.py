@@ -5,19 +5,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from dari.adapters.local_model.model_files import ModelFile, add_default_model, add_model_for_ctransformers
 from dari.adapters.local_model.model_header import sha256_of
 from dari.adapters.local_model.process import LocalModel
-
 from tests.adapters.local_model.fakes import StartModel
+from tests.support.event_log import RecordedEvents
 
 REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="session")
 def model_dir() -> Path:
-    """Where real models are kept between runs: `DARI_MODEL_DIR`, or `.dari/models` in the repository."""
-    return Path(os.environ.get("DARI_MODEL_DIR", REPOSITORY / ".dari" / "models")).absolute()
+    """Where real models are kept between runs: `DARI_TEST_MODEL_DIR`, or `.dari/models` in the repository."""
+    return Path(os.environ.get("DARI_TEST_MODEL_DIR", REPOSITORY / ".dari" / "models")).absolute()
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +56,7 @@ def start() -> Iterator[StartModel]:
     models: list[LocalModel] = []
 
     def start_one(file: ModelFile, **arguments: object) -> LocalModel:
-        models.append(LocalModel(file, niceness=0, **arguments).start())  # type: ignore[arg-type]
+        models.append(LocalModel(file, RecordedEvents(), niceness=0, **arguments).start())  # type: ignore[arg-type]
         return models[-1]
 
     yield start_one

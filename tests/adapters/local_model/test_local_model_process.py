@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from dari.adapters.local_model.model_files import ModelFile
 from dari.adapters.local_model.process import EngineOptions, Limits, LocalModel, LocalModelState
 from dari.adapters.local_model.questions import MAX_PROMPT_CHARS, LocalAttempt
 from dari.core.upstream import FailureKind, Message, UpstreamError
-
 from tests.adapters.local_model.fakes import WAIT_S, StartModel, kind_and_code, prompt
 
 FAKE = "tests.adapters.local_model.fakes:FakeEngine"
@@ -298,10 +298,11 @@ from dari.adapters.local_model.model_files import add_model_file, ModelFile
 from dari.adapters.local_model.model_header import sha256_of
 from dari.adapters.local_model.process import LocalModel
 from tests.adapters.local_model.fakes import prompt
+from tests.support.event_log import RecordedEvents
 
 path = Path(sys.argv[1])
 file = ModelFile("fake", path, sha256_of(path), path.stat().st_size, "gguf-v3", None, "", "", False, None)
-model = LocalModel(file, engine_factory="tests.adapters.local_model.fakes:FakeEngine").start()
+model = LocalModel(file, RecordedEvents(), engine_factory="tests.adapters.local_model.fakes:FakeEngine").start()
 tokens = model.attempt(prompt(sys.argv[2]), 1.0).tokens()
 next(tokens)
 print(f"pid={model.state().pid}", flush=True)
@@ -316,10 +317,12 @@ def test_the_end_of_the_supervisor_ends_the_child_in_mid_answer(small_file: Mode
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as supervisor:
         assert supervisor.stdout is not None
         line = next(line for line in supervisor.stdout if line.startswith("pid="))
-        child = os.pidfd_open(int(line.removeprefix("pid=")))
+        pid = int(line.removeprefix("pid="))
+        child, directory = os.pidfd_open(pid), Path(psutil.Process(pid).cwd())
         try:
             supervisor.kill()
             # A pidfd is readable once its process has ended, reaped or not.
             assert select.select([child], [], [], WAIT_S)[0]
+            assert not directory.exists()
         finally:
             os.close(child)

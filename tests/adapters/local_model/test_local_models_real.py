@@ -13,11 +13,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.adapters.local_model.fakes import WAIT_S, kind_and_code, prompt
 
 from dari.adapters.local_model.model_files import ModelFile
 from dari.adapters.local_model.process import EngineOptions, Limits, LocalModel, Sampling
 from dari.core.upstream import FailureKind, Message, UpstreamError
+from tests.adapters.local_model.fakes import WAIT_S, kind_and_code, prompt
+from tests.support.event_log import RecordedEvents
 
 ROWS = (
     "Answer only from these rows.\n"
@@ -35,7 +36,7 @@ def model(request: pytest.FixtureRequest) -> Iterator[LocalModel]:
     """
     name = "default_model" if request.param == "xllamacpp" else "ctransformers_model"
     file: ModelFile = request.getfixturevalue(name)
-    with LocalModel(file, options=EngineOptions(prompt_limit_tokens=320), limits=LIMITS, niceness=0) as started:
+    with LocalModel(file, RecordedEvents(), options=EngineOptions(prompt_limit_tokens=320), limits=LIMITS, niceness=0) as started:
         yield started
         assert started.state().engine == request.param
 
@@ -152,7 +153,7 @@ def test_no_engine_listens_on_the_network(model: LocalModel) -> None:
 
 @pytest.mark.parametrize("path", ["/tokenize", "/v1/completions", "/v1/chat/completions", "/props"])
 def test_the_socket_of_xllamacpp_wants_a_key_and_names_no_origin(default_model: ModelFile, path: str) -> None:
-    with LocalModel(default_model, limits=LIMITS) as model:
+    with LocalModel(default_model, RecordedEvents(), limits=LIMITS) as model:
         state = model.wait_until(lambda state: state.status == "ready", WAIT_S)
         assert state is not None
         directory = Path(psutil.Process(state.pid).cwd())
@@ -176,7 +177,7 @@ def _post(address: Path, path: str) -> tuple[int, dict[str, str]]:
 
 def test_slots_of_xllamacpp_write_at_the_same_time(default_model: ModelFile) -> None:
     options = EngineOptions(slots=2, context_tokens=512)
-    with LocalModel(default_model, options=options, limits=LIMITS) as model:
+    with LocalModel(default_model, RecordedEvents(), options=options, limits=LIMITS) as model:
         long = model.attempt(prompt("Write a very long story about a fox.", tokens=400), 1.0)
         story = long.tokens()
         next(story)
@@ -189,7 +190,7 @@ def test_a_template_is_run_only_where_the_manifest_trusts_it(default_model: Mode
     """SmolLM2's template adds a system message of its own, dari's framing does not: the likeliest answer differs."""
     answers = set()
     for trusted in (False, True):
-        with LocalModel(replace(default_model, chat_template_trusted=trusted), limits=LIMITS) as model:
+        with LocalModel(replace(default_model, chat_template_trusted=trusted), RecordedEvents(), limits=LIMITS) as model:
             answers.add(answer(model, "What is the capital of France?"))
             assert model.state().restarts == 0
     assert len(answers) == 2
@@ -197,13 +198,13 @@ def test_a_template_is_run_only_where_the_manifest_trusts_it(default_model: Mode
 
 def test_one_seed_gives_one_answer(default_model: ModelFile) -> None:
     sampling = Sampling(temperature=1.2, seed=7)
-    with LocalModel(default_model, sampling=sampling, limits=LIMITS) as model:
+    with LocalModel(default_model, RecordedEvents(), sampling=sampling, limits=LIMITS) as model:
         assert len({answer(model, "Tell me a short story.", tokens=24) for _ in range(3)}) == 1
 
 
 def test_a_format_that_the_wanted_engine_does_not_read_is_our_fault(default_model: ModelFile) -> None:
     with (
-        LocalModel(default_model, engine="ctransformers", limits=LIMITS) as model,
+        LocalModel(default_model, RecordedEvents(), engine="ctransformers", limits=LIMITS) as model,
         pytest.raises(UpstreamError) as caught,
     ):
         answer(model, "Hello?")

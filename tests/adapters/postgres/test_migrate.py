@@ -16,12 +16,16 @@ from dari.adapters.postgres.migrate import (
     ROLES,
     SERVICE_ROLES,
     DatabaseNewer,
+    DatabaseUnreachable,
     Migration,
     MigrationChanged,
     MigrationError,
+    NotMigrated,
     create_database,
     migrate,
     pending,
+    require_migrated,
+    user_of,
 )
 from tests.fix_postgres import PostgresDsns, open_folder
 
@@ -213,9 +217,47 @@ def test_a_service_user_that_has_the_rights_at_all_times_is_refused(shared_datab
 
 def test_a_server_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
     """The start shows it; the driver's exception is its cause."""
-    with pytest.raises(MigrationError, match="PostgreSQL refused") as caught:
+    with pytest.raises(DatabaseUnreachable, match="there is no socket in its folder") as caught:
         pending(f"host={tmp_path} dbname=none")
+    assert str(tmp_path) not in str(caught.value)
     assert isinstance(caught.value.__cause__, psycopg2.OperationalError)
+
+
+def test_a_database_that_does_not_exist_is_told_without_its_name(postgres_server: PostgresDsns) -> None:
+    """PostgreSQL's own words would quote it, and it is a part of the DSN."""
+    with pytest.raises(DatabaseUnreachable, match="it has no such database or user") as caught:
+        pending(postgres_server.admin_dsn, "nowhere-in-sight")
+    assert "nowhere" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dsn", ["secret with spaces", "postgresql://user:sec%zzret@host/db", "secret=x"])
+def test_a_dsn_that_cannot_be_read_is_not_quoted(dsn: str) -> None:
+    """Nor by a traceback: the driver's text quotes what it did not understand, which may be the password."""
+    with pytest.raises(DatabaseUnreachable, match="cannot be read") as caught:
+        pending(dsn)
+    assert "sec" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_the_service_can_work_on_a_migrated_database(database: PostgresDsns) -> None:
+    """The check at the start of the server has nothing to say."""
+    require_migrated(database.service_dsn)
+
+
+def test_a_database_that_lacks_migrations_is_refused_with_their_names(empty_database: PostgresDsns) -> None:
+    """As who logs in to serve, without any right to make them."""
+    with pytest.raises(NotMigrated, match=r"lacks .*0001_.*Run: dari migrate"):
+        require_migrated(empty_database.service_dsn)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "user"),
+    [("postgresql://ann:secret@host/db", "ann"), ("host=h user='b b'", "b b"), ("host=h dbname=d", None)],
+)
+def test_the_user_of_a_dsn_is_read_from_it(dsn: str, user: str | None) -> None:
+    """Whom `dari migrate` lets take on the roles."""
+    assert user_of(dsn) == user
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dari.adapters.local_model.chat_prompt import ChatMessage, PromptTooLong
-from dari.adapters.local_model.engines import Engine, EngineError, EngineOptions, Sampling, open_engine
+from dari.adapters.local_model.engines import SOCKET_NAME, Engine, EngineError, EngineOptions, Sampling, open_engine
 from dari.adapters.local_model.model_header import sha256_of
 from dari.adapters.local_model.protocol import Frame, FrameDecoder, ProtocolError, encode
 
@@ -76,7 +76,13 @@ class _Supervisor:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process now, whatever its other threads do."""
+    """End this process now, whatever its other threads do.
+
+    Its working directory is private to it and goes too: a killed supervisor cannot remove it.
+    """
+    with contextlib.suppress(OSError):
+        Path(SOCKET_NAME).unlink(missing_ok=True)
+        Path.cwd().rmdir()
     os._exit(status)
 
 

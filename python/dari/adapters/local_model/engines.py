@@ -148,7 +148,8 @@ def _package(name: str) -> Any:
 
 # --- xllamacpp -------------------------------------------------------------------------------------------------------
 
-_SOCKET_NAME = "engine.sock"
+SOCKET_NAME = "engine.sock"
+"""In the working directory, so that its length does not depend on where that is (a path may have 107 bytes)."""
 
 
 class XllamacppEngine:
@@ -184,7 +185,7 @@ class XllamacppEngine:
         params.cpuparams.poll = params.cpuparams_batch.poll = 0  # Do not spin while another thread is slower.
         params.ctx_shift = False
         params.verbosity = -1
-        params.hostnames = [_SOCKET_NAME]
+        params.hostnames = [SOCKET_NAME]
         params.api_keys = [self._key]
         params.cors_origins = ""
         params.n_threads_http = 2
@@ -192,7 +193,7 @@ class XllamacppEngine:
         if not self._options.chat_template_trusted:
             params.use_jinja = False
             params.chat_template = "chatml"
-        Path(_SOCKET_NAME).unlink(missing_ok=True)
+        Path(SOCKET_NAME).unlink(missing_ok=True)
         try:
             return package.Server(params)
         except RuntimeError as error:
@@ -285,7 +286,7 @@ class XllamacppEngine:
 
     def _post_tokenize(self, text: str, *, special: bool) -> list[int]:
         body = json.dumps({"content": text, "add_special": special, "parse_special": special})
-        connection = _UnixConnection(_SOCKET_NAME)
+        connection = _UnixConnection(SOCKET_NAME)
         try:
             headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
             connection.request("POST", "/tokenize", body, headers)

@@ -18,13 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-import structlog
-
 from dari.adapters.local_model.child_process import ChildProcess, Ended, Limits, WakeUp
 from dari.adapters.local_model.engines import EngineName, EngineOptions, Sampling
 from dari.adapters.local_model.model_files import ModelFile
 from dari.adapters.local_model.protocol import Frame
 from dari.adapters.local_model.questions import LocalAttempt, Questions
+from dari.core.event_log import EventLog
 from dari.core.upstream import FailureKind, Prompt, UpstreamError
 
 __all__ = ["EngineOptions", "Limits", "LocalModel", "LocalModelState", "Sampling"]
@@ -33,8 +32,6 @@ Status = Literal["stopped", "loading", "ready", "restarting", "failed"]
 
 _DEATHS_BEFORE_REFUSING = 3
 """So many deaths in a row, none after a healthy time, and attempts are refused until a child is ready again."""
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +65,7 @@ class LocalModel:
     def __init__(
         self,
         file: ModelFile,
+        log: EventLog,
         *,
         engine: EngineName = "auto",
         options: EngineOptions | None = None,
@@ -79,6 +77,7 @@ class LocalModel:
         engine_factory: str | None = None,
     ) -> None:
         self._file = file
+        self._log = log
         self._limits = limits or Limits()
         self._engine_log = engine_log
         options = options or EngineOptions()
@@ -134,7 +133,7 @@ class LocalModel:
     ) -> None:
         self.close()
 
-    def attempt(self, prompt: Prompt, connect_timeout_s: float) -> LocalAttempt:  # noqa: ARG002 - the port has it
+    def attempt(self, prompt: Prompt, connect_timeout_s: float) -> LocalAttempt:
         """Put one question. There is nothing to connect to: `connect_timeout_s` has no use here."""
         return self._questions.attempt(prompt)
 
@@ -170,7 +169,7 @@ class LocalModel:
             try:
                 ended, ready_for_s = self._live_once()
             except Exception as error:  # noqa: BLE001 - a defect here must not leave attempts waiting for nobody
-                log.error("local_model_keeper_failed", error=type(error).__name__)
+                self._log.error("local_model_keeper_failed", error=type(error).__name__)
                 ended, ready_for_s = Ended("keeper_failed"), 0.0
             if not self._is_closing():
                 self._sleep(self._mourn(ended, ready_for_s))
@@ -183,7 +182,7 @@ class LocalModel:
         try:
             child = ChildProcess(self._load, self._limits, self._engine_log)
         except OSError as error:
-            log.error("local_model_not_started", errno=error.errno)
+            self._log.error("local_model_not_started", errno=error.errno)
             return Ended("spawn_failed"), 0.0
         with self._changed:
             self._pid = child.pid
@@ -193,7 +192,7 @@ class LocalModel:
             ready_for_s = child.ready_for_s()
         finally:
             child.bury(gently=self._is_closing())
-        tell = log.info if ended.code == "closed" else log.warning
+        tell = self._log.info if ended.code == "closed" else self._log.warning
         tell("local_model_ended", model=self._file.id, code=ended.code, exit_status=child.exit_status)
         return ended, ready_for_s
 
@@ -203,7 +202,7 @@ class LocalModel:
             self._engine_name = str(ready["engine"])
             self._load_s = float(ready["load_s"])
             self._set("ready", refusal=self._questions.refusal if self._closing else None)
-        log.info("local_model_ready", model=self._file.id, engine=ready["engine"], load_s=round(ready["load_s"], 2))
+        self._log.info("local_model_ready", model=self._file.id, engine=ready["engine"], load_s=round(ready["load_s"], 2))
 
     def _mourn(self, ended: Ended, ready_for_s: float) -> float:
         """Fail what died with the child, say so, and tell how long to wait before the next."""

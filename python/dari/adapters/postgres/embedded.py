@@ -294,8 +294,8 @@ class _Postmaster:
     """The server process, and the thread that forks it, keeps its log and waits for its end.
 
     Shared between the threads: the events `_forked` (or failed to), `settled` (ready, ended before it was, or given up)
-    and `ended`; `_process`, `_failure` and `_is_given_up`, written before `settled` is set; `_tail`, appended by the one
-    and copied by the other.
+    and `ended`; `_process`, `_failure` and `_is_given_up`, written before `settled` is set; `_tail`, appended by one
+    thread and copied by the other.
     """
 
     def __init__(self, command: list[str], account: Account, log: "_RotatedLog") -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dari.adapters.postgres.database import Database, Role, Transaction, sqlstate
-from dari.adapters.postgres.segments import best_rows, count_blocks
+from dari.adapters.postgres.segments import best_rows, count_blocks, lock_segments
 from dari.core.errors import InternalError
 from dari.core.search import CandidateRow, Candidates
 
@@ -13,8 +13,7 @@ _COMMON_SHARE = 0.5
 """A lexeme in more blocks than this share says too little to gather blocks by, where a rarer one is there."""
 _MAX_BYTES = 16 * 1024 * 1024
 """Cells fetched for one search, all segments together: a row may have a megabyte, and thousands are candidates."""
-_DROPPED = ("42P01", "42883")
-"""SQLSTATE of a table or function that is not there."""
+_UNDEFINED_TABLE = "42P01"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,8 @@ class PostgresRowReader:
         try:
             return self._candidates(tenant, knowledge_bases, hashes, max_blocks)
         except InternalError as error:
-            # A snapshot keeps rows, but no tables: a knowledge base that is deleted at this moment takes its own along.
-            if sqlstate(error) not in _DROPPED:
+            # A knowledge base that is deleted at this moment takes its tables along.
+            if sqlstate(error) != _UNDEFINED_TABLE:
                 raise
         return self._candidates(tenant, knowledge_bases, hashes, max_blocks)
 
@@ -58,7 +57,9 @@ class PostgresRowReader:
         ) as transaction:
             versions = _current_versions(transaction, tenant, knowledge_bases)
             transaction.become(Role.READER)
-            max_bytes = _MAX_BYTES // max(1, sum(len(version.segments) for version in versions))
+            segments = [segment.name for version in versions for segment in version.segments]
+            lock_segments(transaction, segments)
+            max_bytes = _MAX_BYTES // max(1, len(segments))
             return [_candidates(transaction, version, hashes, max_blocks, max_bytes) for version in versions]
 
 

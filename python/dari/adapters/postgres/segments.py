@@ -12,7 +12,7 @@ the same condition as the policy.
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from psycopg2.extensions import QuotedString
 
@@ -69,11 +69,26 @@ def index_segment(transaction: Transaction, segment: str) -> None:
 
 
 def drop_segment(transaction: Transaction, segment: str) -> None:
-    """Drop the tables of a segment, if they exist. As the ingest role."""
+    """Drop the tables of a segment, if they exist. As the ingest role.
+
+    Those of several segments in one transaction are dropped in the order of their names; see `lock_segments`.
+    """
     transaction.execute(
+        f"DROP TABLE IF EXISTS {_rows_table(segment)};"
         f"DROP FUNCTION IF EXISTS {_count_function(segment)}, {_best_function(segment)};"
-        f"DROP TABLE IF EXISTS {_rows_table(segment)}, {_blocks_table(segment)}"
+        f"DROP TABLE IF EXISTS {_blocks_table(segment)}"
     )
+
+
+def lock_segments(transaction: Transaction, segments: Iterable[str]) -> None:
+    """Keep all that belongs to these segments from being dropped before the transaction ends. As the reader role.
+
+    A snapshot keeps rows, but no tables and no functions. Fails with SQLSTATE 42P01 where a segment is gone. The rows
+    are locked, before anything else is touched, since dropping begins with them.
+    """
+    tables = ", ".join(_rows_table(segment) for segment in sorted(segments))
+    if tables:
+        transaction.execute(f"LOCK TABLE {tables} IN ACCESS SHARE MODE")
 
 
 def count_blocks(transaction: Transaction, segment: str, hashes: Sequence[int]) -> tuple[int, dict[int, int]]:
