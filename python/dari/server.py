@@ -81,9 +81,8 @@ START_ERRORS: tuple[type[Exception], ...] = (
 class Server:
     """A running dari. `start`, then `wait` or `stop`; or use it in a `with` statement. It starts once.
 
-    `log` stands in for the one on standard error; tests use it.
-    Thread-safe. A signal handler calls `stop` on a thread of its own, as long as `start` has not returned: it may have
-    interrupted whoever holds a lock that `stop` needs.
+    `log` stands in for the one on standard error; tests use it. Thread-safe. A signal handler calls `stop` on a thread
+    of its own as long as `start` has not returned: it may have interrupted whoever holds a lock that `stop` needs.
     """
 
     def __init__(self, settings: Settings, log: EventLog | None = None) -> None:
@@ -153,7 +152,10 @@ class Server:
                 except Exception as error:  # noqa: BLE001 - whoever stops it can do nothing about it but leave
                     self._log.error("stop_failed", error_type=type(error).__name__)
                 self._end()
-            return self._is_ended and self._have_threads_ended(0)
+            has_ended = self._is_ended and self._have_threads_ended(0)
+            if has_ended:
+                self._capture.close()
+            return has_ended
 
     def __enter__(self) -> Self:
         return self.start()
@@ -227,7 +229,7 @@ class Server:
             wait_timeout_s=settings.database_wait_timeout_s,
             statement_timeout_s=settings.database_statement_timeout_s,
         )
-        # A connection closes when its statement has ended, and where a handler hangs in one, that is not soon.
+        # The end of the process does not wait for a connection that a statement runs in.
         opened.callback(_run_within, _UNWIND_TIMEOUT_S, database.close)
         return database
 

@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Self
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from dari.core.chain import (
     LAST_RESORT_S,
     MAX_ANSWER_CHARS,
@@ -29,8 +33,6 @@ from dari.core.errors import Cancelled, DeadlineExceeded, InvalidArgument
 from dari.core.mapping import AiModel, LocalTarget
 from dari.core.upstream import FailureKind, Prompt, UpstreamError
 from dari.core.watchdog import Watchdog
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 SHORT_S = 0.01
 LONG_S = 60.0
@@ -123,7 +125,7 @@ class FakePermit:
         self._told = True
         self._circuit.verdicts.append(verdict)
 
-    def __enter__(self) -> "FakePermit":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -318,7 +320,12 @@ def test_a_caller_who_leaves_ends_the_attempt_from_another_thread(watchdog: Watc
     model, next_one = Model(*script, first_token_s=LONG_S, stall_s=LONG_S), Model("never")
     records: list[AttemptRecord] = []
     with TurnClock(watchdog, time.monotonic() + LONG_S) as clock:
-        leaver = threading.Thread(target=lambda: model.attempt.silent.wait(LONG_S) and clock.cancel())
+
+        def leave() -> None:
+            model.attempt.silent.wait(LONG_S)
+            clock.cancel()
+
+        leaver = threading.Thread(target=leave)
         leaver.start()
         with pytest.raises(Cancelled):
             list(ask([model.link("m0"), next_one.link("m1")], clock, 1.0, records))
@@ -396,9 +403,9 @@ def test_an_alarm_that_comes_late_hurts_nobody_else() -> None:
     with TurnClock(watchdog, time.monotonic() + LONG_S) as clock:
         ring = partial(clock._alarm.ring)
         with clock.watching(first):
-            clock.expect(time.monotonic() - 1.0, _cause(clock))
+            clock.expect(time.monotonic() - 1.0, clock._due_cause)
         with clock.watching(second):
-            clock.expect(time.monotonic() + LONG_S, _cause(clock))
+            clock.expect(time.monotonic() + LONG_S, clock._due_cause)
             clock._alarm.due = float("inf")  # what the watchdog writes before it rings
             ring()
             assert not second.aborted.is_set()
@@ -406,22 +413,19 @@ def test_an_alarm_that_comes_late_hurts_nobody_else() -> None:
             clock.rest()
             ring()
             assert not second.aborted.is_set()
-            clock.expect(time.monotonic() - 1.0, _cause(clock))
+            clock.expect(time.monotonic() - 1.0, clock._due_cause)
             ring()
             assert second.aborted.is_set()
     watchdog.close()
-
-
-def _cause(clock: TurnClock) -> object:
-    return clock._due_cause
 
 
 tokens = st.text("ab한", min_size=1, max_size=3)
 endings: st.SearchStrategy[tuple[Step, ...]] = st.sampled_from([(), (UPSTREAM,), (BUSY,), (OURS,), (None,), (CALLERS,)])
 scripts = st.builds(lambda begun, ending: (*begun, *ending), st.lists(tokens, max_size=3), endings)
 models = st.builds(
-    lambda script, is_open, wrong: Model(*script, circuit_open=is_open, misconfigured=wrong, first_token_s=0.003,
-                                         stall_s=0.003),
+    lambda script, is_open, wrong: Model(
+        *script, circuit_open=is_open, misconfigured=wrong, first_token_s=0.003, stall_s=0.003
+    ),
     scripts,
     st.booleans(),
     st.booleans(),

@@ -2,6 +2,9 @@
 
 from datetime import UTC, datetime
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dari.core.mapping import (
     AiModel,
     AiModelLink,
@@ -11,12 +14,11 @@ from dari.core.mapping import (
     KnowledgeBaseGrant,
     KnowledgeBaseLink,
     LocalTarget,
+    Mapping,
     VisibilityReason,
     mapping_key,
     resolve,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIGURATION = ChatConfiguration("bot", "bot")
@@ -86,10 +88,10 @@ def test_nothing_is_seen_without_link_and_grant(
 
 def test_links_and_grants_have_one_order() -> None:
     """That of a list of all of them."""
-    mappings = [
+    mappings: list[Mapping] = [
         AiModelLink("a", "z", 0, NOW),
         AiModelLink("b", "a", 9, NOW),
         KnowledgeBaseLink("a", "a", NOW),
         KnowledgeBaseGrant("a", "a", NOW),
     ]
-    assert sorted(mappings[::-1], key=mapping_key) == mappings
+    assert sorted((mappings[at] for at in (2, 0, 3, 1)), key=mapping_key) == mappings

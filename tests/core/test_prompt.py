@@ -4,21 +4,15 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dari.core.conversations import Answer, Answerer, Citation, Turn, TurnState
 from dari.core.mapping import AiModel, ChatConfiguration, LocalTarget
-from dari.core.prompt import (
-    DEFAULT_INSTRUCTIONS,
-    ROWS_BUDGET_CHARS,
-    cite,
-    make_prompt,
-    row_text,
-    told_turns,
-)
+from dari.core.prompt import DEFAULT_INSTRUCTIONS, ROWS_BUDGET_CHARS, cite, make_prompt, row_text, told_turns
 from dari.core.rows_reply import rows_reply
 from dari.core.search import Hit
 from dari.core.upstream import Message, Prompt
-from hypothesis import given
-from hypothesis import strategies as st
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = AiModel("m", "m", LocalTarget(), 1.0, max_answer_tokens=77)
@@ -47,7 +41,8 @@ def test_rows_stand_numbered_between_markers() -> None:
     """Behind the instructions; empty cells say nothing."""
     made = prompt(cite([hit("LGA", "", "La Guardia"), hit("a\tb\r\n c", "x", "y", row_number=2)]))
     assert made.instructions.startswith(DEFAULT_INSTRUCTIONS)
-    assert made.instructions.endswith("\n<rows>\n[1] base: c0=LGA; c2=La Guardia\n[2] base: c0=a b c; c1=x; c2=y\n</rows>")
+    rows = "[1] base: c0=LGA; c2=La Guardia\n[2] base: c0=a b c; c1=x; c2=y"
+    assert made.instructions.endswith(f"\n<rows>\n{rows}\n</rows>")
     assert (made.question, made.max_answer_tokens, made.history) == ("why?", 77, ())
 
 

@@ -75,9 +75,7 @@ def test_the_python_examples_chat_and_ingest(server: Server, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not installed")
-def test_the_grpcurl_examples_list_describe_ingest_search_ask_and_check_health(
-    server: Server, tmp_path: Path
-) -> None:
+def test_the_grpcurl_examples_list_describe_ingest_search_ask_and_check_health(server: Server, tmp_path: Path) -> None:
     make_chatbot(server, tmp_path)
     (lines,) = blocks("sh", name="grpcurl")
     printed = run(server, ["bash", "-euc"], tmp_path, lines)

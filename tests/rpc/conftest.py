@@ -1,14 +1,10 @@
-"""A real server over a test's database, and the neighbours that its models point at."""
+"""The neighbours that the models of a chat point at, and a server to ask."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
-from dari.server import Server
-from dari.settings import load_settings
-from tests.fix_postgres import PostgresDsns
+from tests.fix_server import StartServer
 from tests.flowise_stand_in import StandIn
 from tests.support.running_dari import RunningDari
 
@@ -16,30 +12,18 @@ StartDari = Callable[..., RunningDari]
 
 
 @pytest.fixture
-def start_dari(database: PostgresDsns, tmp_path: Path) -> Iterator[StartDari]:
+def start_dari(start_server: StartServer) -> StartDari:
     """Start servers over the test's database, with settings of the test's choice."""
-    with ExitStack() as opened:
 
-        def start(**settings: object) -> RunningDari:
-            chosen = {
-                "listen_address": "127.0.0.1:0",
-                "admin_address": "127.0.0.1:0",
-                "data_dir": tmp_path,
-                "database_dsn": database.service_dsn,
-                "local_model": None,
-                "log_level": "error",
-                "drain_timeout_s": 5.0,
-                **settings,
-            }
-            server = opened.enter_context(Server(load_settings(**chosen)))
-            return opened.enter_context(RunningDari(server.address))
+    def start(**settings: object) -> RunningDari:
+        return start_server(**settings).dari
 
-        yield start
+    return start
 
 
 @pytest.fixture
 def dari(start_dari: StartDari) -> RunningDari:
-    """One server with no local model."""
+    """One server with no local model, and nothing in its mapping."""
     return start_dari()
 
 

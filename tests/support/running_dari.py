@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, cast
 from uuid import UUID, uuid4
 
 import grpc
@@ -34,6 +34,7 @@ class Refusal:
     metadata: dict[str, str]
     fields: tuple[str, ...]
     message: str
+    trailers: tuple[tuple[str, str | bytes], ...] = field(default=(), compare=False)
 
 
 def refusal(error: grpc.RpcError) -> Refusal:
@@ -49,8 +50,26 @@ def refusal(error: grpc.RpcError) -> Refusal:
             fields += [violation.field for violation in request.field_violations]
     (info,) = infos
     assert info.domain == "dari"
-    assert isinstance(error, grpc.Call)
-    return Refusal(error.code().name, info.reason, dict(info.metadata), tuple(fields), status.message)
+    trailers = tuple((key, value) for key, value in _call(error).trailing_metadata())
+    return Refusal(status_of(error), info.reason, dict(info.metadata), tuple(fields), status.message, trailers)
+
+
+def status_of(error: grpc.RpcError) -> str:
+    """The name of the status, also of an error that gRPC made itself."""
+    return _call(error).code().name
+
+
+def _call(error: grpc.RpcError) -> grpc.Call:
+    """What every error that a stub raises is too, which its type does not say."""
+    return cast(grpc.Call, error)
+
+
+class Events(Protocol):
+    """What a stub gives for a stream of answers."""
+
+    def __iter__(self) -> Iterator[chat_pb2.ChatResponse]: ...
+    def __next__(self) -> chat_pb2.ChatResponse: ...
+    def cancel(self) -> object: ...
 
 
 def seconds(value: float) -> Duration:
@@ -113,9 +132,7 @@ class RunningDari:
                 chunk = ingest_pb2.UploadChunk(offset_bytes=start, data=data[start : start + _CHUNK_BYTES])
                 yield ingest_pb2.IngestRequest(chunk=chunk)
             digest = hashlib.sha256(data).digest()
-            yield ingest_pb2.IngestRequest(
-                finish=ingest_pb2.FinishUpload(total_size_bytes=len(data), sha256=digest)
-            )
+            yield ingest_pb2.IngestRequest(finish=ingest_pb2.FinishUpload(total_size_bytes=len(data), sha256=digest))
 
         answers = list(self.ingest.Ingest(messages()))
         assert answers[-1].HasField("completed")
@@ -180,7 +197,7 @@ class RunningDari:
         conversation: str = "",
         request_id: UUID | None = None,
         timeout_s: float = SOON_S,
-    ) -> "grpc.CallIterator[chat_pb2.ChatResponse]":
+    ) -> "Events":
         """The events of `Chat`, as they come."""
         request = chat_pb2.ChatRequest(
             chat_configuration=f"chatConfigurations/{chat}",
@@ -188,7 +205,7 @@ class RunningDari:
             question=question,
             request_id=str(request_id or ""),
         )
-        return self.chat.Chat(request, timeout=timeout_s)
+        return cast(Events, self.chat.Chat(request, timeout=timeout_s))
 
     def turns(self, conversation: str) -> list[chat_pb2.Turn]:
         return list(self.chat.ListTurns(chat_pb2.ListTurnsRequest(conversation=conversation)).turns)

@@ -149,9 +149,7 @@ class Uploader:
         max_rejected_rows: int | None = None,
     ) -> Refusal:
         """Send a file that must not be taken."""
-        return self.begun(
-            data, upload_id, mode=mode, dialect=dialect, max_rejected_rows=max_rejected_rows
-        ).refusal()
+        return self.begun(data, upload_id, mode=mode, dialect=dialect, max_rejected_rows=max_rejected_rows).refusal()
 
     def state(self, upload_id: str = "u") -> pb.Upload:
         return self.stub.GetUpload(pb.GetUploadRequest(name=f"uploads/{upload_id}")).upload
@@ -160,9 +158,7 @@ class Uploader:
         """All rejected rows, page by page."""
         token = ""
         while True:
-            request = pb.ListRejectedRowsRequest(
-                upload=f"uploads/{upload_id}", page_size=page_size, page_token=token
-            )
+            request = pb.ListRejectedRowsRequest(upload=f"uploads/{upload_id}", page_size=page_size, page_token=token)
             page = self.stub.ListRejectedRows(request)
             yield from page.rejected_rows
             token = page.next_page_token

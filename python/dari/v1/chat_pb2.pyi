@@ -469,7 +469,9 @@ class Attempt(_message.Message):
     outcome: Global___AttemptOutcome.ValueType
     """What came of it."""
     code: _builtins.str
-    """The cause as one word, such as connection_refused or first_token_timeout; empty where it answered."""
+    """The cause as one word, such as connection_refused or first_token_timeout; deadline where the caller's deadline left
+    no more time; empty where it answered.
+    """
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """From the start of the attempt to its end."""
@@ -517,7 +519,9 @@ class Citation(_message.Message):
     """Number of the row within the version, from 1."""
     @_builtins.property
     def cells(self) -> _containers.RepeatedCompositeFieldContainer[_ingest_pb2.Cell]:
-        """The row's cells, in the order of the columns."""
+        """The row's cells, in the order of the columns. Where a row has more than 16,384 characters, its longest cells are cut
+        and end in an ellipsis; column names are cut so behind 240 characters.
+        """
 
     def __init__(
         self,

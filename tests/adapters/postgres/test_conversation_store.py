@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import psycopg2
 import pytest
+
 from dari.adapters.postgres.conversation_store import PostgresConversationStore
 from dari.adapters.postgres.database import Database
 from dari.adapters.postgres.mapping_store import ChatConfigurationStore
@@ -26,7 +27,6 @@ from dari.core.conversations import (
 )
 from dari.core.errors import InvalidArgument, NotFound, TurnInProgress
 from dari.core.mapping import ChatConfiguration
-
 from tests.fix_postgres import PostgresDsns
 
 TENANT = "default"
@@ -154,9 +154,7 @@ def test_a_request_id_stands_for_one_question(store: PostgresConversationStore) 
         assert [violation.field for violation in caught.value.violations] == ["request_id"]
     same = TurnRequest("bot", begun.turn.conversation, "why?", request_id)
     assert isinstance(store.begin_turn(TENANT, same, TIMEOUT_S, 6), Turn)
-    assert isinstance(
-        store.begin_turn("other", TurnRequest("bot", None, "why?", request_id), TIMEOUT_S, 6), BegunTurn
-    )
+    assert isinstance(store.begin_turn("other", TurnRequest("bot", None, "why?", request_id), TIMEOUT_S, 6), BegunTurn)
 
 
 def test_an_incomplete_turn_is_begun_again(store: PostgresConversationStore) -> None:
@@ -212,9 +210,7 @@ def test_a_turn_may_end_a_little_late_where_nobody_else_began_it(
     begun = begin(store)
     let_time_pass(database)
     assert (
-        store.complete_turn(
-            TENANT, replace(begun, over_time=begun.over_time - timedelta(hours=1)), ANSWER
-        ).state
+        store.complete_turn(TENANT, replace(begun, over_time=begun.over_time - timedelta(hours=1)), ANSWER).state
         is TurnState.COMPLETED
     )
 
@@ -259,7 +255,7 @@ def test_conversations_are_listed_newest_first(store: PostgresConversationStore,
     """Those of one moment by id, and none twice over the pages."""
     made = [begin(store, configuration=name).turn.conversation for name in ("bot", "second", "bot", "bot")]
     with closing(psycopg2.connect(database.admin_dsn)) as session, session, session.cursor() as cur:
-        cur.execute("UPDATE dari.conversations SET create_time = '2026-01-01T00:00:00Z' WHERE id <> %s", (str(made[0]),))
+        cur.execute("UPDATE dari.conversations SET create_time = '2026-01-01Z' WHERE id <> %s", (str(made[0]),))
     expected = [made[0], *sorted(made[1:])]
     found: list[UUID] = []
     before: tuple[datetime, UUID] | None = None

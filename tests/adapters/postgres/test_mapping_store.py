@@ -8,6 +8,8 @@ from uuid import UUID, uuid4
 
 import psycopg2
 import pytest
+from psycopg2 import errors
+
 from dari.adapters.postgres.database import Database
 from dari.adapters.postgres.mapping_store import (
     AiModelStore,
@@ -25,8 +27,6 @@ from dari.core.mapping import (
     OpenAiCompatibleTarget,
     Target,
 )
-from psycopg2 import errors
-
 from tests.fix_postgres import PostgresDsns
 
 TENANT = "default"
@@ -140,9 +140,7 @@ def test_updates_at_once_are_applied_one_after_the_other(stores: Stores) -> None
     stores.chats.create(TENANT, ChatConfiguration("c", "c", "0"), None)
 
     def add_one(_: int) -> None:
-        stores.chats.update(
-            TENANT, "c", "", lambda chat: ChatConfiguration("c", "c", str(int(chat.instructions) + 1))
-        )
+        stores.chats.update(TENANT, "c", "", lambda chat: ChatConfiguration("c", "c", str(int(chat.instructions) + 1)))
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(add_one, range(24)))

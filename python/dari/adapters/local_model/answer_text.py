@@ -36,7 +36,8 @@ class AnswerText:
         """The text that `text` makes certain, maybe none."""
         if self.is_finished:
             return ""
-        self._held += text.replace("\ufffd", "")
+        # NUL too: PostgreSQL stores no text that holds one.
+        self._held += text.replace("\ufffd", "").replace("\0", "")
         at = min((found for stop in self._stops if (found := self._held.find(stop)) >= 0), default=-1)
         if at >= 0:
             self.is_finished = True

@@ -202,7 +202,9 @@ class LocalModel:
             self._engine_name = str(ready["engine"])
             self._load_s = float(ready["load_s"])
             self._set("ready", refusal=self._questions.refusal if self._closing else None)
-        self._log.info("local_model_ready", model=self._file.id, engine=ready["engine"], load_s=round(ready["load_s"], 2))
+        self._log.info(
+            "local_model_ready", model=self._file.id, engine=ready["engine"], load_s=round(ready["load_s"], 2)
+        )
 
     def _mourn(self, ended: Ended, ready_for_s: float) -> float:
         """Fail what died with the child, say so, and tell how long to wait before the next."""

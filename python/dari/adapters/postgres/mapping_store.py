@@ -253,6 +253,7 @@ class KnowledgeBaseStore(_Resources[KnowledgeBase]):
         segments = list(
             Uploads.select(Uploads.segment)
             .where((Uploads.tenant == tenant) & (Uploads.knowledge_base == id))
+            .order_by(Uploads.segment)
             .for_update()
             .tuples()
             .execute(transaction.peewee)

@@ -1,0 +1,193 @@
+"""Isolation lives in the database: what each role can and cannot do with the rows of a knowledge base."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import psycopg2
+import pytest
+
+from dari.adapters.native import NativeLexer
+from dari.adapters.postgres.database import Database, Role
+from dari.adapters.postgres.row_reader import PostgresRowReader
+from dari.core.errors import DariError
+from dari.core.search import Search
+from tests.fix_postgres import PostgresDsns
+from tests.fix_server import ServedDari
+from tests.support.uploading import Stored
+
+ROWS = 300
+BASES = ("alpha", "beta")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """Two knowledge bases with rows, and the service's own way into the database."""
+
+    database: Database
+    dsns: PostgresDsns
+    segments: dict[str, str]
+
+
+@pytest.fixture
+def filled(server: ServedDari) -> Iterator[Filled]:
+    for base in BASES:
+        server.dari.make_knowledge_base(base)
+        rows = "".join(f"{base}{number},shared words {number}\n" for number in range(ROWS))
+        server.uploader.upload(f"id,note\n{rows}".encode(), base, base=base)
+    database = Database(server.dsns.service_dsn, max_connections=4, wait_timeout_s=5, statement_timeout_s=30)
+    segments = {base: Stored(server.dsns.admin_dsn, base).segment for base in BASES}
+    with closing(database):
+        yield Filled(database, server.dsns, segments)
+
+
+def _count(filled: Filled, base: str, tenant: str, bases: Sequence[str]) -> int:
+    """Rows of `base` that the reader sees in a transaction that names this."""
+    with filled.database.transaction(Role.READER, tenant=tenant, knowledge_bases=bases) as transaction:
+        row = transaction.execute(f"SELECT count(*) FROM dari_rows.rows_{filled.segments[base]}").fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def _blocks(filled: Filled, base: str, tenant: str, bases: Sequence[str]) -> tuple[int, int]:
+    """What the two functions say about the blocks of `base`: how many, and how many hold a word."""
+    hashes = NativeLexer().hashes("shared")
+    segment = filled.segments[base]
+    with filled.database.transaction(Role.READER, tenant=tenant, knowledge_bases=bases) as transaction:
+        counts = transaction.execute(f"SELECT block_count FROM dari_rows.count_{segment}(%s)", (hashes,)).fetchall()
+        best = transaction.execute(f"SELECT 1 FROM dari_rows.best_{segment}(%s, %s, 24)", (hashes, [1.0])).fetchall()
+        return sum(count for (count,) in counts), len(best)
+
+
+VISIBLE = [("default", ["alpha"]), ("default", ["beta", "alpha"])]
+HIDDEN: list[tuple[str, list[str]]] = [
+    ("", []),
+    ("default", []),
+    ("", ["alpha"]),
+    ("other", ["alpha"]),
+    ("default", ["beta"]),
+    ("default", ["alph"]),
+    ("default", ["alphaa"]),
+    ("default", ["*"]),
+    ("default", [""]),
+    ("Default", ["alpha"]),
+]
+
+
+def test_the_reader_sees_what_its_transaction_names_and_nothing_else(filled: Filled) -> None:
+    for tenant, bases in VISIBLE:
+        assert _count(filled, "alpha", tenant, bases) == ROWS
+        assert _blocks(filled, "alpha", tenant, bases) > (0, 0)
+    for tenant, bases in HIDDEN:
+        assert _count(filled, "alpha", tenant, bases) == 0, (tenant, bases)
+        assert _blocks(filled, "alpha", tenant, bases) == (0, 0), (tenant, bases)
+
+
+def test_the_reader_sees_nothing_where_the_settings_were_never_made(filled: Filled) -> None:
+    """Not empty, but missing: a session that dari's code never touched."""
+    with closing(psycopg2.connect(filled.dsns.service_dsn)) as session, session.cursor() as cur:
+        cur.execute("SET ROLE dari_reader")
+        for base in BASES:
+            cur.execute(f"SELECT count(*) FROM dari_rows.rows_{filled.segments[base]}")
+            assert cur.fetchone() == (0,)
+            cur.execute(f"SELECT * FROM dari_rows.count_{filled.segments[base]}('{{}}')")
+            assert cur.fetchall() == [(None, 0)]
+
+
+def test_what_a_transaction_named_is_forgotten_at_its_end(filled: Filled) -> None:
+    assert _count(filled, "alpha", "default", ["alpha"]) == ROWS
+    with filled.database.transaction(Role.READER) as transaction:
+        cursor = transaction.execute(f"SELECT count(*) FROM dari_rows.rows_{filled.segments['alpha']}")
+        assert cursor.fetchone() == (0,)
+
+
+REFUSED = [
+    (Role.APP, "SELECT * FROM dari_rows.rows_{alpha}"),
+    (Role.APP, "SELECT * FROM dari_rows.blocks_{alpha}"),
+    (Role.APP, "SELECT * FROM dari_rows.count_{alpha}('{{}}')"),
+    (Role.APP, "DROP TABLE dari_rows.rows_{alpha}"),
+    (Role.APP, "CREATE TABLE dari_rows.x (a int)"),
+    (Role.READER, "SELECT * FROM dari_rows.blocks_{alpha}"),
+    (Role.READER, "INSERT INTO dari_rows.rows_{alpha} VALUES (0, '', '')"),
+    (Role.READER, "UPDATE dari_rows.rows_{alpha} SET c1 = ''"),
+    (Role.READER, "DELETE FROM dari_rows.rows_{alpha}"),
+    (Role.READER, "TRUNCATE dari_rows.rows_{alpha}"),
+    (Role.READER, "DROP TABLE dari_rows.rows_{alpha}"),
+    (Role.READER, "ALTER TABLE dari_rows.rows_{alpha} DISABLE ROW LEVEL SECURITY"),
+    (Role.READER, "DROP POLICY named_by_transaction ON dari_rows.rows_{alpha}"),
+    (Role.READER, "COPY dari_rows.rows_{alpha} FROM STDIN"),
+    (Role.READER, "CREATE TABLE dari_rows.x (a int)"),
+    (Role.READER, "SELECT * FROM dari.uploads"),
+    (Role.READER, "SELECT * FROM dari.rejected_rows"),
+    (Role.READER, "SELECT * FROM dari.turns"),
+    (Role.INGEST, "SELECT * FROM dari.uploads"),
+    (Role.INGEST, "SELECT * FROM dari.turns"),
+]
+
+
+@pytest.mark.parametrize(("role", "statement"), REFUSED, ids=[f"{role.name} {text}" for role, text in REFUSED])
+def test_each_role_may_do_one_thing(filled: Filled, role: Role, statement: str) -> None:
+    with (
+        pytest.raises(DariError) as raised,
+        filled.database.transaction(role, tenant="default", knowledge_bases=BASES) as transaction,
+    ):
+        transaction.execute(statement.format_map(filled.segments))
+    assert raised.value.metadata["sqlstate"] == "42501"
+
+
+def test_a_search_of_one_knowledge_base_never_shows_a_row_of_another(filled: Filled) -> None:
+    search = Search(PostgresRowReader(filled.database), NativeLexer())
+    for base in BASES:
+        hits = search.find("default", [base], "shared words 7 alpha7 beta7", 100)
+        assert {hit.knowledge_base for hit in hits} == {base}
+        assert all(hit.cells[0].startswith(base) for hit in hits)
+    assert search.find("other", list(BASES), "shared words", 100) == []
+
+
+def test_every_table_of_rows_is_under_row_level_security(filled: Filled) -> None:
+    with closing(psycopg2.connect(filled.dsns.admin_dsn)) as session, session.cursor() as cur:
+        cur.execute(
+            """
+            SELECT c.relname, c.relrowsecurity, pg_get_userbyid(c.relowner), p.polname, p.polcmd, p.polroles::regrole[]
+            FROM pg_class c LEFT JOIN pg_policy p ON p.polrelid = c.oid
+            WHERE c.relnamespace = 'dari_rows'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+            """
+        )
+        found = cur.fetchall()
+        assert {name for name, *_ in found} == {
+            f"{kind}_{segment}" for kind in ("rows", "blocks") for segment in filled.segments.values()
+        }
+        for _, *rest in found:
+            assert rest == [True, "dari_ingest", "named_by_transaction", "r", "{dari_reader}"]
+
+
+def test_the_functions_of_the_owner_are_for_the_reader_alone(filled: Filled) -> None:
+    with closing(psycopg2.connect(filled.dsns.admin_dsn)) as session, session.cursor() as cur:
+        cur.execute(
+            """
+            SELECT p.oid::regprocedure::text, p.prosecdef,
+                ARRAY(SELECT a.grantee::regrole::text FROM aclexplode(p.proacl) a ORDER BY 1)
+            FROM pg_proc p WHERE p.pronamespace = 'dari_rows'::regnamespace
+            """
+        )
+        found = cur.fetchall()
+        assert len(found) == 2 * len(BASES)
+        for _, is_definer, grantees in found:
+            assert (is_definer, grantees) == (True, ["dari_ingest", "dari_reader"])
+
+
+def test_the_indexes_are_used_in_spite_of_row_level_security(filled: Filled) -> None:
+    """PostgreSQL applies no operator before a policy that might tell about rows; then a search reads all of them."""
+    segment = filled.segments["alpha"]
+    with filled.database.transaction(Role.READER, tenant="default", knowledge_bases=["alpha"]) as transaction:
+        transaction.execute("SET LOCAL enable_seqscan = off")
+        plan = transaction.execute(
+            f"""
+            EXPLAIN WITH best AS MATERIALIZED (SELECT * FROM dari_rows.best_{segment}('{{1}}', '{{1}}', 24))
+            SELECT r.* FROM best JOIN dari_rows.rows_{segment} r
+            ON r.row_number >= best.first_row_number AND r.row_number < best.end_row_number
+            """
+        ).fetchall()
+    conditions = [line for (line,) in plan if "Index Cond" in line]
+    assert len(conditions) == 1
+    assert ">=" in conditions[0] and "<" in conditions[0].replace(">=", ""), "both ends of a block come from the index"

@@ -1,0 +1,121 @@
+"""Settings: wrong ones stop the start, all named together, none shown."""
+
+from pathlib import Path
+
+import pytest
+
+from dari.settings import Settings, SettingsError, load_settings
+
+CANARY = "canary-4711"
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DARI_SETTINGS_FILE", *(f"DARI_{field.upper()}" for field in Settings.model_fields)):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_defaults_are_complete_and_bind_loopback_only() -> None:
+    settings = load_settings()
+    assert settings.listen_address.startswith("127.0.0.1:")
+    assert settings.admin_address.startswith("127.0.0.1:")
+    assert settings.database_dsn is None
+    assert settings.secrets == {}
+
+
+def test_all_wrong_and_unknown_settings_are_named_together_and_no_value_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DARI_LISTEN_ADDRESS", CANARY)
+    monkeypatch.setenv("DARI_RPC_THREADS", CANARY)
+    monkeypatch.setenv("DARI_BATCH_BYTES", "1")
+    monkeypatch.setenv("DARI_TENANT", CANARY.upper())
+    monkeypatch.setenv("DARI_LOG_LEVEL", CANARY)
+    monkeypatch.setenv("DARI_LISTEN_ADRESS", CANARY)
+    monkeypatch.setenv("DARI_PASSWORD", CANARY)
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    text = str(raised.value)
+    for name in ("listen_address", "rpc_threads", "batch_bytes", "tenant", "log_level"):
+        assert name in text
+    for name in ("DARI_LISTEN_ADRESS: no such setting", "DARI_PASSWORD: no such setting"):
+        assert name in raised.value.problems
+    assert CANARY not in text
+    assert CANARY.upper() not in text
+    assert len(raised.value.problems) == 7
+
+
+def test_a_structured_variable_that_cannot_be_read_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARI_SECRETS", "{" + CANARY)
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    assert CANARY not in str(raised.value)
+
+
+def test_variables_of_tools_and_tests_are_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARI_ADDRESS", "elsewhere:1")
+    monkeypatch.setenv("DARI_TEST_SEEDS", "3")
+    load_settings()
+
+
+def test_secrets_have_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARI_SECRETS", f'{{"flowise-main": "{CANARY}"}}')
+    settings = load_settings(database_dsn=f"host=db password={CANARY}")
+    assert settings.secrets["flowise-main"].get_secret_value() == CANARY
+    for text in (repr(settings), str(settings), repr(settings.model_dump()), settings.model_dump_json()):
+        assert CANARY not in text
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().rpc_threads = 5
+
+
+def test_the_environment_wins_over_the_file_and_arguments_over_both(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "dari.toml"
+    file.write_text('rpc_threads = 10\nblock_rows = 10\ntenant = "from-file"\n')
+    monkeypatch.setenv("DARI_SETTINGS_FILE", str(file))
+    monkeypatch.setenv("DARI_BLOCK_ROWS", "11")
+    monkeypatch.setenv("DARI_TENANT", "from-environment")
+    settings = load_settings(tenant="from-argument")
+    assert (settings.rpc_threads, settings.block_rows, settings.tenant) == (10, 11, "from-argument")
+
+
+@pytest.mark.parametrize("content", [f"{CANARY}", f'nothing_known = "{CANARY}"', f'rpc_threads = "{CANARY}"'])
+def test_a_wrong_settings_file_is_refused_without_its_values(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str
+) -> None:
+    file = tmp_path / "dari.toml"
+    file.write_text(content)
+    monkeypatch.setenv("DARI_SETTINGS_FILE", str(file))
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    assert CANARY not in str(raised.value)
+
+
+def test_a_settings_file_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DARI_SETTINGS_FILE", str(tmp_path / "none.toml"))
+    with pytest.raises(SettingsError, match="DARI_SETTINGS_FILE: no such file"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("listen_address", "localhost"),
+        ("listen_address", "127.0.0.1:"),
+        ("upload_idle_timeout_s", 0),
+        ("chat_timeout_s", -1),
+        ("max_open_uploads", 0),
+        ("batch_bytes", 1024**3),
+        ("max_columns", 1_501),
+        ("tenant", "Tenant"),
+        ("tenant", ""),
+        ("log_format", "xml"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(field: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=field):
+        load_settings(**{field: value})
