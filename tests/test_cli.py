@@ -15,6 +15,7 @@ import pytest
 from dari import cli
 from dari.commands.exit_codes import ExitCode
 from dari.v1 import chat_pb2, ingest_pb2
+from tests.fix_postgres import PostgresDsns
 from tests.support.fake_dari import FakeDari, Fault, refuse
 
 Captured = pytest.CaptureFixture[str]
@@ -396,8 +397,26 @@ def test_model_list_shows_the_manifest(tmp_path: Path, capsys: Captured) -> None
     assert cli.run(["model", "add", str(wrong), "--data-dir", str(tmp_path)]) == ExitCode.FAILED
 
 
-def test_a_database_that_is_away_fails_the_migration(capsys: Captured) -> None:
-    """The message is the migration's own; no traceback."""
-    dsn = "host=127.0.0.1 port=1 user=nobody dbname=none connect_timeout=1"
-    assert cli.run(["migrate", "--admin-dsn", dsn]) == ExitCode.FAILED
-    assert capsys.readouterr().err
+def test_a_database_that_is_away_fails_the_migration(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message is the migration's own; no traceback, and nothing of the DSN."""
+    monkeypatch.setenv("DARI_DATABASE_DSN", "host=127.0.0.1 port=1 user=nobody password=swordfish connect_timeout=1")
+    assert cli.run(["migrate"]) == ExitCode.FAILED
+    said = capsys.readouterr().err
+    assert said
+    assert "swordfish" not in said
+
+
+def test_an_embedded_database_needs_no_migration_by_hand(capsys: Captured) -> None:
+    """Without a DSN there is nothing to migrate, and the message says what to set."""
+    assert cli.run(["migrate"]) == ExitCode.CONFIG
+    assert "DARI_DATABASE_DSN" in capsys.readouterr().err
+
+
+def test_migrate_brings_a_database_of_ones_own_up_to_date(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, database: PostgresDsns
+) -> None:
+    """The one user makes, the other serves; what is done already is not done again."""
+    monkeypatch.setenv("DARI_DATABASE_DSN", database.service_dsn)
+    monkeypatch.setenv("DARI_MIGRATION_DSN", database.admin_dsn)
+    assert cli.run(["--json", "migrate"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out) == {"applied": []}

@@ -89,19 +89,11 @@ def serve(
 
 
 @app.command()
-def migrate(
-    context: typer.Context,
-    admin_dsn: Annotated[
-        str, typer.Option(envvar="DARI_ADMIN_DSN", help="PostgreSQL, as a user that may create roles and tables.")
-    ],
-    service_user: Annotated[
-        str | None, typer.Option(help="Whom the server logs in as. Default: the DSN's user.")
-    ] = None,
-) -> None:
-    """Bring a PostgreSQL server of your own to this version. The embedded one needs no call."""
+def migrate(context: typer.Context) -> None:
+    """Bring the PostgreSQL of DARI_DATABASE_DSN to this version, logged in by DARI_MIGRATION_DSN where that is set."""
     from dari.commands import migrate as command
 
-    raise typer.Exit(command.run(context.obj, admin_dsn, service_user))
+    raise typer.Exit(command.run(context.obj))
 
 
 @app.command()

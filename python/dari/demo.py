@@ -23,7 +23,6 @@ from dari.commands.chat import ask
 from dari.commands.exit_codes import ExitCode
 from dari.commands.flight_data import NoFlightData, flight_tables
 from dari.commands.map import show_resolved
-from dari.commands.serve import start_failures
 from dari.commands.terminal import Terminal
 from dari.settings import SettingsError, load_settings
 from dari.v1 import chat_pb2, ingest_pb2
@@ -94,6 +93,8 @@ class Unexpected(Exception):
 
 def run(terminal: Terminal, data_dir: Path, archive: Path | None) -> ExitCode:
     """Run all steps. `terminal` with a given address uses that server, which needs a local model."""
+    from dari.server import START_ERRORS
+
     began_s = time.monotonic()
     try:
         _step(terminal, "The data: flights from New York City in 2013")
@@ -116,7 +117,7 @@ def run(terminal: Terminal, data_dir: Path, archive: Path | None) -> ExitCode:
     except SettingsError as error:
         terminal.note(str(error))
         return ExitCode.CONFIG
-    except start_failures() as error:
+    except START_ERRORS as error:
         terminal.note(str(error))
         return ExitCode.FAILED
     _step(terminal, f"Everything was as it must be, in {time.monotonic() - began_s:.1f} s")

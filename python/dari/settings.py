@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 ENVIRONMENT_PREFIX = "DARI_"
 SETTINGS_FILE_VARIABLE = "DARI_SETTINGS_FILE"
-TOOL_VARIABLES = frozenset({SETTINGS_FILE_VARIABLE, "DARI_ADDRESS", "DARI_ADMIN_DSN"})
+TOOL_VARIABLES = frozenset({SETTINGS_FILE_VARIABLE, "DARI_ADDRESS"})
 """Variables with our prefix that are no settings of the server: this module's own, and the command line's."""
 
 MIB = 1024 * 1024

@@ -38,8 +38,9 @@ SHORT_S = 0.01
 LONG_S = 60.0
 PROMPT = Prompt("attempt", "", (), "question", 100)
 
-Step = str | FailureKind | None
-"""A token, a failure, or None: silence until the attempt is aborted. A script without a failure ends whole."""
+Step = str | FailureKind | float | None
+"""A token, a failure, seconds of work, or None: silence until the attempt is aborted. A script without a failure ends
+whole."""
 
 
 @dataclass
@@ -56,6 +57,9 @@ class FakeAttempt:
             for step in self.script:
                 if self.aborted.is_set():
                     raise UpstreamError(FailureKind.CANCELLED, "aborted")
+                if isinstance(step, float):
+                    self.aborted.wait(step)
+                    continue
                 if step is None:
                     self.silent.set()
                     assert self.aborted.wait(LONG_S)
@@ -300,15 +304,15 @@ def test_without_time_nobody_is_asked(watchdog: Watchdog) -> None:
 
 
 def test_a_caller_who_reads_slowly_trips_no_timer(watchdog: Watchdog) -> None:
-    """All of the model's timers are shorter than the pause; the text is whole."""
-    model = Model("a", "b", "c", first_token_s=0.05, stall_s=0.05, total_s=0.05)
+    """His pauses are longer than the model's timers, which measure the model's own work; the text is whole."""
+    model = Model("a", 0.02, "b", 0.02, "c", first_token_s=LONG_S, stall_s=0.5, total_s=0.5)
     records: list[AttemptRecord] = []
     pause = threading.Event()
     with TurnClock(watchdog, time.monotonic() + LONG_S) as clock:
         events = []
         for each in ask([model.link("m")], clock, 1.0, records):
             events.append(each)
-            pause.wait(0.08)  # nothing to wait for: this caller is slow
+            pause.wait(0.6)  # nothing to wait for: this caller is slow
     assert isinstance(events[-1], Answered)
     assert events[-1].text == "abc"
     assert model.circuit.verdicts == ["succeeded"]

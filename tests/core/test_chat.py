@@ -272,6 +272,9 @@ def test_an_answer_remembers_whose_rows_it_may_repeat(watchdog: Watchdog) -> Non
     bot = Bot(watchdog, {"m": model}, bases=("a", "b", "c"), grants=grants, store=Store(turns))
     assert bot.answer().knowledge_bases == {"a", "c"}
     assert len(model.prompts[0].history) == 4
+    unread = {frozenset("ac"): Unavailable.of("database")}
+    bot = Bot(watchdog, {"m": model}, bases=("a", "b", "c"), grants=grants, store=Store(turns), search_fails=unread)
+    assert bot.answer().knowledge_bases == {"a"}
     bot = Bot(watchdog, {"m": FAILS}, bases=("b",), store=Store(turns))
     assert bot.answer().knowledge_bases == {"b"}
 

@@ -29,13 +29,15 @@ def run(terminal: Terminal, overrides: dict[str, Any]) -> ExitCode:
     settings = settings_or_none(terminal, overrides)
     if settings is None:
         return ExitCode.CONFIG
-    from dari.server import Server
+    from dari.server import START_ERRORS, Server, StoppedAtStart
 
     server = Server(settings)
     _stop_on_signals(server)
     try:
         server.start()
-    except start_failures() as error:
+    except StoppedAtStart:
+        return ExitCode.OK
+    except START_ERRORS as error:
         terminal.note(str(error))
         return ExitCode.FAILED
     if terminal.as_json:
@@ -45,16 +47,6 @@ def run(terminal: Terminal, overrides: dict[str, Any]) -> ExitCode:
     server.wait()
     _end_by(EXIT_GRACE_S)
     return ExitCode.OK
-
-
-def start_failures() -> tuple[type[Exception], ...]:
-    """What prevents a start and says so for people; anything else is a defect."""
-    from dari.adapters.postgres.embedded import EmbeddedPostgresError
-    from dari.adapters.postgres.migrate import MigrationError
-    from dari.core.errors import DariError
-    from dari.server import AddressInUse
-
-    return (AddressInUse, EmbeddedPostgresError, MigrationError, DariError)
 
 
 def _stop_on_signals(server: Any) -> None:

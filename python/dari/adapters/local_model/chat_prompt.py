@@ -47,7 +47,7 @@ class ChatForm(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ChatMl:
-    """`<|im_start|>role\\ntext<|im_end|>\\n`, the form of SmolLM2, Qwen and many more."""
+    r"""`<|im_start|>role\ntext<|im_end|>\n`, the form of SmolLM2, Qwen and many more."""
 
     start_id: int
     end_id: int
