@@ -36,7 +36,8 @@ def model(request: pytest.FixtureRequest) -> Iterator[LocalModel]:
     """
     name = "default_model" if request.param == "xllamacpp" else "ctransformers_model"
     file: ModelFile = request.getfixturevalue(name)
-    with LocalModel(file, RecordedEvents(), options=EngineOptions(prompt_limit_tokens=320), limits=LIMITS, niceness=0) as started:
+    options = EngineOptions(prompt_limit_tokens=320)
+    with LocalModel(file, RecordedEvents(), options=options, limits=LIMITS, niceness=0) as started:
         yield started
         assert started.state().engine == request.param
 
@@ -190,7 +191,8 @@ def test_a_template_is_run_only_where_the_manifest_trusts_it(default_model: Mode
     """SmolLM2's template adds a system message of its own, dari's framing does not: the likeliest answer differs."""
     answers = set()
     for trusted in (False, True):
-        with LocalModel(replace(default_model, chat_template_trusted=trusted), RecordedEvents(), limits=LIMITS) as model:
+        file = replace(default_model, chat_template_trusted=trusted)
+        with LocalModel(file, RecordedEvents(), limits=LIMITS) as model:
             answers.add(answer(model, "What is the capital of France?"))
             assert model.state().restarts == 0
     assert len(answers) == 2
