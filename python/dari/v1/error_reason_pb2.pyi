@@ -59,7 +59,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     FAILED_PRECONDITION. The metadata say which state.
     """
     ERROR_REASON_UPLOAD_CONFLICT: _ErrorReason.ValueType  # 7
-    """The upload_id was opened before with another knowledge base, mode or dialect, or its upload has failed.
+    """The upload_id was opened before with another knowledge base, mode or dialect, was finished with fewer bytes, or has
+    failed.
 
     FAILED_PRECONDITION. Example: {"reason": "UPLOAD_CONFLICT", "metadata": {"upload": "uploads/sales-7",
     "field": "mode"}}
@@ -169,7 +170,8 @@ ERROR_REASON_FAILED_PRECONDITION: ErrorReason.ValueType  # 6
 FAILED_PRECONDITION. The metadata say which state.
 """
 ERROR_REASON_UPLOAD_CONFLICT: ErrorReason.ValueType  # 7
-"""The upload_id was opened before with another knowledge base, mode or dialect, or its upload has failed.
+"""The upload_id was opened before with another knowledge base, mode or dialect, was finished with fewer bytes, or has
+failed.
 
 FAILED_PRECONDITION. Example: {"reason": "UPLOAD_CONFLICT", "metadata": {"upload": "uploads/sales-7",
 "field": "mode"}}

@@ -809,7 +809,7 @@ class SearchResponse(_message.Message):
     HITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchHit]:
-        """Best first."""
+        """Best first. May be fewer than `limit`: an answer holds at most 2 MiB."""
 
     def __init__(
         self,

@@ -52,11 +52,11 @@ class IngestServiceStub:
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD; MALFORMED_FILE with line, byte_offset and code; CHECKSUM_MISMATCH);
     NOT_FOUND (NOT_FOUND: knowledge base); FAILED_PRECONDITION (UPLOAD_CONFLICT: other target, mode or dialect under
-    this upload_id, or the upload has failed; HEADER_CONFLICT: APPEND with other columns; FAILED_PRECONDITION: the
-    stream ended without `finish`; with committed_offset); OUT_OF_RANGE (OFFSET_GAP with expected_offset); ABORTED
-    (RIVAL_WRITER); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED: too many open uploads, or the database's disk is full);
-    DEADLINE_EXCEEDED (DEADLINE_EXCEEDED: no message for the idle timeout); UNAVAILABLE (UNAVAILABLE: the database;
-    with committed_offset); CANCELLED; INTERNAL (INTERNAL).
+    this upload_id, other bytes after `finish`, or the upload has failed; HEADER_CONFLICT: APPEND with other columns;
+    FAILED_PRECONDITION: the stream ended without `finish`; with committed_offset); OUT_OF_RANGE (OFFSET_GAP with
+    expected_offset); ABORTED (RIVAL_WRITER); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED: too many open uploads, or the
+    database's disk is full); DEADLINE_EXCEEDED (DEADLINE_EXCEEDED: no message for the idle timeout; with
+    committed_offset); UNAVAILABLE (UNAVAILABLE: the database; with committed_offset); CANCELLED; INTERNAL (INTERNAL).
     """
     GetUpload: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.GetUploadRequest, _ingest_pb2.GetUploadResponse]
     """Reads one upload.
@@ -103,11 +103,11 @@ class IngestServiceAsyncStub(IngestServiceStub):
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD; MALFORMED_FILE with line, byte_offset and code; CHECKSUM_MISMATCH);
     NOT_FOUND (NOT_FOUND: knowledge base); FAILED_PRECONDITION (UPLOAD_CONFLICT: other target, mode or dialect under
-    this upload_id, or the upload has failed; HEADER_CONFLICT: APPEND with other columns; FAILED_PRECONDITION: the
-    stream ended without `finish`; with committed_offset); OUT_OF_RANGE (OFFSET_GAP with expected_offset); ABORTED
-    (RIVAL_WRITER); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED: too many open uploads, or the database's disk is full);
-    DEADLINE_EXCEEDED (DEADLINE_EXCEEDED: no message for the idle timeout); UNAVAILABLE (UNAVAILABLE: the database;
-    with committed_offset); CANCELLED; INTERNAL (INTERNAL).
+    this upload_id, other bytes after `finish`, or the upload has failed; HEADER_CONFLICT: APPEND with other columns;
+    FAILED_PRECONDITION: the stream ended without `finish`; with committed_offset); OUT_OF_RANGE (OFFSET_GAP with
+    expected_offset); ABORTED (RIVAL_WRITER); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED: too many open uploads, or the
+    database's disk is full); DEADLINE_EXCEEDED (DEADLINE_EXCEEDED: no message for the idle timeout; with
+    committed_offset); UNAVAILABLE (UNAVAILABLE: the database; with committed_offset); CANCELLED; INTERNAL (INTERNAL).
     """
     GetUpload: _aio.UnaryUnaryMultiCallable[_ingest_pb2.GetUploadRequest, _ingest_pb2.GetUploadResponse]  # type: ignore[assignment]
     """Reads one upload.
@@ -157,11 +157,11 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD; MALFORMED_FILE with line, byte_offset and code; CHECKSUM_MISMATCH);
         NOT_FOUND (NOT_FOUND: knowledge base); FAILED_PRECONDITION (UPLOAD_CONFLICT: other target, mode or dialect under
-        this upload_id, or the upload has failed; HEADER_CONFLICT: APPEND with other columns; FAILED_PRECONDITION: the
-        stream ended without `finish`; with committed_offset); OUT_OF_RANGE (OFFSET_GAP with expected_offset); ABORTED
-        (RIVAL_WRITER); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED: too many open uploads, or the database's disk is full);
-        DEADLINE_EXCEEDED (DEADLINE_EXCEEDED: no message for the idle timeout); UNAVAILABLE (UNAVAILABLE: the database;
-        with committed_offset); CANCELLED; INTERNAL (INTERNAL).
+        this upload_id, other bytes after `finish`, or the upload has failed; HEADER_CONFLICT: APPEND with other columns;
+        FAILED_PRECONDITION: the stream ended without `finish`; with committed_offset); OUT_OF_RANGE (OFFSET_GAP with
+        expected_offset); ABORTED (RIVAL_WRITER); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED: too many open uploads, or the
+        database's disk is full); DEADLINE_EXCEEDED (DEADLINE_EXCEEDED: no message for the idle timeout; with
+        committed_offset); UNAVAILABLE (UNAVAILABLE: the database; with committed_offset); CANCELLED; INTERNAL (INTERNAL).
         """
 
     @_abc_1.abstractmethod

@@ -196,7 +196,7 @@ class AiModel(_message.Message):
     max_answer_tokens: _builtins.int
     """Longest answer in tokens, 1 to 32,768. Default: 256. Flowise decides for itself."""
     etag: _builtins.str
-    """Changes with every change. Output only."""
+    """Changes with every update. Output only."""
     @_builtins.property
     def flowise(self) -> Global___FlowiseTarget:
         """For kind FLOWISE."""
@@ -278,7 +278,7 @@ class ChatConfiguration(_message.Message):
     max_rows: _builtins.int
     """Most rows given to a model, 0 to 50. Default: 8."""
     etag: _builtins.str
-    """Changes with every change. Output only."""
+    """Changes with every update. Output only."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made. Output only."""
@@ -334,7 +334,7 @@ class KnowledgeBase(_message.Message):
     row_count: _builtins.int
     """Rows of that version. Output only."""
     etag: _builtins.str
-    """Changes with every change. Output only."""
+    """Changes with every update. Output only."""
     @_builtins.property
     def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Columns of that version, in order. Output only."""

@@ -5,6 +5,7 @@ import os
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -48,6 +49,10 @@ NOT_IN_DOCKER = (Capability.DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_SYS_ADMIN)
 """What counts here of that which root does not have in a container, unless it is asked for."""
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
+needs_open_checkout = pytest.mark.skipif(
+    not all(folder.stat().st_mode & stat.S_IXOTH for folder in Path(sys.prefix).parents),
+    reason="the programs of this checkout lie below a closed folder themselves",
+)
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +313,7 @@ def test_an_interrupted_start_ends_at_once_and_frees_the_folder(data_dir: Path) 
 
 
 @needs_root
+@needs_open_checkout
 def test_an_open_folder_costs_no_capability(data_dir: Path) -> None:
     """Where the server's user reaches its files by himself, he keeps none of root's rights."""
     with _server(data_dir) as server:
@@ -348,6 +354,7 @@ def test_below_a_closed_folder_the_server_keeps_one_capability(
 
 
 @needs_root
+@needs_open_checkout
 def test_a_folder_that_the_system_user_cannot_reach_is_refused(closed_folder: Path) -> None:
     """Where not even root may pass on the right; the message names the closed folder and ways out."""
     withheld = [*NOT_IN_DOCKER, Capability.DAC_OVERRIDE]
