@@ -75,12 +75,12 @@ def test_the_environment_wins_over_the_file_and_arguments_over_both(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "dari.toml"
-    file.write_text('rpc_threads = 10\nblock_rows = 10\ntenant = "from-file"\n')
+    file.write_text('rpc_threads = 10\nmax_open_uploads = 10\ntenant = "from-file"\n')
     monkeypatch.setenv("DARI_SETTINGS_FILE", str(file))
-    monkeypatch.setenv("DARI_BLOCK_ROWS", "11")
+    monkeypatch.setenv("DARI_MAX_OPEN_UPLOADS", "11")
     monkeypatch.setenv("DARI_TENANT", "from-environment")
     settings = load_settings(tenant="from-argument")
-    assert (settings.rpc_threads, settings.block_rows, settings.tenant) == (10, 11, "from-argument")
+    assert (settings.rpc_threads, settings.max_open_uploads, settings.tenant) == (10, 11, "from-argument")
 
 
 @pytest.mark.parametrize("content", [f"{CANARY}", f'nothing_known = "{CANARY}"', f'rpc_threads = "{CANARY}"'])

@@ -74,11 +74,11 @@ class Batch:
     def rows(self) -> bytes:
         """`COPY … (FORMAT binary)` of (row_number int8, one text per column); b"" where no row is stored."""
     @property
-    def blocks(self) -> bytes:
-        """`COPY … (FORMAT binary)` of (first_row_number int8, row_count int4, lexemes int4[]); b"" where none.
+    def postings(self) -> bytes:
+        """`COPY … (FORMAT binary)` of (bucket int4, first_row_number int8, postings bytea); b"" where no lexeme is.
 
-        A block covers up to `block_rows` rows, and ends with its batch. The lexemes are those of all its cells,
-        ascending, each once.
+        The postings of a lexeme tell in which blocks of rows it stands. A block covers up to `block_rows` rows and ends
+        with its batch. `first_row_number` is that of the batch.
         """
     @property
     def rows_stored(self) -> int:
@@ -133,7 +133,7 @@ class Parser:
 def lexemes(text: str) -> list[str]:
     """The search terms of a text, in order of first appearance, each once.
 
-    The same function that fills `Batch.blocks`: words and numbers NFKC-folded and lower-cased, runs of Hangul and
+    The same function that fills `Batch.postings`: words and numbers NFKC-folded and lower-cased, runs of Hangul and
     other CJK letters as overlapping bigrams (a single one alone as itself), code-like tokens (`AB-1234/x`) whole and
     in parts.
     """
@@ -143,3 +143,19 @@ def lexeme_hashes(text: str) -> list[int]:
 
 def count_matches(query_hashes: list[int], texts: list[str]) -> list[list[bool]]:
     """For each text, which of the query's lexemes it holds. Releases the interpreter."""
+
+def lexeme_buckets(hashes: list[int]) -> list[int]:
+    """The bucket in which each lexeme's postings stand."""
+
+def count_blocks(hashes: list[int], postings: bytes) -> list[int]:
+    """In how many blocks of rows each lexeme stands. Releases the interpreter.
+
+    `postings` is what PostgreSQL gives for `COPY (SELECT bucket, first_row_number, postings …) TO … (FORMAT binary)` of
+    all tuples of the lexemes' buckets. Raises ValueError for other bytes.
+    """
+
+def best_blocks(hashes: list[int], weights: list[float], postings: bytes, max_blocks: int) -> list[tuple[int, int]]:
+    """The blocks (first row number, rows) in which the heaviest lexemes meet, best first, of equal ones the earlier.
+
+    Arguments as for `count_blocks`. Raises ValueError also where a lexeme has no weight. Releases the interpreter.
+    """

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from dari.adapters.local_model import model_files
 from dari.adapters.local_model.engines import EngineOptions
 from dari.adapters.local_model.process import LocalModel
-from dari.adapters.native import NativeLexer, ParserFactory
+from dari.adapters.native import NativeLexer, NativePostings, ParserFactory
 from dari.adapters.postgres.conversation_store import PostgresConversationStore
 from dari.adapters.postgres.database import Database
 from dari.adapters.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -249,11 +249,10 @@ class Server:
 
         conversations = PostgresConversationStore(database)
         links = PostgresLinkStore(database)
-        search = Search(PostgresRowReader(database), NativeLexer())
+        search = Search(PostgresRowReader(database, NativePostings()), NativeLexer())
         upload_store = PostgresUploadStore(database)
         make_parser = ParserFactory(
             batch_bytes=settings.batch_bytes,
-            block_rows=settings.block_rows,
             max_record_bytes=settings.max_record_bytes,
             max_columns=settings.max_columns,
         )

@@ -81,8 +81,6 @@ class Settings(BaseSettings):
     """An upload stream that sends nothing for so long is ended; the upload itself can go on later."""
     batch_bytes: int = Field(default=4 * MIB, ge=64 * 1024, le=64 * MIB)
     """Bytes of a file between two checkpoints."""
-    block_rows: int = Field(default=128, ge=1, le=4_096)
-    """Rows that share one entry in the search index."""
     max_record_bytes: int = Field(default=1 * MIB, ge=1_024, le=16 * MIB)
     max_columns: int = Field(default=1_500, ge=1, le=1_500)
     """PostgreSQL allows 1,600 columns in a table."""

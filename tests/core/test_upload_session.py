@@ -60,7 +60,7 @@ class Lines:
     rows: bytes
     checkpoint: At
     rejected: Sequence[StoredRejectedRow] = ()
-    blocks: bytes = b""
+    postings: bytes = b""
 
     @property
     def rows_stored(self) -> int:

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dari._native import Parser, count_matches, lexeme_hashes, lexemes
-from tests.native.copy_binary import decode_blocks
+from dari._native import Parser, best_blocks, count_blocks, count_matches, lexeme_buckets, lexeme_hashes, lexemes
 
 CASES = [
     ("", []),
@@ -61,9 +60,27 @@ def test_each_text_matches_all_its_own_terms(text: str) -> None:
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters='\0"'), max_size=20), min_size=1))
-def test_blocks_hold_the_terms_of_their_cells(cells: list[str]) -> None:
-    """What the parser writes for the index is what a query asks for."""
+def test_postings_hold_the_terms_of_their_cells(cells: list[str]) -> None:
+    """What the parser writes for the index is what a query asks for, and nothing else."""
     parser = Parser(has_header=False, block_rows=len(cells))
-    batches = parser.feed("".join(f'"{cell}","x"\n' for cell in cells).encode()) + parser.finish()
-    blocks = [block for batch in batches for block in decode_blocks(batch.blocks)]
-    assert blocks == [(1, len(cells), sorted({number for text in [*cells, "x"] for number in lexeme_hashes(text)}))]
+    (batch,) = parser.feed("".join(f'"{cell}","x"\n' for cell in cells).encode()) + parser.finish()
+    hashes = sorted({number for text in [*cells, "x"] for number in lexeme_hashes(text)})
+    assert count_blocks(hashes, batch.postings) == [1] * len(hashes)
+    for number in hashes:
+        assert best_blocks([number], [1.0], batch.postings, 2) == [(1, len(cells))]
+    others = [number for number in lexeme_hashes("none of these stands there 아무것도 없다") if number not in hashes]
+    assert not any(count_blocks(others, batch.postings))
+
+
+def test_other_bytes_than_postings_are_refused() -> None:
+    """A damaged index is an error that says so, not a wrong answer."""
+    for damaged in (b"", b"PGCOPY", b"x" * 40):
+        with pytest.raises(ValueError, match="cannot be read"):
+            count_blocks([1], damaged)
+    with pytest.raises(ValueError, match="weight"):
+        best_blocks([1], [], b"", 1)
+
+
+def test_a_bucket_is_named_by_the_highest_bits() -> None:
+    """Buckets lie in databases: they cannot change any more."""
+    assert lexeme_buckets([-(2**31) + 1, -1, 0, 2**31 - 1, 2**20]) == [0, 2047, 2048, 4095, 2049]

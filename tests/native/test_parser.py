@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dari._native import Batch, Checkpoint, ParseError, Parser
-from tests.native.copy_binary import decode_blocks, decode_rows
+from dari._native import Batch, Checkpoint, ParseError, Parser, best_blocks, count_blocks, lexeme_hashes
+from tests.native.copy_binary import decode_rows
 
 KIB = 1024
 
@@ -31,7 +31,7 @@ tables = st.integers(2, 5).flatmap(
 cuts = st.lists(st.floats(0, 1), max_size=6)
 
 
-def test_rows_blocks_and_checkpoint_of_a_small_file() -> None:
+def test_rows_postings_and_checkpoint_of_a_small_file() -> None:
     """What one file gives, in full."""
     parser = Parser()
     assert parser.feed(b'name,city\n"Kim ""K"" ",') == []
@@ -39,7 +39,8 @@ def test_rows_blocks_and_checkpoint_of_a_small_file() -> None:
     assert parser.feed("서울\r\n,\nonly one\n".encode()) == []
     (batch,) = parser.finish()
     assert decode_rows(batch.rows) == [(1, ['Kim "K" ', "서울"]), (2, ["", ""])]
-    assert [(first, count) for first, count, _ in decode_blocks(batch.blocks)] == [(1, 2)]
+    assert best_blocks(lexeme_hashes("서울"), [1.0], batch.postings, 9) == [(1, 2)]
+    assert count_blocks(lexeme_hashes("kim elsewhere"), batch.postings) == [1, 0]
     assert batch.rows_stored == 2
     (rejected,) = batch.rejected
     assert (rejected.line, rejected.byte_offset, rejected.byte_length) == (4, 33, 9)
@@ -264,4 +265,4 @@ def _state(checkpoint: Checkpoint) -> tuple[int, int, int, int, list[str], bytes
 
 def _values(batch: Batch) -> tuple[object, ...]:
     rejected = [(row.line, row.byte_offset, row.byte_length, row.reason, row.raw) for row in batch.rejected]
-    return batch.rows, batch.blocks, batch.rows_stored, rejected, _state(batch.checkpoint)
+    return batch.rows, batch.postings, batch.rows_stored, rejected, _state(batch.checkpoint)

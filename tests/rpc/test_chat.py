@@ -675,7 +675,7 @@ def test_data_that_cannot_be_read_is_told_and_the_model_answers_without(
     with closing(psycopg2.connect(database.admin_dsn)) as session, session, session.cursor() as cur:
         cur.execute("SELECT segment FROM dari.uploads")
         for (segment,) in cur.fetchall():
-            cur.execute(f"DROP TABLE dari_rows.rows_{segment}, dari_rows.blocks_{segment} CASCADE")
+            cur.execute(f"DROP TABLE dari_rows.rows_{segment}, dari_rows.postings_{segment}")
     flowise.script(answer("from memory"))
     turn = bot.ask("Where is LGA?")
     assert turn.answer == "from memory"

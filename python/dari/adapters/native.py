@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from dari import _native
 from dari.core.errors import MalformedFile
+from dari.core.search import BLOCK_ROWS
 from dari.core.uploads import Batch, Checkpoint, Dialect
 
 _PROBLEMS = {
@@ -51,9 +52,8 @@ class NativeParser:
 class ParserFactory:
     """Makes parsers with the limits of this server."""
 
-    def __init__(self, *, batch_bytes: int, block_rows: int, max_record_bytes: int, max_columns: int) -> None:
+    def __init__(self, *, batch_bytes: int, max_record_bytes: int, max_columns: int) -> None:
         self._batch_bytes = batch_bytes
-        self._block_rows = block_rows
         self._max_record_bytes = max_record_bytes
         self._max_columns = max_columns
 
@@ -65,7 +65,7 @@ class ParserFactory:
                 quote=dialect.quote,
                 has_header=dialect.has_header,
                 batch_bytes=self._batch_bytes,
-                block_rows=self._block_rows,
+                block_rows=BLOCK_ROWS,
                 max_record_bytes=self._max_record_bytes,
                 max_cell_bytes=self._max_record_bytes,
                 max_columns=self._max_columns,
@@ -84,6 +84,24 @@ class NativeLexer:
     def matches(self, hashes: Sequence[int], texts: Sequence[str]) -> list[list[bool]]:
         """See Lexer."""
         return _native.count_matches(list(hashes), list(texts))
+
+
+class NativePostings:
+    """A PostingsCodec."""
+
+    def buckets(self, hashes: Sequence[int]) -> list[int]:
+        """See PostingsCodec."""
+        return _native.lexeme_buckets(list(hashes))
+
+    def count_blocks(self, hashes: Sequence[int], postings: bytes) -> list[int]:
+        """See PostingsCodec."""
+        return _native.count_blocks(list(hashes), postings)
+
+    def best_blocks(
+        self, hashes: Sequence[int], weights: Sequence[float], postings: bytes, max_blocks: int
+    ) -> list[tuple[int, int]]:
+        """See PostingsCodec."""
+        return _native.best_blocks(list(hashes), list(weights), postings, max_blocks)
 
 
 def _checkpoint(checkpoint: Checkpoint) -> _native.Checkpoint:

@@ -1,7 +1,8 @@
 """Finding rows by words: the best blocks of each segment by their lexemes, then the best rows among them.
 
-The index holds one set of lexeme hashes for a block of rows (design: blocks cost a tenth of a row-level index). The
-store gives the rows of the blocks in which the rarest of the query's lexemes meet; here each row is scored exactly.
+The index tells for each lexeme in which blocks of rows it stands (`rust_parser/core/src/postings.rs`): one entry a row
+would cost several times the load of the rows. The store gives the rows of the blocks in which the rarest of the query's
+lexemes meet; here each row is scored exactly.
 """
 
 import math
@@ -11,6 +12,8 @@ from typing import Protocol
 
 from dari.core.errors import NotFound
 
+BLOCK_ROWS = 128
+"""Rows that share their postings. Fewer find rows more directly, and make the index larger."""
 MAX_BLOCKS = 24
 """Blocks whose rows are scored, a segment: 24 times 128 rows are fetched and scored in some milliseconds."""
 MAX_QUERY_LEXEMES = 64

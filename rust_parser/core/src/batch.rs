@@ -25,9 +25,9 @@ const SMALL_BYTES: u64 = 64 * 1024;
 pub struct Batch {
     /// `COPY … (FORMAT binary)` of the row number (`int8`) and one `text` a column; empty where no row is stored.
     pub rows: Vec<u8>,
-    /// `COPY … (FORMAT binary)` of the first row number (`int8`), the row count (`int4`) and the hashes of all search terms
-    /// of these rows, ascending (`int4[]`); empty where no row is stored.
-    pub blocks: Vec<u8>,
+    /// `COPY … (FORMAT binary)` of the search index of these rows: bucket (`int4`), number of the batch's first row (`int8`),
+    /// postings (`bytea`, see [`crate::best_blocks`]); empty where the rows hold no search term.
+    pub postings: Vec<u8>,
     /// Rows in `rows`.
     pub rows_stored: u64,
     /// Records that are no rows.
@@ -126,7 +126,7 @@ impl OpenBatch {
         let next = CopyBinary::over(buffer);
         Batch {
             rows: std::mem::replace(&mut self.rows, next).finish(),
-            blocks: self.blocks.take(),
+            postings: self.blocks.take(),
             rows_stored: std::mem::take(&mut self.rows_stored),
             rejected: std::mem::take(&mut self.rejected),
             checkpoint,

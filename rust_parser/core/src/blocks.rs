@@ -1,23 +1,23 @@
-//! Search terms of some rows together: one sorted set of hashes a block.
-//!
-//! An index entry a row costs several times the row's own load; one for 128 rows finds them as well, since the
-//! rows of a block that was found are read and scored exactly.
+//! Gathers the search terms of each block of rows, once each.
 
-use crate::copy_binary::CopyBinary;
 use crate::hash_set::HashSet;
 use crate::lexeme::fast::Lexer;
 use crate::lexeme::{hash, is_joiner, is_simple};
+use crate::postings::Postings;
 use crate::record::Record;
 
-/// The block in progress, and those of the batch that are closed.
+/// The block in progress, and the postings of those that are closed since the batch began.
 pub(crate) struct Blocks {
     block_rows: u32,
+    /// Number of the batch's first row.
     first_row_number: u64,
-    rows: u32,
+    rows: u64,
+    /// Blocks of the batch that are closed.
+    closed: u32,
     lexer: Lexer,
     lexemes: HashSet,
     sorted: Vec<i32>,
-    closed: CopyBinary,
+    postings: Postings,
 }
 
 impl Blocks {
@@ -26,16 +26,17 @@ impl Blocks {
             block_rows,
             first_row_number: 0,
             rows: 0,
+            closed: 0,
             lexer: Lexer::default(),
             lexemes: HashSet::default(),
             sorted: Vec::new(),
-            closed: CopyBinary::default(),
+            postings: Postings::default(),
         }
     }
 
-    /// Bytes of the closed blocks.
+    /// Bytes that the postings of the closed blocks will take, about.
     pub(crate) fn len(&self) -> usize {
-        self.closed.len()
+        self.postings.len()
     }
 
     /// Adds one row.
@@ -57,28 +58,25 @@ impl Blocks {
             record.for_each_cell(|cell| self.lexer.cell(cell, &mut sink));
         }
         self.rows += 1;
-        if self.rows == self.block_rows {
+        if self.rows.is_multiple_of(u64::from(self.block_rows)) {
             self.close();
         }
     }
 
-    /// Takes all blocks, the one in progress included.
+    /// Takes the postings of all blocks, the one in progress included, as a whole COPY.
     pub(crate) fn take(&mut self) -> Vec<u8> {
-        if self.rows > 0 {
+        if !self.rows.is_multiple_of(u64::from(self.block_rows)) {
             self.close();
         }
-        let next = CopyBinary::over(Vec::with_capacity(self.closed.len()));
-        std::mem::replace(&mut self.closed, next).finish()
+        self.closed = 0;
+        self.postings.take(self.first_row_number, self.block_rows, std::mem::take(&mut self.rows))
     }
 
     fn close(&mut self) {
         let lexemes = &mut self.lexemes;
         self.lexer.flush(&mut |text: &[u8], start: usize, end: usize| lexemes.insert(hash(text, start, end - start)));
         lexemes.drain_into(&mut self.sorted);
-        self.closed.begin_tuple(3, 8 + 4 + CopyBinary::int4_array_bytes(self.sorted.len()));
-        self.closed.int8(self.first_row_number as i64);
-        self.closed.int4(self.rows as i32);
-        self.closed.int4_array(&self.sorted);
-        self.rows = 0;
+        self.postings.add(self.closed, &self.sorted);
+        self.closed += 1;
     }
 }

@@ -1,13 +1,11 @@
 //! PostgreSQL's `COPY … (FORMAT binary)`: signature, tuples, trailer, all integers big-endian.
 //!
-//! <https://www.postgresql.org/docs/current/sql-copy.html>, "Binary Format". Arrays as `array_send` writes them.
+//! <https://www.postgresql.org/docs/current/sql-copy.html>, "Binary Format".
 
 /// Signature, flags (no OIDs) and length of the header extension (none).
-const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+pub(crate) const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// The field count that ends the data.
 const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
-/// Type `int4` in `pg_type`.
-const INT4_OID: u32 = 23;
 
 /// A whole COPY under construction; without a tuple it is empty.
 ///
@@ -60,7 +58,7 @@ impl CopyBinary {
         self.put(&value.to_be_bytes());
     }
 
-    /// The text `source[start..end]`; what follows it in `source` may be copied with it and is overwritten.
+    /// The text, or bytes, `source[start..end]`; what follows it in `source` may be copied with it and is overwritten.
     #[inline]
     pub(crate) fn text(&mut self, source: &[u8], start: usize, end: usize) {
         let len = end - start;
@@ -70,32 +68,6 @@ impl CopyBinary {
             _ => self.buffer[self.len..self.len + len].copy_from_slice(&source[start..end]),
         }
         self.len += len;
-    }
-
-    /// Bytes of a value of [`CopyBinary::int4_array`].
-    pub(crate) fn int4_array_bytes(len: usize) -> usize {
-        20 + 8 * len
-    }
-
-    pub(crate) fn int4_array(&mut self, values: &[i32]) {
-        // An array without elements has no dimension.
-        let dimensions = u32::from(!values.is_empty());
-        let bytes = if values.is_empty() { 12 } else { Self::int4_array_bytes(values.len()) };
-        self.put(&(bytes as u32).to_be_bytes());
-        self.put(&dimensions.to_be_bytes());
-        self.put(&0_u32.to_be_bytes()); // no NULL in it
-        self.put(&INT4_OID.to_be_bytes());
-        if values.is_empty() {
-            return;
-        }
-        self.put(&(values.len() as u32).to_be_bytes());
-        self.put(&1_u32.to_be_bytes()); // index of the first element
-        let end = self.len + 8 * values.len();
-        for (element, value) in self.buffer[self.len..end].chunks_exact_mut(8).zip(values) {
-            // Length and value, as one word.
-            element.copy_from_slice(&(4 << 32 | u64::from(*value as u32)).to_be_bytes());
-        }
-        self.len = end;
     }
 
     /// The whole COPY; empty where no tuple was begun.
@@ -128,19 +100,6 @@ mod tests {
         copy.text(b"", 0, 0);
         let expected = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\
             \0\x03\0\0\0\x08\0\0\0\0\0\0\0\x01\0\0\0\x02ab\0\0\0\0\xff\xff";
-        assert_eq!(copy.finish(), expected);
-    }
-
-    #[test]
-    fn an_array_is_encoded_as_postgresql_sends_it() {
-        let mut copy = CopyBinary::default();
-        copy.begin_tuple(2, 2 * CopyBinary::int4_array_bytes(2));
-        copy.int4_array(&[]);
-        copy.int4_array(&[-2, 5]);
-        let expected = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\
-            \0\x02\0\0\0\x0c\0\0\0\0\0\0\0\0\0\0\0\x17\
-            \0\0\0\x24\0\0\0\x01\0\0\0\0\0\0\0\x17\0\0\0\x02\0\0\0\x01\0\0\0\x04\xff\xff\xff\xfe\0\0\0\x04\0\0\0\x05\
-            \xff\xff";
         assert_eq!(copy.finish(), expected);
     }
 

@@ -121,12 +121,12 @@ fn takes(place: u32, value: u32) -> bool {
 
 /// Keeps the order of signed values in unsigned ones.
 #[inline]
-fn turn_sign(hash: i32) -> u32 {
+pub(crate) fn turn_sign(hash: i32) -> u32 {
     hash as u32 ^ 1 << 31
 }
 
 #[inline]
-fn turn_sign_back(value: u32) -> i32 {
+pub(crate) fn turn_sign_back(value: u32) -> i32 {
     (value ^ 1 << 31) as i32
 }
 

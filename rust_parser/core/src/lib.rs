@@ -1,17 +1,18 @@
 //! Turns the bytes of a CSV file into batches that PostgreSQL loads as they are.
 //!
 //! Bytes in, batches out: no I/O, no threads, no globals, no Python. The caller pushes any split of the file into
-//! [`Parser::feed`] and takes back each [`Batch`] as it closes: the rows in `COPY … (FORMAT binary)`, the search terms of
-//! each block of rows, the rejected rows, and the [`Checkpoint`] from which another parser can go on.
+//! [`Parser::feed`] and takes back each [`Batch`] as it closes: the rows in `COPY … (FORMAT binary)`, the search index of
+//! these rows, the rejected rows, and the [`Checkpoint`] from which another parser can go on.
 //!
 //! How a byte travels, each step one module, imports running downwards only:
 //!
 //! ```text
 //! parser      ties the steps together; owns the record in progress, the counters and the digest
 //! ├── batch        the open batch: rows, blocks and rejected rows until it closes
-//! │   ├── blocks       search terms of up to `block_rows` rows, as a sorted set of hashes
+//! │   ├── blocks       search terms of up to `block_rows` rows, once each
 //! │   │   ├── lexeme       text -> terms -> 32-bit hashes
-//! │   │   └── hash_set     the set, which gives its values back in order
+//! │   │   ├── hash_set     the set, which gives its values back in order
+//! │   │   └── postings     term -> blocks, cut into buckets; also how a search reads them
 //! │   └── copy_binary  PostgreSQL's binary COPY encoding
 //! ├── record      a record's bytes and spans -> cells; why a record is rejected
 //! ├── scan        bytes -> ends of cells and records, 64 at a time
@@ -47,6 +48,7 @@ mod hash_set;
 mod lexeme;
 mod options;
 mod parser;
+mod postings;
 mod record;
 mod scan;
 
@@ -56,4 +58,5 @@ pub use error::{ErrorCode, ParseError};
 pub use lexeme::{MAX_TERM_BYTES, count_matches, lexeme_hashes, lexemes};
 pub use options::{Dialect, InvalidOption, Limits, Options};
 pub use parser::{Finished, InvalidStart, Parser};
+pub use postings::{Block, InvalidPostings, Tuple, best_blocks, bucket, count_blocks, read_copy};
 pub use record::RejectReason;

@@ -119,7 +119,7 @@ impl Checkpoint {
 #[pyclass(frozen, module = "dari._native")]
 struct Batch {
     rows: Py<PyBytes>,
-    blocks: Py<PyBytes>,
+    postings: Py<PyBytes>,
     rows_stored: u64,
     rejected: Vec<Py<RejectedRow>>,
     checkpoint: Py<Checkpoint>,
@@ -131,7 +131,7 @@ impl Batch {
         let rejected = batch.rejected.into_iter().map(|row| Py::new(py, RejectedRow(row)));
         let converted = Self {
             rows: PyBytes::new(py, &batch.rows).unbind(),
-            blocks: PyBytes::new(py, &batch.blocks).unbind(),
+            postings: PyBytes::new(py, &batch.postings).unbind(),
             rows_stored: batch.rows_stored,
             rejected: rejected.collect::<PyResult<_>>()?,
             checkpoint: Py::new(py, Checkpoint(batch.checkpoint))?,
@@ -148,10 +148,10 @@ impl Batch {
         self.rows.clone_ref(py)
     }
 
-    /// `COPY … (FORMAT binary)` of the blocks' search terms.
+    /// `COPY … (FORMAT binary)` of the rows' search index.
     #[getter]
-    fn blocks(&self, py: Python<'_>) -> Py<PyBytes> {
-        self.blocks.clone_ref(py)
+    fn postings(&self, py: Python<'_>) -> Py<PyBytes> {
+        self.postings.clone_ref(py)
     }
 
     /// Rows in `rows`.
@@ -320,9 +320,48 @@ fn count_matches(py: Python<'_>, query_hashes: Vec<i32>, texts: Vec<String>) -> 
     py.detach(|| dari_parser::count_matches(&query_hashes, texts.iter().map(String::as_str)))
 }
 
+/// The bucket of each lexeme's postings.
+#[pyfunction]
+#[expect(clippy::needless_pass_by_value, reason = "a list crosses as its copy")]
+fn lexeme_buckets(hashes: Vec<i32>) -> Vec<i32> {
+    hashes.into_iter().map(dari_parser::bucket).collect()
+}
+
+/// In how many blocks of rows each lexeme stands.
+#[pyfunction]
+#[expect(clippy::needless_pass_by_value, reason = "owned, since the interpreter is released")]
+fn count_blocks(py: Python<'_>, hashes: Vec<i32>, postings: &[u8]) -> PyResult<Vec<u64>> {
+    py.detach(|| dari_parser::count_blocks(&hashes, &dari_parser::read_copy(postings)?)).map_err(invalid_postings)
+}
+
+/// The blocks in which the heaviest lexemes meet.
+#[pyfunction]
+#[expect(clippy::needless_pass_by_value, reason = "owned, since the interpreter is released")]
+fn best_blocks(
+    py: Python<'_>,
+    hashes: Vec<i32>,
+    weights: Vec<f64>,
+    postings: &[u8],
+    max_blocks: usize,
+) -> PyResult<Vec<(i64, u32)>> {
+    if hashes.len() != weights.len() {
+        return Err(PyValueError::new_err("every lexeme needs a weight"));
+    }
+    py.detach(|| dari_parser::best_blocks(&hashes, &weights, &dari_parser::read_copy(postings)?, max_blocks))
+        .map_err(invalid_postings)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "what map_err hands over")]
+fn invalid_postings(error: dari_parser::InvalidPostings) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
 /// The Rust parser.
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{Batch, Checkpoint, ParseError, Parser, RejectedRow, count_matches, lexeme_hashes, lexemes};
+    use super::{
+        Batch, Checkpoint, ParseError, Parser, RejectedRow, best_blocks, count_blocks, count_matches, lexeme_buckets,
+        lexeme_hashes, lexemes,
+    };
 }

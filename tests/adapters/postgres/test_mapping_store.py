@@ -248,7 +248,7 @@ def test_a_knowledge_base_is_not_deleted_under_a_batch_that_is_being_stored(
             ):
                 assert not deleted.done()
             cur.execute(f"CREATE TABLE dari_rows.rows_{segment} (n integer)")
-            cur.execute(f"CREATE TABLE dari_rows.blocks_{segment} (n integer)")
+            cur.execute(f"CREATE TABLE dari_rows.postings_{segment} (n integer)")
         storing.commit()
         deleted.result()
     assert run(database, "SELECT count(*) FROM pg_tables WHERE schemaname = 'dari_rows'") == [(0,)]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import psycopg2
 import pytest
 
-from dari.adapters.native import NativeLexer
+from dari.adapters.native import NativeLexer, NativePostings
 from dari.adapters.postgres.database import Database, Role
 from dari.adapters.postgres.row_reader import PostgresRowReader
+from dari.adapters.postgres.segments import read_postings
 from dari.core.errors import DariError
 from dari.core.search import Search
 from tests.fix_postgres import PostgresDsns
@@ -49,14 +50,12 @@ def _count(filled: Filled, base: str, tenant: str, bases: Sequence[str]) -> int:
         return int(row[0])
 
 
-def _blocks(filled: Filled, base: str, tenant: str, bases: Sequence[str]) -> tuple[int, int]:
-    """What the two functions say about the blocks of `base`: how many, and how many hold a word."""
-    hashes = NativeLexer().hashes("shared")
-    segment = filled.segments[base]
+def _postings(filled: Filled, base: str, tenant: str, bases: Sequence[str]) -> int:
+    """In how many blocks of `base` the reader finds a word."""
+    codec, hashes = NativePostings(), NativeLexer().hashes("shared")
     with filled.database.transaction(Role.READER, tenant=tenant, knowledge_bases=bases) as transaction:
-        counts = transaction.execute(f"SELECT block_count FROM dari_rows.count_{segment}(%s)", (hashes,)).fetchall()
-        best = transaction.execute(f"SELECT 1 FROM dari_rows.best_{segment}(%s, %s, 24)", (hashes, [1.0])).fetchall()
-        return sum(count for (count,) in counts), len(best)
+        postings = read_postings(transaction, filled.segments[base], codec.buckets(hashes))
+        return sum(codec.count_blocks(hashes, postings))
 
 
 VISIBLE = [("default", ["alpha"]), ("default", ["beta", "alpha"])]
@@ -77,10 +76,10 @@ HIDDEN: list[tuple[str, list[str]]] = [
 def test_the_reader_sees_what_its_transaction_names_and_nothing_else(filled: Filled) -> None:
     for tenant, bases in VISIBLE:
         assert _count(filled, "alpha", tenant, bases) == ROWS
-        assert _blocks(filled, "alpha", tenant, bases) > (0, 0)
+        assert _postings(filled, "alpha", tenant, bases) > 0
     for tenant, bases in HIDDEN:
         assert _count(filled, "alpha", tenant, bases) == 0, (tenant, bases)
-        assert _blocks(filled, "alpha", tenant, bases) == (0, 0), (tenant, bases)
+        assert _postings(filled, "alpha", tenant, bases) == 0, (tenant, bases)
 
 
 def test_the_reader_sees_nothing_where_the_settings_were_never_made(filled: Filled) -> None:
@@ -88,10 +87,9 @@ def test_the_reader_sees_nothing_where_the_settings_were_never_made(filled: Fill
     with closing(psycopg2.connect(filled.dsns.service_dsn)) as session, session.cursor() as cur:
         cur.execute("SET ROLE dari_reader")
         for base in BASES:
-            cur.execute(f"SELECT count(*) FROM dari_rows.rows_{filled.segments[base]}")
-            assert cur.fetchone() == (0,)
-            cur.execute(f"SELECT * FROM dari_rows.count_{filled.segments[base]}('{{}}')")
-            assert cur.fetchall() == [(None, 0)]
+            for kind in ("rows", "postings"):
+                cur.execute(f"SELECT count(*) FROM dari_rows.{kind}_{filled.segments[base]}")
+                assert cur.fetchone() == (0,)
 
 
 def test_what_a_transaction_named_is_forgotten_at_its_end(filled: Filled) -> None:
@@ -103,11 +101,10 @@ def test_what_a_transaction_named_is_forgotten_at_its_end(filled: Filled) -> Non
 
 REFUSED = [
     (Role.APP, "SELECT * FROM dari_rows.rows_{alpha}"),
-    (Role.APP, "SELECT * FROM dari_rows.blocks_{alpha}"),
-    (Role.APP, "SELECT * FROM dari_rows.count_{alpha}('{{}}')"),
+    (Role.APP, "SELECT * FROM dari_rows.postings_{alpha}"),
     (Role.APP, "DROP TABLE dari_rows.rows_{alpha}"),
     (Role.APP, "CREATE TABLE dari_rows.x (a int)"),
-    (Role.READER, "SELECT * FROM dari_rows.blocks_{alpha}"),
+    (Role.READER, "INSERT INTO dari_rows.postings_{alpha} VALUES (0, 0, '')"),
     (Role.READER, "INSERT INTO dari_rows.rows_{alpha} VALUES (0, '', '')"),
     (Role.READER, "UPDATE dari_rows.rows_{alpha} SET c1 = ''"),
     (Role.READER, "DELETE FROM dari_rows.rows_{alpha}"),
@@ -136,7 +133,7 @@ def test_each_role_may_do_one_thing(filled: Filled, role: Role, statement: str) 
 
 
 def test_a_search_of_one_knowledge_base_never_shows_a_row_of_another(filled: Filled) -> None:
-    search = Search(PostgresRowReader(filled.database), NativeLexer())
+    search = Search(PostgresRowReader(filled.database, NativePostings()), NativeLexer())
     for base in BASES:
         hits = search.find("default", [base], "shared words 7 alpha7 beta7", 100)
         assert {hit.knowledge_base for hit in hits} == {base}
@@ -155,39 +152,24 @@ def test_every_table_of_rows_is_under_row_level_security(filled: Filled) -> None
         )
         found = cur.fetchall()
         assert {name for name, *_ in found} == {
-            f"{kind}_{segment}" for kind in ("rows", "blocks") for segment in filled.segments.values()
+            f"{kind}_{segment}" for kind in ("rows", "postings") for segment in filled.segments.values()
         }
         for _, *rest in found:
             assert rest == [True, "dari_ingest", "named_by_transaction", "r", "{dari_reader}"]
 
 
-def test_the_functions_of_the_owner_are_for_the_reader_alone(filled: Filled) -> None:
-    with closing(psycopg2.connect(filled.dsns.admin_dsn)) as session, session.cursor() as cur:
-        cur.execute(
-            """
-            SELECT p.oid::regprocedure::text, p.prosecdef,
-                ARRAY(SELECT a.grantee::regrole::text FROM aclexplode(p.proacl) a ORDER BY 1)
-            FROM pg_proc p WHERE p.pronamespace = 'dari_rows'::regnamespace
-            """
-        )
-        found = cur.fetchall()
-        assert len(found) == 2 * len(BASES)
-        for _, is_definer, grantees in found:
-            assert (is_definer, grantees) == (True, ["dari_ingest", "dari_reader"])
-
-
 def test_the_indexes_are_used_in_spite_of_row_level_security(filled: Filled) -> None:
     """PostgreSQL applies no operator before a policy that might tell about rows; then a search reads all of them."""
     segment = filled.segments["alpha"]
-    with filled.database.transaction(Role.READER, tenant="default", knowledge_bases=["alpha"]) as transaction:
-        transaction.execute("SET LOCAL enable_seqscan = off")
-        plan = transaction.execute(
-            f"""
-            EXPLAIN WITH best AS MATERIALIZED (SELECT * FROM dari_rows.best_{segment}('{{1}}', '{{1}}', 24))
-            SELECT r.* FROM best JOIN dari_rows.rows_{segment} r
-            ON r.row_number >= best.first_row_number AND r.row_number < best.end_row_number
-            """
-        ).fetchall()
-    conditions = [line for (line,) in plan if "Index Cond" in line]
-    assert len(conditions) == 1
-    assert ">=" in conditions[0] and "<" in conditions[0].replace(">=", ""), "both ends of a block come from the index"
+    rows = (
+        "WITH best AS MATERIALIZED (SELECT * FROM unnest('{1}'::bigint[], '{9}'::bigint[]) AS best (first, behind))"
+        f" SELECT r.* FROM best JOIN dari_rows.rows_{segment} r ON r.row_number >= best.first"
+        " AND r.row_number < best.behind"
+    )
+    postings = f"SELECT * FROM dari_rows.postings_{segment} WHERE bucket = ANY ('{{1,2}}'::integer[])"
+    for select, expected in ((rows, ("row_number >=", "row_number <")), (postings, ("bucket = ANY",))):
+        with filled.database.transaction(Role.READER, tenant="default", knowledge_bases=["alpha"]) as transaction:
+            transaction.execute("SET LOCAL enable_seqscan = off")
+            plan = transaction.execute(f"EXPLAIN {select}").fetchall()
+        (condition,) = [line for (line,) in plan if "Index Cond" in line]
+        assert all(part in condition for part in expected), "the whole condition comes from the index"

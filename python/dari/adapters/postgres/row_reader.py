@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from dari.adapters.postgres.database import Database, Role, Transaction, sqlstate
-from dari.adapters.postgres.segments import best_rows, count_blocks, lock_segments
+from dari.adapters.postgres.segments import lock_segments, read_blocks, read_postings
 from dari.core.errors import InternalError
-from dari.core.search import CandidateRow, Candidates
+from dari.core.search import BLOCK_ROWS, CandidateRow, Candidates
 
 _COMMON_SHARE = 0.5
 """A lexeme in more blocks than this share says too little to gather blocks by, where a rarer one is there."""
@@ -16,10 +17,21 @@ _MAX_BYTES = 16 * 1024 * 1024
 _UNDEFINED_TABLE = "42P01"
 
 
+class PostingsCodec(Protocol):
+    """Reads the postings of a segment; see `_native.pyi`."""
+
+    def buckets(self, hashes: Sequence[int]) -> list[int]: ...
+    def count_blocks(self, hashes: Sequence[int], postings: bytes) -> list[int]: ...
+    def best_blocks(
+        self, hashes: Sequence[int], weights: Sequence[float], postings: bytes, max_blocks: int
+    ) -> list[tuple[int, int]]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Segment:
     name: str
     rows_before: int
+    row_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +45,9 @@ class _Version:
 class PostgresRowReader:
     """A RowReader."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, postings: PostingsCodec) -> None:
         self._database = database
+        self._postings = postings
 
     def candidates(
         self, tenant: str, knowledge_bases: Sequence[str], hashes: Sequence[int], max_blocks: int
@@ -60,7 +73,32 @@ class PostgresRowReader:
             segments = [segment.name for version in versions for segment in version.segments]
             lock_segments(transaction, segments)
             max_bytes = _MAX_BYTES // max(1, len(segments))
-            return [_candidates(transaction, version, hashes, max_blocks, max_bytes) for version in versions]
+            return [self._of_version(transaction, version, hashes, max_blocks, max_bytes) for version in versions]
+
+    def _of_version(
+        self, transaction: Transaction, version: _Version, hashes: Sequence[int], max_blocks: int, max_bytes: int
+    ) -> Candidates:
+        rows: list[CandidateRow] = []
+        block_count = 0
+        blocks_with: dict[int, int] = {}
+        buckets = sorted(set(self._postings.buckets(hashes)))
+        for segment in version.segments:
+            postings = read_postings(transaction, segment.name, buckets)
+            counts = self._postings.count_blocks(hashes, postings)
+            # The last block of each batch is shorter, so that there may be some more than this.
+            total = max(-(-segment.row_count // BLOCK_ROWS), *counts, 0)
+            found = {lexeme: count for lexeme, count in zip(hashes, counts, strict=True) if count}
+            block_count += total
+            for lexeme, count in found.items():
+                blocks_with[lexeme] = blocks_with.get(lexeme, 0) + count
+            weights = _weights(total, found)
+            if weights:
+                blocks = self._postings.best_blocks(list(weights), list(weights.values()), postings, max_blocks)
+                found_rows = read_blocks(transaction, segment.name, len(version.columns), blocks, max_bytes)
+                rows += (CandidateRow(segment.rows_before + number, cells) for number, cells in found_rows)
+        return Candidates(
+            version.knowledge_base, version.number, version.columns, tuple(rows), block_count, blocks_with
+        )
 
 
 def _current_versions(transaction: Transaction, tenant: str, knowledge_bases: Sequence[str]) -> list[_Version]:
@@ -68,7 +106,8 @@ def _current_versions(transaction: Transaction, tenant: str, knowledge_bases: Se
         """
         SELECT b.id, coalesce(v.number, 0), coalesce(v.columns, '{}'),
             array_remove(array_agg(s.segment ORDER BY s.ordinal), NULL),
-            array_remove(array_agg(s.rows_before ORDER BY s.ordinal), NULL)
+            array_remove(array_agg(s.rows_before ORDER BY s.ordinal), NULL),
+            array_remove(array_agg(s.row_count ORDER BY s.ordinal), NULL)
         FROM dari.knowledge_bases b
         LEFT JOIN dari.knowledge_base_versions v
             ON v.tenant = b.tenant AND v.knowledge_base = b.id AND v.number = b.current_version
@@ -80,31 +119,9 @@ def _current_versions(transaction: Transaction, tenant: str, knowledge_bases: Se
         (tenant, list(knowledge_bases)),
     )
     return [
-        _Version(base, number, tuple(columns), tuple(map(_Segment, segments, before)))
-        for base, number, columns, segments, before in cursor.fetchall()
+        _Version(base, number, tuple(columns), tuple(map(_Segment, segments, before, counts)))
+        for base, number, columns, segments, before, counts in cursor.fetchall()
     ]
-
-
-def _candidates(
-    transaction: Transaction, version: _Version, hashes: Sequence[int], max_blocks: int, max_bytes: int
-) -> Candidates:
-    rows: list[CandidateRow] = []
-    block_count = 0
-    blocks_with: dict[int, int] = {}
-    for segment in version.segments:
-        total, found = count_blocks(transaction, segment.name, hashes)
-        block_count += total
-        for lexeme, count in found.items():
-            blocks_with[lexeme] = blocks_with.get(lexeme, 0) + count
-        weights = _weights(total, found)
-        if weights:
-            rows += (
-                CandidateRow(segment.rows_before + number, cells)
-                for number, cells in best_rows(
-                    transaction, segment.name, len(version.columns), weights, max_blocks, max_bytes
-                )
-            )
-    return Candidates(version.knowledge_base, version.number, version.columns, tuple(rows), block_count, blocks_with)
 
 
 def _weights(block_count: int, blocks_with: dict[int, int]) -> dict[int, float]:

@@ -1,13 +1,12 @@
-"""The tables of a segment: the rows of one upload, and the lexeme sets of its blocks.
+"""The tables of a segment: the rows of one upload, and the postings that find them.
 
 `dari_rows.rows_{segment}` has a column for each column of the file (c1, c2, …: a header may hold names that PostgreSQL
-cannot, or twice the same after 63 bytes), each cell's text exactly as it came. It shows the reader role nothing but to
-a transaction that names its tenant and knowledge base.
+cannot, or twice the same after 63 bytes), each cell's text exactly as it came. `dari_rows.postings_{segment}` tells for
+each lexeme in which blocks of rows it stands, cut into buckets; a bucket is found by a plain index on a number.
 
-`dari_rows.blocks_{segment}` has the set of lexeme hashes of each run of rows, under a GIN index. The reader role may
-not read it: under row-level security PostgreSQL applies only leakproof operators before the policy, and those of arrays
-are not, so that every search would read all sets and no index. It asks two functions of the owner instead, which hold
-the same condition as the policy.
+Both belong to the ingest role, and show the reader role nothing but to a transaction that names their tenant and
+knowledge base. Under such a policy PostgreSQL uses an index for leakproof operators only: comparing numbers is, the
+operators of arrays and tsvectors are not, so that a GIN index here would be passed by.
 """
 
 import io
@@ -20,53 +19,44 @@ from dari.adapters.postgres.database import Transaction
 
 _SEGMENT = re.compile(r"[0-9a-f]{32}")
 _COPY_READ_BYTES = 1024 * 1024
-_INDEX_MEMORY = "64MB"
-# What the planner takes the functions' results for: near the truth, and few enough for the index on row_number.
-_LEXEMES_GUESSED = 16
-_BLOCKS_GUESSED = 24
 
 
 def create_segment(transaction: Transaction, segment: str, tenant: str, knowledge_base: str, columns: int) -> None:
     """Make the empty tables of a segment. As the ingest role."""
     cells = "".join(f", c{number} text NOT NULL" for number in range(1, columns + 1))
-    rows, blocks = _rows_table(segment), _blocks_table(segment)
+    rows, postings = _rows_table(segment), _postings_table(segment)
     # A vacuum in the middle of a load finds nothing to clean and takes a core; publishing turns it on.
     transaction.execute(
         f"CREATE TABLE {rows} (row_number bigint NOT NULL{cells}) WITH (autovacuum_enabled = off);"
-        f"CREATE TABLE {blocks} (first_row_number bigint NOT NULL, row_count integer NOT NULL,"
-        " lexemes integer[] NOT NULL) WITH (autovacuum_enabled = off);"
-        # Hashes do not become shorter: trying to compress them took half of the time of storing them.
-        f"ALTER TABLE {blocks} ALTER lexemes SET STORAGE EXTERNAL"
+        f"CREATE TABLE {postings} (bucket integer NOT NULL, first_row_number bigint NOT NULL, postings bytea NOT NULL)"
+        " WITH (autovacuum_enabled = off)"
     )
     is_named = _is_named(tenant, knowledge_base)
-    for table in (rows, blocks):
+    for table in (rows, postings):
         transaction.execute(
             f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;"
-            f"CREATE POLICY named_by_transaction ON {table} FOR SELECT TO dari_reader USING ({is_named})"
+            f"CREATE POLICY named_by_transaction ON {table} FOR SELECT TO dari_reader USING ({is_named});"
+            f"GRANT SELECT ON {table} TO dari_reader"
         )
-    transaction.execute(f"GRANT SELECT ON {rows} TO dari_reader")
-    _create_functions(transaction, segment, is_named)
 
 
-def copy_into_segment(transaction: Transaction, segment: str, rows: bytes, blocks: bytes) -> int:
-    """Add encoded rows and blocks; returns how many rows PostgreSQL says it stored. As the ingest role."""
-    stored = _copy(transaction, _rows_table(segment), rows) if rows else 0
-    if blocks:
-        _copy(transaction, _blocks_table(segment), blocks)
+def copy_into_segment(transaction: Transaction, segment: str, rows: bytes, postings: bytes) -> int:
+    """Add encoded rows and postings; returns how many rows PostgreSQL says it stored. As the ingest role."""
+    stored = _copy_in(transaction, _rows_table(segment), rows) if rows else 0
+    if postings:
+        _copy_in(transaction, _postings_table(segment), postings)
     return stored
 
 
 def index_segment(transaction: Transaction, segment: str) -> None:
     """Build what search needs. As the ingest role."""
-    rows, blocks = _rows_table(segment), _blocks_table(segment)
-    transaction.execute(f"SET LOCAL maintenance_work_mem = '{_INDEX_MEMORY}'")
+    rows, postings = _rows_table(segment), _postings_table(segment)
     transaction.execute(
         # Rows lie in the order of their numbers: a block-range index costs nothing and is as good.
         f"CREATE INDEX ON {rows} USING brin (row_number) WITH (pages_per_range = 8);"
-        f"CREATE INDEX ON {blocks} USING gin (lexemes) WITH (fastupdate = off);"
-        # Statistics of the lexemes would take a fifth of the index's time, and change no plan.
-        f"ANALYZE {rows} (row_number); ANALYZE {blocks} (first_row_number);"
-        f"ALTER TABLE {rows} RESET (autovacuum_enabled); ALTER TABLE {blocks} RESET (autovacuum_enabled)"
+        f"CREATE INDEX ON {postings} (bucket);"
+        f"ANALYZE {rows} (row_number); ANALYZE {postings} (bucket);"
+        f"ALTER TABLE {rows} RESET (autovacuum_enabled); ALTER TABLE {postings} RESET (autovacuum_enabled)"
     )
 
 
@@ -75,17 +65,13 @@ def drop_segment(transaction: Transaction, segment: str) -> None:
 
     Those of several segments in one transaction are dropped in the order of their names; see `lock_segments`.
     """
-    transaction.execute(
-        f"DROP TABLE IF EXISTS {_rows_table(segment)};"
-        f"DROP FUNCTION IF EXISTS {_count_function(segment)}, {_best_function(segment)};"
-        f"DROP TABLE IF EXISTS {_blocks_table(segment)}"
-    )
+    transaction.execute(f"DROP TABLE IF EXISTS {_rows_table(segment)}; DROP TABLE IF EXISTS {_postings_table(segment)}")
 
 
 def lock_segments(transaction: Transaction, segments: Iterable[str]) -> None:
     """Keep all that belongs to these segments from being dropped before the transaction ends. As the reader role.
 
-    A snapshot keeps rows, but no tables and no functions. Fails with SQLSTATE 42P01 where a segment is gone. The rows
+    A snapshot keeps rows, but no tables. Fails with SQLSTATE 42P01 where a segment is gone. The rows
     are locked, before anything else is touched, since dropping begins with them.
     """
     tables = ", ".join(_rows_table(segment) for segment in sorted(segments))
@@ -93,67 +79,45 @@ def lock_segments(transaction: Transaction, segments: Iterable[str]) -> None:
         transaction.execute(f"LOCK TABLE {tables} IN ACCESS SHARE MODE")
 
 
-def count_blocks(transaction: Transaction, segment: str, hashes: Sequence[int]) -> tuple[int, dict[int, int]]:
-    """How many blocks a segment has, and in how many of them each lexeme stands. As the reader role."""
-    cursor = transaction.execute(
-        f"SELECT lexeme, block_count FROM {_count_function(segment)}(%s::integer[])", (list(hashes),)
+def read_postings(transaction: Transaction, segment: str, buckets: Sequence[int]) -> bytes:
+    """All postings of these buckets, as `COPY … (FORMAT binary)`. As the reader role."""
+    wanted = ",".join(str(int(bucket)) for bucket in buckets)
+    select = (
+        f"SELECT bucket, first_row_number, postings FROM {_postings_table(segment)}"
+        f" WHERE bucket = ANY ('{{{wanted}}}'::integer[])"
     )
-    counts: dict[int | None, int] = dict(cursor.fetchall())
-    total = counts.pop(None, 0)
-    return total, {lexeme: count for lexeme, count in counts.items() if lexeme is not None and count}
+    copied = io.BytesIO()
+    transaction.cursor().copy_expert(f"COPY ({select}) TO STDOUT (FORMAT binary)", copied)
+    return copied.getvalue()
 
 
-def best_rows(
-    transaction: Transaction, segment: str, columns: int, weights: dict[int, float], max_blocks: int, max_bytes: int
+def read_blocks(
+    transaction: Transaction, segment: str, columns: int, blocks: Sequence[tuple[int, int]], max_bytes: int
 ) -> list[tuple[int, tuple[str, ...]]]:
-    """The rows (number, cells) of the blocks in which the heaviest lexemes meet. As the reader role.
+    """The rows (number, cells) of blocks (first row number, rows), best block first. As the reader role.
 
-    Rows of the best blocks come first, and no more of them than hold `max_bytes`; the row that passes it is the last.
+    No more rows than hold `max_bytes`; the row that passes it is the last.
     """
     names = [f"c{number}" for number in range(1, columns + 1)]
     # The end of a block comes as a column: an addition in the join is not leakproof, and would keep it from the index.
     cursor = transaction.execute(
         f"""
         WITH best AS MATERIALIZED (
-            SELECT * FROM {_best_function(segment)}(%s::integer[], %s::float8[], %s)
+            SELECT * FROM unnest(%s::bigint[], %s::bigint[]) WITH ORDINALITY
+            AS best (first_row_number, end_row_number, place)
         ),
         measured AS (
             SELECT r.*, sum({_sum([f"octet_length({name})" for name in names])}) OVER (
-                ORDER BY best.score DESC, r.row_number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                ORDER BY best.place, r.row_number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
             ) AS bytes_before
             FROM best JOIN {_rows_table(segment)} r
             ON r.row_number >= best.first_row_number AND r.row_number < best.end_row_number
         )
         SELECT row_number, {", ".join(names)} FROM measured WHERE coalesce(bytes_before, 0) < %s
         """,
-        (list(weights), list(weights.values()), max_blocks, max_bytes),
+        ([first for first, _ in blocks], [first + rows for first, rows in blocks], max_bytes),
     )
     return [(number, tuple(texts)) for number, *texts in cursor.fetchall()]
-
-
-def _create_functions(transaction: Transaction, segment: str, is_named: str) -> None:
-    """What the reader role may ask about the blocks of a segment that its transaction names."""
-    blocks, count, best = _blocks_table(segment), _count_function(segment), _best_function(segment)
-    transaction.execute(
-        f"""
-        CREATE FUNCTION {count}(hashes integer[]) RETURNS TABLE (lexeme integer, block_count bigint)
-        STABLE SECURITY DEFINER ROWS {_LEXEMES_GUESSED} BEGIN ATOMIC
-            SELECT NULL::integer, count(*) FROM {blocks} WHERE {is_named}
-            UNION ALL
-            SELECT h, (SELECT count(*) FROM {blocks} WHERE lexemes @> ARRAY[h]) FROM unnest(hashes) AS h
-            WHERE {is_named};
-        END;
-        CREATE FUNCTION {best}(hashes integer[], weights float8[], max_blocks integer)
-        RETURNS TABLE (first_row_number bigint, end_row_number bigint, score float8)
-        STABLE SECURITY DEFINER ROWS {_BLOCKS_GUESSED} BEGIN ATOMIC
-            SELECT b.first_row_number, b.first_row_number + b.row_count, sum(w.weight)
-            FROM unnest(hashes, weights) AS w (lexeme, weight) JOIN {blocks} b ON b.lexemes @> ARRAY[w.lexeme]
-            WHERE {is_named} GROUP BY 1, 2 ORDER BY 3 DESC, 1 LIMIT max_blocks;
-        END;
-        REVOKE ALL ON FUNCTION {count}, {best} FROM PUBLIC;
-        GRANT EXECUTE ON FUNCTION {count}, {best} TO dari_reader
-        """
-    )
 
 
 def _is_named(tenant: str, knowledge_base: str) -> str:
@@ -174,7 +138,7 @@ def _sum(terms: Sequence[str]) -> str:
     return f"({_sum(terms[:middle])} + {_sum(terms[middle:])})"
 
 
-def _copy(transaction: Transaction, table: str, data: bytes) -> int:
+def _copy_in(transaction: Transaction, table: str, data: bytes) -> int:
     cursor = transaction.cursor()
     cursor.copy_expert(f"COPY {table} FROM STDIN (FORMAT binary)", io.BytesIO(data), size=_COPY_READ_BYTES)
     return cursor.rowcount
@@ -184,16 +148,8 @@ def _rows_table(segment: str) -> str:
     return f"dari_rows.rows_{_checked(segment)}"
 
 
-def _blocks_table(segment: str) -> str:
-    return f"dari_rows.blocks_{_checked(segment)}"
-
-
-def _count_function(segment: str) -> str:
-    return f"dari_rows.count_{_checked(segment)}"
-
-
-def _best_function(segment: str) -> str:
-    return f"dari_rows.best_{_checked(segment)}"
+def _postings_table(segment: str) -> str:
+    return f"dari_rows.postings_{_checked(segment)}"
 
 
 def _checked(segment: str) -> str:

@@ -325,7 +325,7 @@ def _check_header(transaction: Transaction, upload: Upload, columns: Sequence[st
 
 def _copy(transaction: Transaction, upload: Upload, batch: Batch) -> int:
     try:
-        return copy_into_segment(transaction, upload.segment, batch.rows, batch.blocks)
+        return copy_into_segment(transaction, upload.segment, batch.rows, batch.postings)
     except psycopg2.Error as error:
         if sqlstate(error) != _ROW_TOO_BIG:
             raise

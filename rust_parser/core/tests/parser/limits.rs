@@ -56,7 +56,7 @@ fn a_batch_closes_early_where_the_rows_grow_out_of_proportion() {
     assert_eq!(read.batches.iter().map(|batch| batch.rows_stored).sum::<u64>(), 8 * MIB as u64);
     assert!(read.batches.len() > 4);
     for batch in &read.batches {
-        assert!(batch.rows.len() + batch.blocks.len() <= 17 * MIB);
+        assert!(batch.rows.len() + batch.postings.len() <= 17 * MIB);
     }
 }
 
@@ -67,7 +67,7 @@ fn a_batch_closes_early_where_nearly_all_rows_are_rejected() {
     let rejected: Vec<_> = read.batches.iter().map(|batch| batch.rejected.len()).collect();
     assert_eq!(rejected, [REJECTED_PER_BATCH, REJECTED_PER_BATCH, REJECTED_PER_BATCH, 0]);
     assert_eq!(read.batches[3].checkpoint.rows_rejected, 3 * REJECTED_PER_BATCH as u64);
-    assert_eq!((read.batches[0].rows.len(), read.batches[0].blocks.len()), (0, 0));
+    assert_eq!((read.batches[0].rows.len(), read.batches[0].postings.len()), (0, 0));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! What holds for every file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use dari_parser::{Dialect, Options, Parser, RejectReason, lexeme_hashes};
+use dari_parser::{Dialect, Options, Parser, RejectReason, best_blocks, count_blocks, lexeme_hashes};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -122,22 +122,30 @@ proptest! {
     }
 
     #[test]
-    fn blocks_hold_the_terms_of_their_rows(options in options(), file in file()) {
+    fn the_postings_of_a_term_are_the_blocks_of_its_rows(options in options(), file in file()) {
         if let Ok(read) = read(options, [file.as_slice()]) {
-            let rows = read.rows();
-            let mut next = 1;
-            for (first, count, hashes) in read.blocks() {
-                prop_assert_eq!(first, next);
-                prop_assert!((1..=options.limits.block_rows as i32).contains(&count));
-                let terms: BTreeSet<i32> = rows[first as usize - 1..(first + i64::from(count)) as usize - 1]
-                    .iter()
-                    .flat_map(|(_, cells)| cells)
-                    .flat_map(|cell| lexeme_hashes(std::str::from_utf8(cell).unwrap()))
-                    .collect();
-                prop_assert_eq!(hashes, terms.into_iter().collect::<Vec<_>>());
-                next += i64::from(count);
+            let block_rows = i64::from(options.limits.block_rows);
+            let mut expected: BTreeMap<i32, BTreeSet<i64>> = BTreeMap::new();
+            let mut rows = read.rows().into_iter();
+            for batch in &read.batches {
+                let mut first = None;
+                for (number, cells) in rows.by_ref().take(batch.rows_stored as usize) {
+                    let first = *first.get_or_insert(number);
+                    let block = first + (number - first) / block_rows * block_rows;
+                    for hash in cells.iter().flat_map(|cell| lexeme_hashes(std::str::from_utf8(cell).unwrap())) {
+                        expected.entry(hash).or_default().insert(block);
+                    }
+                }
             }
-            prop_assert_eq!(next, rows.len() as i64 + 1);
+            let tuples = read.postings();
+            for (hash, blocks) in &expected {
+                let found = best_blocks(&[*hash], &[1.0], &tuples, usize::MAX).unwrap();
+                let found: BTreeSet<_> = found.into_iter().map(|(first, _)| first).collect();
+                prop_assert_eq!(&found, blocks);
+            }
+            let all: Vec<_> = expected.keys().copied().collect();
+            let counts = count_blocks(&all, &tuples).unwrap();
+            prop_assert_eq!(counts.iter().sum::<u64>(), expected.values().map(|blocks| blocks.len() as u64).sum());
         }
     }
 

@@ -5,9 +5,6 @@ use dari_parser::{Batch, Options, ParseError, Parser, RejectReason};
 /// A decoded row: its number and its cells.
 pub(crate) type Row = (i64, Vec<Vec<u8>>);
 
-/// A decoded block: first row number, row count, hashes.
-pub(crate) type Block = (i64, i32, Vec<i32>);
-
 /// All that a file gave.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Read {
@@ -31,8 +28,9 @@ impl Read {
             .collect()
     }
 
-    pub(crate) fn blocks(&self) -> Vec<Block> {
-        self.batches.iter().flat_map(|batch| blocks(&batch.blocks)).collect()
+    /// The search index, tuple by tuple.
+    pub(crate) fn postings(&self) -> Vec<(i32, i64, &[u8])> {
+        self.batches.iter().flat_map(|batch| tuples(&batch.postings)).map(|fields| posting(&fields)).collect()
     }
 
     pub(crate) fn rejected(&self) -> Vec<(u64, u64, u64, RejectReason)> {
@@ -64,27 +62,9 @@ fn rows(copy: &[u8]) -> Vec<Row> {
     tuples(copy).into_iter().map(decode).collect()
 }
 
-fn blocks(copy: &[u8]) -> Vec<Block> {
-    let decode = |fields: Vec<&[u8]>| {
-        let array = fields[2];
-        let hashes = if array[..4] == [0; 4] {
-            assert_eq!(array, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 23]);
-            Vec::new()
-        } else {
-            assert_eq!(array[..12], [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 23]);
-            assert_eq!(array[16..20], [0, 0, 0, 1]);
-            let elements = array[20..].chunks(8);
-            assert_eq!(elements.len() as u32, u32::from_be_bytes(array[12..16].try_into().unwrap()));
-            elements
-                .map(|element| {
-                    assert_eq!(element[..4], [0, 0, 0, 4]);
-                    i32::from_be_bytes(element[4..].try_into().unwrap())
-                })
-                .collect()
-        };
-        (i64::from_be_bytes(fields[0].try_into().unwrap()), i32::from_be_bytes(fields[1].try_into().unwrap()), hashes)
-    };
-    tuples(copy).into_iter().map(decode).collect()
+fn posting<'a>(fields: &[&'a [u8]]) -> (i32, i64, &'a [u8]) {
+    let bucket = i32::from_be_bytes(fields[0].try_into().unwrap());
+    (bucket, i64::from_be_bytes(fields[1].try_into().unwrap()), fields[2])
 }
 
 /// The fields of each tuple of a whole COPY; none where it is empty.

@@ -131,7 +131,7 @@ CREATE TABLE dari.uploads (
     columns                text[] NOT NULL DEFAULT '{}',
     -- SHA-256 over the committed bytes, as a state that can go on.
     sha256_state           bytea NOT NULL DEFAULT '',
-    -- Names the segment's tables: dari_rows.rows_{segment}, dari_rows.blocks_{segment}.
+    -- Names the segment's tables: dari_rows.rows_{segment}, dari_rows.postings_{segment}.
     segment                text NOT NULL UNIQUE CHECK (segment ~ '^[0-9a-f]{32}$'),
     sha256                 bytea,
     version                bigint,
