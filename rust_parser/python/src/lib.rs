@@ -322,7 +322,6 @@ fn count_matches(py: Python<'_>, query_hashes: Vec<i32>, texts: Vec<String>) -> 
 
 /// The bucket of each lexeme's postings.
 #[pyfunction]
-#[expect(clippy::needless_pass_by_value, reason = "a list crosses as its copy")]
 fn lexeme_buckets(hashes: Vec<i32>) -> Vec<i32> {
     hashes.into_iter().map(dari_parser::bucket).collect()
 }
@@ -351,7 +350,6 @@ fn best_blocks(
         .map_err(invalid_postings)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "what map_err hands over")]
 fn invalid_postings(error: dari_parser::InvalidPostings) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
