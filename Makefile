@@ -48,6 +48,14 @@ test: install  ## All tests: Rust, then Python on real PostgreSQL and the real l
 	cargo test --workspace --quiet
 	$(BIN)/pytest
 
+.PHONY: faults
+faults: install  ## Kill the server 200 times in mid-upload, and its database sessions; a dozen of these are in `make test`
+	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/e2e/test_ingest_crashes.py
+
+.PHONY: test-flowise
+test-flowise: install  ## Fail-over against a real Flowise of yours; tests/real/test_real_flowise.py says what to set
+	$(BIN)/pytest tests/real
+
 .PHONY: lint
 lint: install  ## ruff, mypy, import-linter, buf, regenerated stubs, rustfmt, clippy
 	$(BIN)/ruff check
