@@ -206,7 +206,12 @@ def test_a_service_user_that_does_not_exist_is_named(empty_database: PostgresDsn
 
 
 def test_a_service_user_that_has_the_rights_at_all_times_is_refused(shared_database: PostgresDsns) -> None:
-    """A grant of somebody else's would let the service around its own roles; the message says how to end it."""
+    """A grant of somebody else's would let the service around its own roles; the message says how to end it.
+
+    Before PostgreSQL 16 it is the user who inherits, not the grant: migrating ends it there by NOINHERIT.
+    """
+    if _run(shared_database.admin_dsn, "SELECT current_setting('server_version_num')::int < 160000") == [(True,)]:
+        pytest.skip("a grant cannot inherit by itself on this server")
     user = f"dari_inheriting_{secrets.token_hex(4)}"
     _run(shared_database.admin_dsn, f"CREATE ROLE {user} LOGIN; CREATE ROLE {user}_group IN ROLE dari_reader")
     _run(shared_database.admin_dsn, f"GRANT {user}_group TO {user}")
