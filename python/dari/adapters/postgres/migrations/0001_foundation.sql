@@ -233,6 +233,9 @@ CREATE TABLE dari.turns (
     attempts         jsonb NOT NULL DEFAULT '[]',
     citations        jsonb NOT NULL DEFAULT '[]',
     degraded_reasons text[] NOT NULL DEFAULT '{}',
+    -- Whose rows the answer may repeat: the knowledge bases that it cites, and those of the earlier turns that its model
+    -- was told. A later model that may not see one of them is not told the turn.
+    knowledge_bases  text[] NOT NULL DEFAULT '{}',
     -- A running turn whose server died is over when its deadline is.
     deadline_time    timestamptz NOT NULL,
     create_time      timestamptz NOT NULL DEFAULT now(),
