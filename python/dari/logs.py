@@ -11,15 +11,13 @@ of a handler, of a callback, or of bytes that are no message; Python prints the 
 import logging
 import sys
 import threading
-import traceback
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
 import structlog
 
-from dari.core.event_log import EventLog
+from dari.core.event_log import EventLog, failure_fields
 
 
 def make_log(level: str, style: str) -> EventLog:
@@ -89,7 +87,7 @@ class _LibraryHandler(logging.Handler):
         tell = self._log.error if record.levelno >= logging.ERROR else self._log.warning
         fields: dict[str, object] = {"library": record.name, "said_at": f"{record.module}:{record.lineno}"}
         if record.exc_info:
-            fields |= _failure(record.exc_info[0], record.exc_info[2])
+            fields |= failure_fields(record.exc_info[0], record.exc_info[2])
         tell("library_log", **fields)
 
 
@@ -102,21 +100,10 @@ class _Hooks:
     def thread_failed(self, args: threading.ExceptHookArgs) -> None:
         if args.exc_type is not SystemExit:
             name = args.thread.name if args.thread else None
-            self._log.error("thread_failed", thread=name, **_failure(args.exc_type, args.exc_traceback))
+            self._log.error("thread_failed", thread=name, **failure_fields(args.exc_type, args.exc_traceback))
 
     def unraisable(self, args: Any) -> None:
-        self._log.error("unraisable_exception", **_failure(args.exc_type, args.exc_traceback))
-
-
-def _failure(kind: type[BaseException] | None, trace: TracebackType | None) -> dict[str, object]:
-    """The type of an exception and the way it came, without its text."""
-    return {
-        "error_type": kind.__qualname__ if kind else None,
-        "raised_at": [
-            f"{frame.filename.rpartition('/python/')[2].rpartition('/site-packages/')[2]}:{frame.lineno} {frame.name}"
-            for frame in traceback.extract_tb(trace)
-        ],
-    }
+        self._log.error("unraisable_exception", **failure_fields(args.exc_type, args.exc_traceback))
 
 
 def _threshold(level: str) -> int:

@@ -10,8 +10,6 @@ from uuid import uuid4
 import pytest
 
 from dari.adapters.circuit import ConsecutiveFailuresCircuit
-from dari.adapters.local_model.model_files import ModelFile
-from dari.adapters.local_model.model_header import sha256_of
 from dari.adapters.local_model.process import Limits, LocalModel
 from dari.core.chain import AttemptEnded, TokenCame
 from dari.core.chat import Chat, ChatEvent, TurnCompleted, TurnStarted
@@ -32,6 +30,7 @@ from dari.core.mapping import AiModel, ChatConfiguration, ChatMapping, Knowledge
 from dari.core.search import CandidateRow, Candidates, Search
 from dari.core.upstream import FailureKind, Prompt, Upstream, UpstreamError
 from dari.core.watchdog import Watchdog
+from tests.adapters.local_model.fakes import fake_model
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TIMEOUT_S = 60.0
@@ -321,24 +320,6 @@ def test_no_question_and_no_row_is_logged(watchdog: Watchdog) -> None:
 
 
 FAKE_ENGINE = "tests.adapters.local_model.fakes:FakeEngine"
-
-
-def fake_model(folder: Path) -> ModelFile:
-    """An entry for a file that only the fake engine accepts."""
-    path = folder / "fake.gguf"
-    path.write_bytes(b"not really a model")
-    return ModelFile(
-        id="fake",
-        path=path,
-        sha256=sha256_of(path),
-        size_bytes=path.stat().st_size,
-        format="gguf-v3",
-        architecture="fake",
-        source="the tests",
-        licence="none",
-        chat_template_trusted=False,
-        context_tokens=None,
-    )
 
 
 def test_a_local_model_that_dies_in_mid_answer_is_superseded_and_lives_again(

@@ -1,5 +1,7 @@
 """Where operators read what happened: names, ids, codes and numbers, never content."""
 
+import traceback
+from types import TracebackType
 from typing import Protocol
 
 
@@ -9,3 +11,14 @@ class EventLog(Protocol):
     def info(self, event: str, **fields: object) -> object: ...
     def warning(self, event: str, **fields: object) -> object: ...
     def error(self, event: str, **fields: object) -> object: ...
+
+
+def failure_fields(kind: type[BaseException] | None, trace: TracebackType | None) -> dict[str, object]:
+    """The type of an exception and the way it came, as fields of an event. Its text is left out: it may hold values."""
+    return {
+        "error_type": kind.__qualname__ if kind else None,
+        "raised_at": [
+            f"{frame.filename.rpartition('/python/')[2].rpartition('/site-packages/')[2]}:{frame.lineno} {frame.name}"
+            for frame in traceback.extract_tb(trace)
+        ],
+    }

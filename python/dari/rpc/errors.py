@@ -5,7 +5,6 @@ INTERNAL with an id, under which the log has the type of the exception and where
 may hold values.
 """
 
-import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, cast
@@ -15,7 +14,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from dari.core import errors
-from dari.core.event_log import EventLog
+from dari.core.event_log import EventLog, failure_fields
 
 DOMAIN = "dari"
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -100,12 +99,8 @@ class ErrorInterceptor(grpc.ServerInterceptor):
             "internal_error",
             rpc=name,
             error_id=error_id,
-            error_type=type(origin).__qualname__,
             sqlstate=getattr(origin, "pgcode", None),
-            raised_at=[
-                f"{frame.filename.rpartition('/python/')[2]}:{frame.lineno} {frame.name}"
-                for frame in traceback.extract_tb(origin.__traceback__)
-            ],
+            **failure_fields(type(origin), origin.__traceback__),
         )
         return errors.InternalError(
             "An internal error occurred; its id finds it in the server's log.", {"error_id": error_id}

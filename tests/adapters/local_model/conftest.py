@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from dari.adapters.local_model.model_files import ModelFile, add_default_model, add_model_for_ctransformers
-from dari.adapters.local_model.model_header import sha256_of
 from dari.adapters.local_model.process import LocalModel
-from tests.adapters.local_model.fakes import StartModel
+from tests.adapters.local_model.fakes import StartModel, fake_model
 from tests.support.event_log import RecordedEvents
 
 REPOSITORY = Path(__file__).parents[3]
@@ -33,21 +32,7 @@ def ctransformers_model(model_dir: Path, default_model: ModelFile) -> ModelFile:
 
 @pytest.fixture
 def small_file(tmp_path: Path) -> ModelFile:
-    """An entry for a file that only the fake engine accepts."""
-    path = tmp_path / "fake.gguf"
-    path.write_bytes(b"not really a model")
-    return ModelFile(
-        id="fake",
-        path=path,
-        sha256=sha256_of(path),
-        size_bytes=path.stat().st_size,
-        format="gguf-v3",
-        architecture="fake",
-        source="the tests",
-        licence="none",
-        chat_template_trusted=False,
-        context_tokens=None,
-    )
+    return fake_model(tmp_path)
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from dari.adapters.local_model.chat_prompt import ChatMessage, PromptTooLong
 from dari.adapters.local_model.engines import EngineError, EngineOptions, Sampling, ShouldStop
+from dari.adapters.local_model.model_files import ModelFile
+from dari.adapters.local_model.model_header import sha256_of
 from dari.adapters.local_model.process import LocalModel
 from dari.core.upstream import FailureKind, Message, Prompt, UpstreamError
 
@@ -59,6 +61,24 @@ class FakeEngine:
                 raise EngineError("engine_failed", "as it was told")
             case _:
                 yield "|".join(f"{message.role}={message.text}" for message in messages)
+
+
+def fake_model(folder: Path) -> ModelFile:
+    """An entry for a file that only the fake engine accepts."""
+    path = folder / "fake.gguf"
+    path.write_bytes(b"not really a model")
+    return ModelFile(
+        id="fake",
+        path=path,
+        sha256=sha256_of(path),
+        size_bytes=path.stat().st_size,
+        format="gguf-v3",
+        architecture="fake",
+        source="the tests",
+        licence="none",
+        chat_template_trusted=False,
+        context_tokens=None,
+    )
 
 
 def crashes_at_load(path: Path, options: EngineOptions) -> FakeEngine:

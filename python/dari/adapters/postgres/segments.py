@@ -71,8 +71,8 @@ def drop_segment(transaction: Transaction, segment: str) -> None:
 def lock_segments(transaction: Transaction, segments: Iterable[str]) -> None:
     """Keep all that belongs to these segments from being dropped before the transaction ends. As the reader role.
 
-    A snapshot keeps rows, but no tables. Fails with SQLSTATE 42P01 where a segment is gone. The rows
-    are locked, before anything else is touched, since dropping begins with them.
+    A snapshot keeps rows, but no tables. Fails with SQLSTATE 42P01 where a segment is gone. The rows are locked, before
+    anything else is touched, since dropping begins with them.
     """
     tables = ", ".join(_rows_table(segment) for segment in sorted(segments))
     if tables:
