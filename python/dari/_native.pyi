@@ -5,15 +5,15 @@ from typing import final
 class ParseError(ValueError):
     """The file cannot be read on. `args == (code, line, byte_offset, limit)`.
 
-    `code` is one of record_too_long, cell_too_long, too_many_columns, unclosed_quote, duplicate_column, empty_file,
-    no_header, header_invalid_utf8, header_nul_byte, header_text_after_quote; `line` is 1-based; `byte_offset` 0-based
-    in the file; `limit` the limit that was passed, or 0. The place is the start of the record, for cell_too_long that
+    `code` is one of record_too_long, cell_too_long, header_too_long, too_many_columns, unclosed_quote,
+    duplicate_column, empty_file, no_header, header_invalid_bytes, header_nul_byte, header_text_after_quote; `line` is
+    1-based; `byte_offset` 0-based in the file; `limit` the limit that was passed, or 0. The place is the start of the record, for cell_too_long that
     of the cell, for unclosed_quote that of the quote.
     """
 
 @final
 class RejectedRow:
-    """A record that cannot be stored."""
+    """A record or line that is not stored as a row."""
 
     @property
     def line(self) -> int:
@@ -26,10 +26,47 @@ class RejectedRow:
         """Length of the record in the file, its line end included."""
     @property
     def reason(self) -> str:
-        """The first that holds of text_after_quote, too_few_fields, too_many_fields, nul_byte, invalid_utf8."""
+        """Rows: text_after_quote, too_few_fields, too_many_fields, nul_byte, invalid_bytes, row_too_wide, other_table.
+
+        No rows, counted in `lines_set_aside`: preamble, comment, footer.
+        """
     @property
     def raw(self) -> bytes:
         """The record's first bytes as they came, at most 4,096."""
+
+@final
+class Reading:
+    """How a file is read. `quote`, `escape` and `comment` are "" for none."""
+
+    @property
+    def encoding(self) -> str:
+        """One of ascii, utf-8, utf-16le, utf-16be, cp949, shift_jis, gb18030, windows-1252."""
+    @property
+    def delimiter(self) -> str: ...
+    @property
+    def quote(self) -> str: ...
+    @property
+    def escape(self) -> str: ...
+    @property
+    def comment(self) -> str: ...
+    @property
+    def trims_blanks(self) -> bool: ...
+    @property
+    def preamble_lines(self) -> int: ...
+    @property
+    def header_rows(self) -> int: ...
+
+@final
+class Detected:
+    """What was found out about a file, or told."""
+
+    @property
+    def reading(self) -> Reading: ...
+    @property
+    def runner_up(self) -> Reading | None: ...
+    @property
+    def confidence(self) -> float:
+        """How far `reading` is ahead of `runner_up`: 0 to 1."""
 
 @final
 class Checkpoint:
@@ -41,8 +78,12 @@ class Checkpoint:
         line: int,
         rows_stored: int,
         rows_rejected: int,
+        lines_set_aside: int,
+        rows_ragged: int,
+        rows_repaired: int,
+        rows_replaced: int,
         columns: list[str],
-        sha256_state: bytes,
+        state: bytes,
     ) -> Checkpoint: ...
     @property
     def offset_bytes(self) -> int:
@@ -55,11 +96,23 @@ class Checkpoint:
     @property
     def rows_rejected(self) -> int: ...
     @property
+    def lines_set_aside(self) -> int:
+        """Lines that are no rows: preamble, comments, footer."""
+    @property
+    def rows_ragged(self) -> int:
+        """Stored rows with fewer or more cells than columns."""
+    @property
+    def rows_repaired(self) -> int:
+        """Stored rows with a stray quote that was taken as text."""
+    @property
+    def rows_replaced(self) -> int:
+        """Stored rows with U+FFFD in place of invalid bytes."""
+    @property
     def columns(self) -> list[str]:
         """Column names; empty until the header, or the first record of a file without one, was read."""
     @property
-    def sha256_state(self) -> bytes:
-        """SHA-256 of the consumed bytes as a state that can go on (opaque, under 128 bytes)."""
+    def state(self) -> bytes:
+        """The rest of the parser's state: how the file is read, SHA-256 of the consumed bytes; opaque, below 1 KiB."""
 
 @final
 class Batch:
@@ -72,7 +125,10 @@ class Batch:
 
     @property
     def rows(self) -> bytes:
-        """`COPY … (FORMAT binary)` of (row_number int8, one text per column); b"" where no row is stored."""
+        """`COPY … (FORMAT binary)` of row_number int8, one text per column, extra_cells text[]; b"" without a row.
+
+        Cells that a row is too short to have are NULL, and so is `extra_cells` where it has no cell beyond the columns.
+        """
     @property
     def postings(self) -> bytes:
         """`COPY … (FORMAT binary)` of (bucket int4, first_row_number int8, postings bytea); b"" where no lexeme is.
@@ -80,6 +136,9 @@ class Batch:
         The postings of a lexeme tell in which blocks of rows it stands. A block covers up to `block_rows` rows and ends
         with its batch. `first_row_number` is that of the batch.
         """
+    @property
+    def evidence(self) -> bytes:
+        """What is in the columns of these rows, for `merge_evidence` and `profile`; b"" where no row is stored."""
     @property
     def rows_stored(self) -> int:
         """Rows in `rows`."""
@@ -97,25 +156,34 @@ class Parser:
     the end of the file and returns the rest (at least one batch, perhaps an empty one, so that the last checkpoint is
     always known). After an error it refuses further use with RuntimeError.
 
-    Reads RFC 4180 in UTF-8; a record ends at LF, CRLF or a lone CR. A byte-order mark is skipped. A line without any
-    byte is no record, but in a file of one column it is a row with one empty cell. Names that are missing in the
-    header, and all names of a file without one, are column_1, column_2, … by their place.
+    Whatever is not told about the file is found out from its first 256 KiB. A record ends at LF, CRLF or a lone CR. A
+    byte-order mark is skipped. A line without any byte is no record, but in a file of one column it is a row with one
+    empty cell. Names that are missing in the header, and all names of a file without one, are column_1, column_2, … by
+    their place.
     """
 
     def __new__(
         cls,
         *,
-        delimiter: str = ",",
-        quote: str = '"',
-        has_header: bool = True,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        quote: str | None = None,
+        escape: str | None = None,
+        comment: str | None = None,
+        trims_blanks: bool | None = None,
+        preamble_lines: int | None = None,
+        header_rows: int | None = None,
+        replaces_invalid_bytes: bool = False,
+        keeps_ragged_rows: bool = True,
         batch_bytes: int = 4_194_304,
         block_rows: int = 128,
         max_record_bytes: int = 1_048_576,
         max_cell_bytes: int = 1_048_576,
+        max_header_bytes: int = 262_144,
         max_columns: int = 1_500,
         resume: Checkpoint | None = None,
     ) -> Parser:
-        """`delimiter` and `quote` are one ASCII character each; `quote` may be "" for files without quoting.
+        """The first eight are hints; None is to be found out, "" is none. See `Reading` for their values.
 
         Raises ValueError where an option is out of range, or `resume` is no checkpoint of a parser. A resumed parser
         needs the options of the one before it.
@@ -129,6 +197,72 @@ class Parser:
     @property
     def received_bytes(self) -> int:
         """Offset of the next byte that `feed` expects, counted in the file."""
+    @property
+    def detected(self) -> Detected | None:
+        """How the file is read; None until enough of it has come."""
+
+@final
+class ColumnProfile:
+    """What is in a column; see ColumnProfile in ingest.proto for each field."""
+
+    @property
+    def type(self) -> str:
+        """One of empty, integer, decimal, float, boolean, date, time, timestamp, text."""
+    @property
+    def format(self) -> str: ...
+    @property
+    def precision(self) -> int: ...
+    @property
+    def scale(self) -> int: ...
+    @property
+    def ambiguous_day_order(self) -> bool: ...
+    @property
+    def grouped(self) -> bool: ...
+    @property
+    def cell_count(self) -> int: ...
+    @property
+    def missing_count(self) -> int: ...
+    @property
+    def empty_count(self) -> int: ...
+    @property
+    def null_like_count(self) -> int: ...
+    @property
+    def distinct_estimate(self) -> int: ...
+    @property
+    def min(self) -> str: ...
+    @property
+    def max(self) -> str: ...
+    @property
+    def sum(self) -> str: ...
+    @property
+    def mean(self) -> float | None: ...
+    @property
+    def shortest_chars(self) -> int: ...
+    @property
+    def longest_chars(self) -> int: ...
+    @property
+    def top_values(self) -> list[tuple[str, int, int]]:
+        """Value, count at most, and how far the count may be too high; most frequent first, at most 16."""
+
+def merge_evidence(parts: list[bytes]) -> bytes:
+    """The evidence of all these rows together. Raises ValueError for other bytes. Releases the interpreter."""
+
+def profile(evidence: bytes) -> list[ColumnProfile]:
+    """The columns in order. Raises ValueError for other bytes."""
+
+@final
+class CsvWriter:
+    """Turns `COPY (SELECT row_number, c1, …, extra_cells …) TO STDOUT (FORMAT binary)` into CSV.
+
+    RFC 4180 with LF: a cell is quoted where it holds a delimiter, quote, CR or LF, or begins or ends with a blank; an
+    empty cell of a row with one cell is written as `""`. NULL cells at a row's end are not written.
+    """
+
+    def __new__(cls, *, escape_formulas: bool = False) -> CsvWriter: ...
+    def header(self, columns: list[str]) -> bytes:
+        """The first record."""
+    def rows(self, copy: bytes) -> bytes:
+        """The records of one whole COPY. Raises ValueError for other bytes. Releases the interpreter."""
 
 def lexemes(text: str) -> list[str]:
     """The search terms of a text, in order of first appearance, each once.

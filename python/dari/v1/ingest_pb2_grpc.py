@@ -50,10 +50,35 @@ class IngestServiceStub:
                 request_serializer=dari_dot_v1_dot_ingest__pb2.ListUploadsRequest.SerializeToString,
                 response_deserializer=dari_dot_v1_dot_ingest__pb2.ListUploadsResponse.FromString,
                 _registered_method=True)
+        self.WatchUpload = channel.unary_stream(
+                '/dari.v1.IngestService/WatchUpload',
+                request_serializer=dari_dot_v1_dot_ingest__pb2.WatchUploadRequest.SerializeToString,
+                response_deserializer=dari_dot_v1_dot_ingest__pb2.WatchUploadResponse.FromString,
+                _registered_method=True)
+        self.CancelUpload = channel.unary_unary(
+                '/dari.v1.IngestService/CancelUpload',
+                request_serializer=dari_dot_v1_dot_ingest__pb2.CancelUploadRequest.SerializeToString,
+                response_deserializer=dari_dot_v1_dot_ingest__pb2.CancelUploadResponse.FromString,
+                _registered_method=True)
         self.ListRejectedRows = channel.unary_unary(
                 '/dari.v1.IngestService/ListRejectedRows',
                 request_serializer=dari_dot_v1_dot_ingest__pb2.ListRejectedRowsRequest.SerializeToString,
                 response_deserializer=dari_dot_v1_dot_ingest__pb2.ListRejectedRowsResponse.FromString,
+                _registered_method=True)
+        self.ExportRejectedRows = channel.unary_stream(
+                '/dari.v1.IngestService/ExportRejectedRows',
+                request_serializer=dari_dot_v1_dot_ingest__pb2.ExportRejectedRowsRequest.SerializeToString,
+                response_deserializer=dari_dot_v1_dot_ingest__pb2.ExportRejectedRowsResponse.FromString,
+                _registered_method=True)
+        self.ExportRows = channel.unary_stream(
+                '/dari.v1.IngestService/ExportRows',
+                request_serializer=dari_dot_v1_dot_ingest__pb2.ExportRowsRequest.SerializeToString,
+                response_deserializer=dari_dot_v1_dot_ingest__pb2.ExportRowsResponse.FromString,
+                _registered_method=True)
+        self.GetProfile = channel.unary_unary(
+                '/dari.v1.IngestService/GetProfile',
+                request_serializer=dari_dot_v1_dot_ingest__pb2.GetProfileRequest.SerializeToString,
+                response_deserializer=dari_dot_v1_dot_ingest__pb2.GetProfileResponse.FromString,
                 _registered_method=True)
         self.Search = channel.unary_unary(
                 '/dari.v1.IngestService/Search',
@@ -82,11 +107,12 @@ class IngestServiceServicer:
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD; MALFORMED_FILE with line, byte_offset and code; CHECKSUM_MISMATCH);
         NOT_FOUND (NOT_FOUND: knowledge base); FAILED_PRECONDITION (UPLOAD_CONFLICT: other target, mode or dialect under
-        this upload_id, other bytes after `finish`, or the upload has failed; HEADER_CONFLICT: APPEND with other columns;
-        FAILED_PRECONDITION: the stream ended without `finish`; with committed_offset); OUT_OF_RANGE (OFFSET_GAP with
-        expected_offset); ABORTED (RIVAL_WRITER); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED: too many open uploads, or the
-        database's disk is full); DEADLINE_EXCEEDED (DEADLINE_EXCEEDED: no message for the idle timeout; with
-        committed_offset); UNAVAILABLE (UNAVAILABLE: the database; with committed_offset); CANCELLED; INTERNAL (INTERNAL).
+        this upload_id, other bytes after `finish`, or the upload has failed or was cancelled; HEADER_CONFLICT: APPEND with
+        other columns; FAILED_PRECONDITION: the stream ended without `finish`; with committed_offset); OUT_OF_RANGE
+        (OFFSET_GAP with expected_offset); ABORTED (RIVAL_WRITER); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED: too many open
+        uploads, a file larger than the server takes, or the database's disk is full); DEADLINE_EXCEEDED
+        (DEADLINE_EXCEEDED: no message for the idle timeout; with committed_offset); UNAVAILABLE (UNAVAILABLE: the
+        database; with committed_offset); CANCELLED; INTERNAL (INTERNAL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,11 +137,65 @@ class IngestServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchUpload(self, request, context):
+        """Streams an upload as it moves: its state at once, then whenever it has changed, looked at twice a second. The
+        stream ends OK behind the state COMPLETED, FAILED or CANCELLED.
+
+        Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED: too
+        many watchers); UNAVAILABLE (UNAVAILABLE: the database); DEADLINE_EXCEEDED, CANCELLED; INTERNAL (INTERNAL).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelUpload(self, request, context):
+        """Ends an upload that is not complete: its rows are dropped, a stream that still sends it gets FAILED_PRECONDITION
+        (UPLOAD_CONFLICT), the version before goes on serving. Again, or where it has failed, it changes nothing.
+
+        Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (UPLOAD_CONFLICT: it is
+        complete); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRejectedRows(self, request, context):
-        """Lists the rows of an upload that could not be stored, in the order of the file.
+        """Lists what of a file is not stored as rows, in the order of the file: rows that could not be, and lines around the
+        table.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); UNAVAILABLE (UNAVAILABLE: the database);
         INTERNAL (INTERNAL).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportRejectedRows(self, request, context):
+        """Streams the same as CSV in UTF-8: line, offset_bytes, length_bytes, reason, raw. `raw` is the record's first bytes,
+        as UTF-8 where they are, otherwise with \xNN for each other byte and \\ for a backslash.
+
+        Statuses: as ListRejectedRows; CANCELLED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportRows(self, request, context):
+        """Streams the rows of a version as CSV: UTF-8, RFC 4180, LF, a header, then each row with exactly the cells that it
+        had in its file. The concatenation of all `data` is the file.
+
+        Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base, or the version, which may
+        have been removed meanwhile); UNAVAILABLE (UNAVAILABLE: the database); CANCELLED; INTERNAL (INTERNAL).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetProfile(self, request, context):
+        """Tells what is in the columns of a version, gathered from every value when the files came in.
+
+        Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base or the version);
+        UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,10 +229,35 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     request_deserializer=dari_dot_v1_dot_ingest__pb2.ListUploadsRequest.FromString,
                     response_serializer=dari_dot_v1_dot_ingest__pb2.ListUploadsResponse.SerializeToString,
             ),
+            'WatchUpload': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchUpload,
+                    request_deserializer=dari_dot_v1_dot_ingest__pb2.WatchUploadRequest.FromString,
+                    response_serializer=dari_dot_v1_dot_ingest__pb2.WatchUploadResponse.SerializeToString,
+            ),
+            'CancelUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelUpload,
+                    request_deserializer=dari_dot_v1_dot_ingest__pb2.CancelUploadRequest.FromString,
+                    response_serializer=dari_dot_v1_dot_ingest__pb2.CancelUploadResponse.SerializeToString,
+            ),
             'ListRejectedRows': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRejectedRows,
                     request_deserializer=dari_dot_v1_dot_ingest__pb2.ListRejectedRowsRequest.FromString,
                     response_serializer=dari_dot_v1_dot_ingest__pb2.ListRejectedRowsResponse.SerializeToString,
+            ),
+            'ExportRejectedRows': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportRejectedRows,
+                    request_deserializer=dari_dot_v1_dot_ingest__pb2.ExportRejectedRowsRequest.FromString,
+                    response_serializer=dari_dot_v1_dot_ingest__pb2.ExportRejectedRowsResponse.SerializeToString,
+            ),
+            'ExportRows': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportRows,
+                    request_deserializer=dari_dot_v1_dot_ingest__pb2.ExportRowsRequest.FromString,
+                    response_serializer=dari_dot_v1_dot_ingest__pb2.ExportRowsResponse.SerializeToString,
+            ),
+            'GetProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProfile,
+                    request_deserializer=dari_dot_v1_dot_ingest__pb2.GetProfileRequest.FromString,
+                    response_serializer=dari_dot_v1_dot_ingest__pb2.GetProfileResponse.SerializeToString,
             ),
             'Search': grpc.unary_unary_rpc_method_handler(
                     servicer.Search,
@@ -253,6 +358,60 @@ class IngestService:
             _registered_method=True)
 
     @staticmethod
+    def WatchUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dari.v1.IngestService/WatchUpload',
+            dari_dot_v1_dot_ingest__pb2.WatchUploadRequest.SerializeToString,
+            dari_dot_v1_dot_ingest__pb2.WatchUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dari.v1.IngestService/CancelUpload',
+            dari_dot_v1_dot_ingest__pb2.CancelUploadRequest.SerializeToString,
+            dari_dot_v1_dot_ingest__pb2.CancelUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListRejectedRows(request,
             target,
             options=(),
@@ -269,6 +428,87 @@ class IngestService:
             '/dari.v1.IngestService/ListRejectedRows',
             dari_dot_v1_dot_ingest__pb2.ListRejectedRowsRequest.SerializeToString,
             dari_dot_v1_dot_ingest__pb2.ListRejectedRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportRejectedRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dari.v1.IngestService/ExportRejectedRows',
+            dari_dot_v1_dot_ingest__pb2.ExportRejectedRowsRequest.SerializeToString,
+            dari_dot_v1_dot_ingest__pb2.ExportRejectedRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dari.v1.IngestService/ExportRows',
+            dari_dot_v1_dot_ingest__pb2.ExportRowsRequest.SerializeToString,
+            dari_dot_v1_dot_ingest__pb2.ExportRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dari.v1.IngestService/GetProfile',
+            dari_dot_v1_dot_ingest__pb2.GetProfileRequest.SerializeToString,
+            dari_dot_v1_dot_ingest__pb2.GetProfileResponse.FromString,
             options,
             channel_credentials,
             insecure,
