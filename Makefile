@@ -49,8 +49,15 @@ test: install  ## All tests: Rust, then Python on real PostgreSQL and the real l
 	$(BIN)/pytest
 
 .PHONY: faults
-faults: install  ## Kill the server 200 times in mid-upload, and its database sessions; a dozen of these are in `make test`
-	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/e2e/test_ingest_crashes.py
+faults: faults-ingest  ## All fault suites in full; `make test` runs a dozen seeds of each
+
+.PHONY: faults-ingest
+faults-ingest: install  ## Ingest under fire: 200 seeds; DARI_TEST_BIG_BYTES=10000000000 for the large files
+	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults
+
+.PHONY: fuzz
+fuzz: install  ## Fuzz the parser, FUZZ_SECONDS (60) a target; needs cargo-fuzz
+	rust_parser/fuzz/run $(or $(FUZZ_SECONDS),60)
 
 .PHONY: test-flowise
 test-flowise: install  ## Fail-over against a real Flowise of yours; tests/real/test_real_flowise.py says what to set
@@ -79,18 +86,42 @@ format: install  ## Format all sources
 stubs: $(VENV)/installed  ## Generate python/dari/v1 from proto/
 	$(BIN)/python proto/generate.py
 
+# The peers of the benches, locked apart.
+$(VENV)/bench-installed: bench/requirements.lock $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --require-hashes -r bench/requirements.lock
+	touch $@
+
 .PHONY: bench
-bench: bench-ingest  ## All benches
+bench: bench-ingest bench-parse bench-search bench-detect bench-export  ## All benches
 
 .PHONY: bench-ingest
 bench-ingest: install  ## Rows from gRPC to disk beside psql \copy; memory of the server
 	$(BIN)/python -m bench.ingest
 
+.PHONY: bench-parse
+bench-parse: install $(VENV)/bench-installed  ## The parser on one core beside csv-core, polars, DuckDB, pyarrow, pandas
+	$(BIN)/python -m bench.parse
+
+.PHONY: bench-search
+bench-search: install  ## Search: recall and latency beside PostgreSQL's own text search
+	$(BIN)/python -m bench.search
+
+.PHONY: bench-detect
+bench-detect: install $(VENV)/bench-installed  ## Damaged files read without a hint, beside DuckDB, pandas, CleverCSV
+	$(BIN)/python -m bench.detect
+
+.PHONY: bench-export
+bench-export: install  ## Rows out as CSV beside psql \copy
+	$(BIN)/python -m bench.export
+
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-find-links
+
 .PHONY: lock
 lock: $(VENV)/installed  ## Resolve the dependencies of pyproject.toml anew
 	$(BIN)/python -m pip install --quiet uv==0.13.9
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-emit-index-url --no-emit-find-links --all-extras --group dev pyproject.toml --output-file requirements.lock
+	$(BIN)/$(LOCK) --all-extras --group dev pyproject.toml --output-file requirements.lock
+	$(BIN)/$(LOCK) --group bench --constraints requirements.lock --output-file bench/requirements.lock
 	cargo update --workspace
 
 .PHONY: clean
