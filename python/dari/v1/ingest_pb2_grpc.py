@@ -171,8 +171,8 @@ class IngestServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportRejectedRows(self, request, context):
-        """Streams the same as CSV in UTF-8: line, offset_bytes, length_bytes, reason, raw. `raw` is the record's first bytes,
-        as UTF-8 where they are, otherwise with \xNN for each other byte and \\ for a backslash.
+        """Streams the same as CSV in UTF-8: line, offset_bytes, length_bytes, reason, raw. `raw` is the record's first bytes:
+        what is UTF-8 as it is, any other byte as backslash, x and two hexadecimal digits, and a backslash doubled.
 
         Statuses: as ListRejectedRows; CANCELLED.
         """

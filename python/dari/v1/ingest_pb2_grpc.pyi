@@ -93,8 +93,8 @@ class IngestServiceStub:
     INTERNAL (INTERNAL).
     """
     ExportRejectedRows: _grpc.UnaryStreamMultiCallable[_ingest_pb2.ExportRejectedRowsRequest, _ingest_pb2.ExportRejectedRowsResponse]
-    """Streams the same as CSV in UTF-8: line, offset_bytes, length_bytes, reason, raw. `raw` is the record's first bytes,
-    as UTF-8 where they are, otherwise with \\xNN for each other byte and \\\\ for a backslash.
+    """Streams the same as CSV in UTF-8: line, offset_bytes, length_bytes, reason, raw. `raw` is the record's first bytes:
+    what is UTF-8 as it is, any other byte as backslash, x and two hexadecimal digits, and a backslash doubled.
 
     Statuses: as ListRejectedRows; CANCELLED.
     """
@@ -179,8 +179,8 @@ class IngestServiceAsyncStub(IngestServiceStub):
     INTERNAL (INTERNAL).
     """
     ExportRejectedRows: _aio.UnaryStreamMultiCallable[_ingest_pb2.ExportRejectedRowsRequest, _ingest_pb2.ExportRejectedRowsResponse]  # type: ignore[assignment]
-    """Streams the same as CSV in UTF-8: line, offset_bytes, length_bytes, reason, raw. `raw` is the record's first bytes,
-    as UTF-8 where they are, otherwise with \\xNN for each other byte and \\\\ for a backslash.
+    """Streams the same as CSV in UTF-8: line, offset_bytes, length_bytes, reason, raw. `raw` is the record's first bytes:
+    what is UTF-8 as it is, any other byte as backslash, x and two hexadecimal digits, and a backslash doubled.
 
     Statuses: as ListRejectedRows; CANCELLED.
     """
@@ -304,8 +304,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_pb2.ExportRejectedRowsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ingest_pb2.ExportRejectedRowsResponse], _abc.AsyncIterator[_ingest_pb2.ExportRejectedRowsResponse]]:
-        """Streams the same as CSV in UTF-8: line, offset_bytes, length_bytes, reason, raw. `raw` is the record's first bytes,
-        as UTF-8 where they are, otherwise with \\xNN for each other byte and \\\\ for a backslash.
+        """Streams the same as CSV in UTF-8: line, offset_bytes, length_bytes, reason, raw. `raw` is the record's first bytes:
+        what is UTF-8 as it is, any other byte as backslash, x and two hexadecimal digits, and a backslash doubled.
 
         Statuses: as ListRejectedRows; CANCELLED.
         """
