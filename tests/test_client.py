@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 from dari.client import CHUNK_BYTES, CallFailed, CannotReplay, Client, Progress, UploadInterrupted
-from dari.client.source import ReplayableSource
+from dari.client.replay import ReplayableSource
 from dari.client.upload import may_pass
 from dari.v1 import chat_pb2, ingest_pb2, mapping_pb2
 from dari.v1.ingest_pb2 import UPLOAD_MODE_REPLACE
