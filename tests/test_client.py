@@ -232,7 +232,7 @@ def test_a_server_that_takes_nothing_for_too_long_is_left(dari: FakeDari, client
 def test_an_error_of_the_source_reaches_the_caller(dari: FakeDari, client: Client) -> None:
     """Not an UNKNOWN of gRPC, but what the file object raised."""
     with pytest.raises(OSError, match="disk is gone"):
-        ingest(client, BrokenFile())
+        ingest(client, BrokenFile(lines(2 * CHUNK_BYTES)))
     assert len(dari.ingest.openings) == 1
 
 
@@ -405,10 +405,12 @@ class CountingFile(io.BytesIO):
 
 
 class BrokenFile(io.BytesIO):
-    """Fails at its first byte."""
+    """Fails in its middle."""
 
     def read(self, size: int | None = -1) -> bytes:
-        raise OSError("the disk is gone")
+        if self.tell() >= CHUNK_BYTES:
+            raise OSError("the disk is gone")
+        return super().read(size)
 
 
 class CuttingRelay:

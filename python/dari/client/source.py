@@ -122,7 +122,7 @@ def _opened_http(url: str, give_up_after_s: float) -> _Opened:
 
 
 def _opened_by_fsspec(uri: str) -> _Opened:
-    file_system, path = remote_file_system(uri)
+    file_system, path = _remote_file_system(uri)
     with _as_unreadable(uri):
         info = file_system.info(path)
         file = _RemoteFile(uri, file_system.open(path, "rb"))
@@ -137,7 +137,21 @@ def _opened_by_fsspec(uri: str) -> _Opened:
     )
 
 
-def remote_file_system(uri: str) -> tuple[Any, str]:
+def remote_files(uri: str) -> list[str]:
+    """The files of a folder, and of all below it, or of a glob pattern, on a store that fsspec knows, in order.
+
+    A file is the one file of itself. Raises SourceUnreadable, and OSError where the store refuses.
+    """
+    file_system, path = _remote_file_system(uri)
+    with _as_unreadable(uri):
+        if file_system.isfile(path):
+            return [uri]
+        is_pattern = any(sign in path for sign in "*?[")
+        found = file_system.glob(path, detail=True) if is_pattern else file_system.find(path, detail=True)
+        return sorted(file_system.unstrip_protocol(name) for name, info in found.items() if info["type"] == "file")
+
+
+def _remote_file_system(uri: str) -> tuple[Any, str]:
     """The file system of fsspec that knows this URI, and the path within it. Raises SourceUnreadable."""
     try:
         import fsspec
