@@ -8,7 +8,6 @@
 Nothing is read whole: what is held of a source is a piece or two, fsspec's read-ahead, and the bytes for a replay.
 """
 
-import io
 import os
 import re
 import threading
@@ -205,47 +204,40 @@ class _RemoteFile:
 def _unpacked(opened: _Opened, file: "_Guarded", compression: Compression) -> Source:
     readable: ReadableFile = file
     if compression is Compression.AUTO:
-        head, readable = _head(file)
-        compression = compression_of(head, opened.name)
+        readable = prefixed = _Prefixed(file)
+        compression = compression_of(prefixed.head, opened.name)
     if compression is Compression.NONE:
         return Source(opened.name, readable, opened.total_bytes, opened.goes_back_cheaply, opened.mark)
     unpacked = DecompressedFile(readable, compression, opened.name)
     return Source(opened.name, unpacked, None, goes_back_cheaply=False, mark=opened.mark)
 
 
-def _head(file: "_Guarded") -> tuple[bytes, ReadableFile]:
-    """The first bytes, and the file as if they had not been read."""
-    start = file.tell() if file.seekable() else 0
-    head = b""
-    while len(head) < HEAD_BYTES and (piece := file.read(HEAD_BYTES - len(head))):
-        head += piece
-    if file.seekable():
-        file.seek(start)
-        return head, file
-    return head, _Prefixed(head, file)
-
-
 class _Prefixed:
-    """Bytes that were read off a pipe already, and then the pipe."""
+    """A file whose first bytes are read and kept, so that nobody goes back for them. Offsets begin at them."""
 
-    def __init__(self, head: bytes, pipe: ReadableFile) -> None:
-        self._head = head
-        self._pipe = pipe
+    def __init__(self, file: ReadableFile) -> None:
+        self._file = file
+        self._start = file.tell() if file.seekable() else 0
+        self._position = 0
+        self.head = b""
+        while len(self.head) < HEAD_BYTES and (piece := file.read(HEAD_BYTES - len(self.head))):
+            self.head += piece
 
     def read(self, size: int, /) -> bytes:
-        if not self._head:
-            return self._pipe.read(size)
-        piece, self._head = self._head[:size], self._head[size:]
+        piece = self.head[self._position : self._position + size] or self._file.read(size)
+        self._position += len(piece)
         return piece
 
     def seekable(self) -> bool:
-        return False
+        return self._file.seekable()
 
     def seek(self, offset: int, /) -> int:
-        raise io.UnsupportedOperation("seek")
+        self._file.seek(self._start + max(offset, len(self.head)))
+        self._position = offset
+        return offset
 
     def tell(self) -> int:
-        raise io.UnsupportedOperation("tell")
+        return self._position
 
 
 class _Guarded:
