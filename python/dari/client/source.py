@@ -224,7 +224,8 @@ class _Prefixed:
             self.head += piece
 
     def read(self, size: int, /) -> bytes:
-        piece = self.head[self._position : self._position + size] or self._file.read(size)
+        piece = self.head[self._position : self._position + size]
+        piece += self._file.read(size - len(piece)) if len(piece) < size else b""
         self._position += len(piece)
         return piece
 

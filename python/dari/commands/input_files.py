@@ -5,6 +5,7 @@ import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 from dari.client import SourceUnreadable
 from dari.client.source import path_of, remote_files, scheme_of
@@ -40,8 +41,7 @@ def _expanded(argument: str, patterns: Sequence[str], note: Callable[[str], None
         return [argument]
     path = path_of(argument)
     if path is None:
-        files = remote_files(argument)
-        return list(files) if files == [argument] else [*_chosen(argument, files, patterns, note)]
+        return list(_remote(argument, patterns, note))
     if path.is_dir():
         return _in_folder(path, patterns, note)
     if path.exists() or not glob.has_magic(argument):
@@ -50,9 +50,20 @@ def _expanded(argument: str, patterns: Sequence[str], note: Callable[[str], None
     found: list[InputFile] = []
     for match in sorted(_matches(path)):
         found += _in_folder(match, patterns, note) if match.is_dir() else [match]
-    if not found:
-        raise SourceUnreadable(f"{argument}: no file has such a name")
-    return found
+    return found or _refuse_pattern(argument)
+
+
+def _remote(uri: str, patterns: Sequence[str], note: Callable[[str], None]) -> list[str]:
+    files = remote_files(uri)
+    if files == [uri]:
+        return files
+    if glob.has_magic(uri):
+        return files or _refuse_pattern(uri)
+    return _chosen(uri, files, patterns, note)
+
+
+def _refuse_pattern(pattern: str) -> NoReturn:
+    raise SourceUnreadable(f"{pattern}: no file has such a name")
 
 
 def _matches(pattern: Path) -> Iterator[Path]:
