@@ -18,23 +18,11 @@ from dari.v1 import chat_pb2, ingest_pb2
 from tests.fix_postgres import PostgresDsns
 from tests.support.fake_dari import FakeDari, Fault, refuse
 
+pytestmark = pytest.mark.usefixtures("wide_terminal")
+
 Captured = pytest.CaptureFixture[str]
 
 CSV = b"id,name\n1,JetBlue Airways\n2,\xeb\x8c\x80\xed\x95\x9c\xed\x95\xad\xea\xb3\xb5\n"
-
-
-@pytest.fixture(autouse=True)
-def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables are not folded, and no variable of the machine takes part."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("DARI_ADDRESS", raising=False)
-    monkeypatch.delenv("DARI_ADMIN_ADDRESS", raising=False)
-
-
-@pytest.fixture
-def dari() -> Iterator[FakeDari]:
-    with FakeDari() as fake:
-        yield fake
 
 
 @pytest.fixture

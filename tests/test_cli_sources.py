@@ -6,11 +6,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from dari import cli
@@ -19,30 +17,12 @@ from dari.v1 import ingest_pb2
 from tests.support.fake_dari import FakeDari, Fault
 from tests.support.file_server import FileServer
 
+pytestmark = pytest.mark.usefixtures("wide_terminal")
+
 Captured = pytest.CaptureFixture[str]
 
 CSV = b"id,name\n1,JetBlue Airways\n"
 KB = "knowledgeBases/sales"
-
-
-@pytest.fixture(autouse=True)
-def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("DARI_ADDRESS", raising=False)
-
-
-@pytest.fixture
-def dari() -> Iterator[FakeDari]:
-    with FakeDari() as fake:
-        yield fake
-
-
-@pytest.fixture
-def store() -> Iterator[Any]:
-    file_system = fsspec.filesystem("memory")
-    yield file_system
-    file_system.store.clear()
-    file_system.pseudo_dirs[:] = [""]
 
 
 def ingest(dari: FakeDari, *arguments: object) -> int:

@@ -21,6 +21,8 @@ from dari.commands.exit_codes import ExitCode
 from dari.v1 import ingest_pb2
 from tests.support.fake_dari import FakeDari, FakeUpload
 
+pytestmark = pytest.mark.usefixtures("wide_terminal")
+
 Captured = pytest.CaptureFixture[str]
 
 KB = "knowledgeBases/sales"
@@ -35,23 +37,10 @@ OPEN, INDEXING, COMPLETED, FAILED, CANCELLED = (
 
 
 @pytest.fixture(autouse=True)
-def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("DARI_ADDRESS", raising=False)
-
-
-@pytest.fixture
-def dari() -> Iterator[FakeDari]:
-    with FakeDari() as fake:
-        fake.ingest.files[KB, 1] = CSV
-        fake.versions[KB] = 1
-        yield fake
-
-
-@pytest.fixture
-def client(dari: FakeDari) -> Iterator[Client]:
-    with Client(dari.address) as opened:
-        yield opened
+def one_version(dari: FakeDari) -> None:
+    """There is a file to export."""
+    dari.ingest.files[KB, 1] = CSV
+    dari.versions[KB] = 1
 
 
 def run(dari: FakeDari, *arguments: object) -> int:

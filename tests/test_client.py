@@ -31,18 +31,6 @@ def lines(size_bytes: int) -> bytes:
     return rows[:size_bytes]
 
 
-@pytest.fixture
-def dari() -> Iterator[FakeDari]:
-    with FakeDari() as fake:
-        yield fake
-
-
-@pytest.fixture
-def client(dari: FakeDari) -> Iterator[Client]:
-    with Client(dari.address) as opened:
-        yield opened
-
-
 def ingest(client: Client, source: Any, **options: Any) -> ingest_pb2.Receipt:
     return client.ingest(source, SALES, UPLOAD_MODE_REPLACE, **options)
 

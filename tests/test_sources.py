@@ -8,11 +8,10 @@ import random
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,18 +42,6 @@ else:
 
 TEXT = b"".join(b"%09d,%032x\n" % (number, random.Random(number).getrandbits(128)) for number in range(30_000))
 """1.3 MB that pack to about a half."""
-
-
-@pytest.fixture
-def dari() -> Iterator[FakeDari]:
-    with FakeDari() as fake:
-        yield fake
-
-
-@pytest.fixture
-def client(dari: FakeDari) -> Iterator[Client]:
-    with Client(dari.address) as opened:
-        yield opened
 
 
 def ingest(client: Client, source: Any, **options: Any) -> ingest_pb2.Receipt:
@@ -382,15 +369,6 @@ URLS = [
 @pytest.mark.parametrize(("url", "shown"), URLS)
 def test_the_secrets_of_a_url_are_not_shown(url: str, shown: str) -> None:
     assert without_secrets(url) == shown
-
-
-@pytest.fixture
-def store() -> Iterator[Any]:
-    """The file system in memory that fsspec has, emptied afterwards."""
-    file_system = fsspec.filesystem("memory")
-    yield file_system
-    file_system.store.clear()
-    file_system.pseudo_dirs[:] = [""]
 
 
 @pytest.mark.parametrize("packed", [False, True])
