@@ -32,6 +32,12 @@ def store() -> Iterator[Any]:
 
 
 @pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is fetched from this machine does not go through the proxy that it may have."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
 def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables are not folded, and no variable of the machine takes part."""
     monkeypatch.setenv("COLUMNS", "200")

@@ -17,7 +17,7 @@ from dari.v1 import ingest_pb2
 from tests.support.fake_dari import FakeDari, Fault
 from tests.support.file_server import FileServer
 
-pytestmark = pytest.mark.usefixtures("wide_terminal")
+pytestmark = pytest.mark.usefixtures("wide_terminal", "no_proxy")
 
 Captured = pytest.CaptureFixture[str]
 

@@ -179,8 +179,8 @@ def test_the_rejected_rows_of_a_version_are_those_of_the_uploads_that_made_it(
         row
         for upload_id in makers
         for row in (
-            [f"uploads/{upload_id}", "3", "20", "9", "NUL_BYTE", '3,"a\nb\\x00'],
-            [f"uploads/{upload_id}", "9", "80", "4", "FOOTER", "합계\n"],
+            [f"uploads/{upload_id}", "3", "20", "9", "nul_byte", '3,"a\nb\\x00'],
+            [f"uploads/{upload_id}", "9", "80", "4", "footer", "합계\n"],
         )
     ]
 

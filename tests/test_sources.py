@@ -40,6 +40,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+pytestmark = pytest.mark.usefixtures("no_proxy")
+
 TEXT = b"".join(b"%09d,%032x\n" % (number, random.Random(number).getrandbits(128)) for number in range(30_000))
 """1.3 MB that pack to about a half."""
 

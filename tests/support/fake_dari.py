@@ -262,7 +262,7 @@ class FakeIngest(ingest_pb2_grpc.IngestServiceServicer):
         self._known(request.upload, context)
         text = b"line,offset_bytes,length_bytes,reason,raw\n"
         for row in self.rejected_rows:
-            reason = ingest_pb2.RejectionReason.Name(row.reason).removeprefix("REJECTION_REASON_")
+            reason = ingest_pb2.RejectionReason.Name(row.reason).removeprefix("REJECTION_REASON_").lower()
             raw = row.raw.decode().replace('"', '""')
             text += f'{row.line},{row.offset_bytes},{row.length_bytes},{reason},"{raw}"\n'.encode()
         for piece in self._pieces(text, context):
