@@ -76,7 +76,12 @@ class Rows:
         self.asked: list[tuple[str, ...]] = []
 
     def candidates(
-        self, tenant: str, knowledge_bases: Sequence[str], lexemes: Sequence[QueryLexeme], max_blocks: int
+        self,
+        tenant: str,
+        knowledge_bases: Sequence[str],
+        lexemes: Sequence[QueryLexeme],
+        min_blocks: int,
+        max_blocks: int,
     ) -> list[Candidates]:
         self.asked.append(tuple(knowledge_bases))
         failure = self._fails.get(frozenset(knowledge_bases))

@@ -32,7 +32,12 @@ class Rows:
         self.asked: list[tuple[str, list[str], list[QueryLexeme]]] = []
 
     def candidates(
-        self, tenant: str, knowledge_bases: Sequence[str], lexemes: Sequence[QueryLexeme], max_blocks: int
+        self,
+        tenant: str,
+        knowledge_bases: Sequence[str],
+        lexemes: Sequence[QueryLexeme],
+        min_blocks: int,
+        max_blocks: int,
     ) -> list[Candidates]:
         self.asked.append((tenant, list(knowledge_bases), list(lexemes)))
         hashes = [lexeme.hash for lexeme in lexemes]

@@ -55,9 +55,16 @@ class RowReader(Protocol):
     """Reads rows as a role that sees nothing but the knowledge bases named."""
 
     def candidates(
-        self, tenant: str, knowledge_bases: Sequence[str], lexemes: Sequence[QueryLexeme], max_blocks: int
+        self,
+        tenant: str,
+        knowledge_bases: Sequence[str],
+        lexemes: Sequence[QueryLexeme],
+        min_blocks: int,
+        max_blocks: int,
     ) -> list[Candidates]:
         """The rows of the best blocks of each knowledge base's current version, as of one moment.
+
+        Of the blocks that hold any lexeme, at least `min_blocks`, and no more than `max_blocks`.
 
         A part of a code counts only where the code itself does not occur. Knowledge bases that do not exist are left
         out; one without a version has version 0 and no rows. Raises Unavailable.
@@ -94,7 +101,7 @@ class Search:
         question = Question.of(query, self._lexer)
         if not knowledge_bases or limit < 1 or not (question.lexemes or must_exist):
             return []
-        found = self._rows.candidates(tenant, knowledge_bases, question.lexemes, MAX_BLOCKS)
+        found = self._rows.candidates(tenant, knowledge_bases, question.lexemes, limit, MAX_BLOCKS)
         missing = set(knowledge_bases) - {candidates.knowledge_base for candidates in found}
         if must_exist and missing:
             raise NotFound.of(f"knowledgeBases/{min(missing)}")

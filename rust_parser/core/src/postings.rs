@@ -155,7 +155,8 @@ pub fn count_blocks(terms: &[i32], tuples: &[Tuple<'_>]) -> Result<Vec<u64>, Inv
     Ok(counts)
 }
 
-/// The blocks in which the heaviest terms meet, best first, of equal ones the earlier.
+/// The blocks in which the heaviest terms meet, best first, of equal ones the earlier; each with the sum of the weights
+/// of its terms.
 ///
 /// One batch after the other, so that the scores of its blocks stay in the cache: common terms stand in most blocks of
 /// millions of rows. Refuses postings with block numbers from [`MAX_BATCH_BLOCKS`] on.
@@ -164,7 +165,7 @@ pub fn best_blocks(
     weights: &[f64],
     tuples: &[Tuple<'_>],
     max_blocks: usize,
-) -> Result<Vec<Block>, InvalidPostings> {
+) -> Result<Vec<(Block, f64)>, InvalidPostings> {
     let mut by_batch: Vec<_> = tuples.iter().collect();
     by_batch.sort_by_key(|(_, first_row_number, _)| *first_row_number);
     let mut scores = Vec::new();
@@ -224,8 +225,8 @@ impl BestBlocks {
         Ok(())
     }
 
-    fn into_sorted(self) -> Vec<Block> {
-        self.blocks.into_sorted_vec().into_iter().map(|Reverse(scored)| scored.block).collect()
+    fn into_sorted(self) -> Vec<(Block, f64)> {
+        self.blocks.into_sorted_vec().into_iter().map(|Reverse(scored)| (scored.block, scored.score)).collect()
     }
 }
 
@@ -369,8 +370,8 @@ mod tests {
         let tuples = tuples(&copy);
         assert_eq!(count_blocks(&[1, 2, 3, 4], &borrowed(&tuples)), Ok(vec![1, 2, 1, 0]));
         let best = best_blocks(&[2, 3], &[1.0, 5.0], &borrowed(&tuples), 2);
-        assert_eq!(best, Ok(vec![(111, 3), (101, 10)]));
-        assert_eq!(best_blocks(&[2], &[1.0], &borrowed(&tuples), 1), Ok(vec![(101, 10)]));
+        assert_eq!(best, Ok(vec![((111, 3), 6.0), ((101, 10), 1.0)]));
+        assert_eq!(best_blocks(&[2], &[1.0], &borrowed(&tuples), 1), Ok(vec![((101, 10), 1.0)]));
     }
 
     #[test]
@@ -410,7 +411,8 @@ mod tests {
             for (term, count) in terms.iter().zip(counts) {
                 prop_assert_eq!(expected.get(term).map_or(0, BTreeSet::len) as u64, count);
                 let found = best_blocks(&[*term], &[1.0], &borrowed(&all), usize::MAX).unwrap();
-                prop_assert_eq!(found, expected.get(term).into_iter().flatten().copied().collect::<Vec<_>>());
+                let blocks = expected.get(term).into_iter().flatten().map(|block| (*block, 1.0));
+                prop_assert_eq!(found, blocks.collect::<Vec<_>>());
             }
         }
 

@@ -31,8 +31,8 @@ def reader(server: ServedDari) -> Iterator[PostgresRowReader]:
         yield PostgresRowReader(database, NativePostings())
 
 
-def _candidates(reader: PostgresRowReader, query: str, max_blocks: int = MAX_BLOCKS) -> Candidates:
-    (found,) = reader.candidates("default", ["kb"], Question.of(query, LEXER).lexemes, max_blocks)
+def _candidates(reader: PostgresRowReader, query: str, min_blocks: int = 1, max_blocks: int = MAX_BLOCKS) -> Candidates:
+    (found,) = reader.candidates("default", ["kb"], Question.of(query, LEXER).lexemes, min_blocks, max_blocks)
     return found
 
 
@@ -61,6 +61,16 @@ def test_no_more_than_the_best_blocks_are_read_and_that_is_told(reader: Postgres
     assert not found.are_all
     assert len(found.rows) <= 2 * BLOCK_ROWS
     assert ROWS - 1 in {row.row_number for row in found.rows}
+
+
+def test_blocks_that_hold_next_to_nothing_of_the_best_are_read_only_to_fill_the_answer(
+    reader: PostgresRowReader,
+) -> None:
+    query = f"row{ROWS - 1} 서울"
+    assert not _candidates(reader, query).are_all
+    assert {(row.row_number - 1) // PER_UPLOAD for row in _candidates(reader, query).rows} == {UPLOADS - 1}
+    assert _candidates(reader, query, min_blocks=MAX_BLOCKS).are_all
+    assert len(_find(reader, query, limit=12)) == 12
 
 
 def test_the_parts_of_a_code_count_only_where_the_code_does_not_occur(reader: PostgresRowReader) -> None:

@@ -12,6 +12,8 @@ from dari.core.search import BLOCK_ROWS, CandidateRow, Candidates
 
 _MAX_BYTES = 16 * 1024 * 1024
 """Cells fetched for one search, all segments together: a row may have a megabyte, and thousands are candidates."""
+_PROMISING_SHARE = 0.5
+"""A block's score bounds that of its rows: those with less than this share of the best block's are not read."""
 _UNDEFINED_TABLE = "42P01"
 
 
@@ -22,7 +24,7 @@ class PostingsCodec(Protocol):
     def count_blocks(self, hashes: Sequence[int], postings: bytes) -> list[int]: ...
     def best_blocks(
         self, hashes: Sequence[int], weights: Sequence[float], postings: bytes, max_blocks: int
-    ) -> list[tuple[int, int]]: ...
+    ) -> list[tuple[tuple[int, int], float]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +44,29 @@ class PostgresRowReader:
         self._postings = postings
 
     def candidates(
-        self, tenant: str, knowledge_bases: Sequence[str], lexemes: Sequence[QueryLexeme], max_blocks: int
+        self,
+        tenant: str,
+        knowledge_bases: Sequence[str],
+        lexemes: Sequence[QueryLexeme],
+        min_blocks: int,
+        max_blocks: int,
     ) -> list[Candidates]:
         """See RowReader."""
         try:
-            return self._candidates(tenant, knowledge_bases, lexemes, max_blocks)
+            return self._candidates(tenant, knowledge_bases, lexemes, min_blocks, max_blocks)
         except InternalError as error:
             # A knowledge base that is deleted at this moment takes its tables along.
             if sqlstate(error) != _UNDEFINED_TABLE:
                 raise
-        return self._candidates(tenant, knowledge_bases, lexemes, max_blocks)
+        return self._candidates(tenant, knowledge_bases, lexemes, min_blocks, max_blocks)
 
     def _candidates(
-        self, tenant: str, knowledge_bases: Sequence[str], lexemes: Sequence[QueryLexeme], max_blocks: int
+        self,
+        tenant: str,
+        knowledge_bases: Sequence[str],
+        lexemes: Sequence[QueryLexeme],
+        min_blocks: int,
+        max_blocks: int,
     ) -> list[Candidates]:
         # One snapshot: a version that is replaced meanwhile is still read whole.
         with self._database.transaction(
@@ -65,13 +77,17 @@ class PostgresRowReader:
             segments = [segment.name for version in versions for segment in version.segments]
             lock_segments(transaction, segments)
             max_bytes = _MAX_BYTES // max(1, len(versions))
-            return [self._of_version(transaction, version, lexemes, max_blocks, max_bytes) for version in versions]
+            return [
+                self._of_version(transaction, version, lexemes, min_blocks, max_blocks, max_bytes)
+                for version in versions
+            ]
 
     def _of_version(
         self,
         transaction: Transaction,
         version: _Version,
         lexemes: Sequence[QueryLexeme],
+        min_blocks: int,
         max_blocks: int,
         max_bytes: int,
     ) -> Candidates:
@@ -89,14 +105,15 @@ class PostgresRowReader:
             for lexeme in lexemes
             if lexeme.hash in blocks_with
         ]
-        blocks = self._postings.best_blocks(list(blocks_with), weights, postings, max_blocks)
+        scored = self._postings.best_blocks(list(blocks_with), weights, postings, max_blocks)
+        blocks = _promising(scored, min_blocks)
         rows = read_blocks(transaction, version.segments, len(version.columns), blocks, max_bytes) if blocks else []
         return Candidates(
             version.knowledge_base,
             version.number,
             version.columns,
             tuple(CandidateRow(number, cells) for number, cells in rows),
-            len(blocks) < max_blocks,
+            len(blocks) == len(scored) < max_blocks,
             version.row_count,
             block_count,
             blocks_with,
@@ -115,6 +132,12 @@ class PostgresRowReader:
 
     def _read(self, transaction: Transaction, version: _Version, hashes: Sequence[int]) -> bytes:
         return read_postings(transaction, version.segments, sorted(set(self._postings.buckets(hashes))))
+
+
+def _promising(scored: Sequence[tuple[tuple[int, int], float]], min_blocks: int) -> list[tuple[int, int]]:
+    """The blocks, best first, without those that hold too little to have one of the best rows."""
+    enough = _PROMISING_SHARE * scored[0][1] if scored else 0.0
+    return [block for place, (block, score) in enumerate(scored) if place < min_blocks or score >= enough]
 
 
 def _current_versions(transaction: Transaction, tenant: str, knowledge_bases: Sequence[str]) -> list[_Version]:
