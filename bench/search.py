@@ -207,7 +207,7 @@ def block_gin_finder(cursor: psycopg2.extensions.cursor, table: Table) -> Find:
 
 def _finder(cursor: psycopg2.extensions.cursor, select: str) -> Find:
     every = "plainto_tsquery('simple', %(question)s)"
-    some = f"replace({every}::text, '&', '|')::tsquery"
+    some = f"CAST(replace({every}::text, '&', '|') AS tsquery)"
 
     def find(question: str) -> Sequence[Sequence[str]]:
         try:
