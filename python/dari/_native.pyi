@@ -288,8 +288,11 @@ def count_blocks(hashes: list[int], postings: bytes) -> list[int]:
     all tuples of the lexemes' buckets. Raises ValueError for other bytes.
     """
 
-def best_blocks(hashes: list[int], weights: list[float], postings: bytes, max_blocks: int) -> list[tuple[int, int]]:
+def best_blocks(
+    hashes: list[int], weights: list[float], postings: bytes, max_blocks: int
+) -> list[tuple[tuple[int, int], float]]:
     """The blocks (first row number, rows) in which the heaviest lexemes meet, best first, of equal ones the earlier.
 
-    Arguments as for `count_blocks`. Raises ValueError also where a lexeme has no weight. Releases the interpreter.
+    Each comes with the sum of the weights (each above 0) of the lexemes in it. Arguments as for `count_blocks`. Raises
+    ValueError also where a lexeme has no weight. Releases the interpreter.
     """

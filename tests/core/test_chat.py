@@ -27,6 +27,7 @@ from dari.core.conversations import (
 )
 from dari.core.errors import Exhausted, InternalError, Unavailable
 from dari.core.mapping import AiModel, ChatConfiguration, ChatMapping, KnowledgeBase, LinkStore, LocalTarget
+from dari.core.ranking import QueryLexeme
 from dari.core.search import CandidateRow, Candidates, Search
 from dari.core.upstream import FailureKind, Prompt, Upstream, UpstreamError
 from dari.core.watchdog import Watchdog
@@ -75,14 +76,19 @@ class Rows:
         self.asked: list[tuple[str, ...]] = []
 
     def candidates(
-        self, tenant: str, knowledge_bases: Sequence[str], hashes: Sequence[int], max_blocks: int
+        self,
+        tenant: str,
+        knowledge_bases: Sequence[str],
+        lexemes: Sequence[QueryLexeme],
+        min_blocks: int,
+        max_blocks: int,
     ) -> list[Candidates]:
         self.asked.append(tuple(knowledge_bases))
         failure = self._fails.get(frozenset(knowledge_bases))
         if failure is not None:
             raise failure
         row = CandidateRow(1, ("cell",))
-        return [Candidates(base, 1, ("column",), (row,), 1, {1: 1}) for base in knowledge_bases]
+        return [Candidates(base, 1, ("column",), (row,), True, 1, 1, {1: 1}) for base in knowledge_bases]
 
     def hashes(self, text: str) -> list[int]:
         return [1]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from dari.core.errors import NotFound
-from dari.core.search import MAX_QUERY_LEXEMES, CandidateRow, Candidates, Search
+from dari.core.ranking import MAX_QUERY_LEXEMES, QueryLexeme
+from dari.core.search import CandidateRow, Candidates, Search
 
 
 class Words:
@@ -28,12 +29,18 @@ class Rows:
     def __init__(self, lexer: Words, bases: dict[str, list[str]]) -> None:
         self._lexer = lexer
         self._bases = bases
-        self.asked: list[tuple[str, list[str], list[int]]] = []
+        self.asked: list[tuple[str, list[str], list[QueryLexeme]]] = []
 
     def candidates(
-        self, tenant: str, knowledge_bases: Sequence[str], hashes: Sequence[int], max_blocks: int
+        self,
+        tenant: str,
+        knowledge_bases: Sequence[str],
+        lexemes: Sequence[QueryLexeme],
+        min_blocks: int,
+        max_blocks: int,
     ) -> list[Candidates]:
-        self.asked.append((tenant, list(knowledge_bases), list(hashes)))
+        self.asked.append((tenant, list(knowledge_bases), list(lexemes)))
+        hashes = [lexeme.hash for lexeme in lexemes]
         return [self._candidates(base, hashes) for base in knowledge_bases if base in self._bases]
 
     def _candidates(self, base: str, hashes: Sequence[int]) -> Candidates:
@@ -45,6 +52,8 @@ class Rows:
             version=1,
             columns=("text",),
             rows=tuple(CandidateRow(number, (text,)) for number, text in enumerate(texts, start=1)),
+            are_all=True,
+            row_count=len(texts),
             block_count=len(texts),
             blocks_with={lexeme: count for lexeme, count in counts.items() if count},
         )
@@ -94,7 +103,7 @@ def test_hits_of_several_knowledge_bases_are_ranked_together_and_say_where_they_
         ("one", 2, ("text",)),
         ("two", 1, ("text",)),
     ]
-    assert rows.asked == [("t", ["one", "two", "none"], lexer.hashes("a b"))]
+    assert rows.asked == [("t", ["one", "two", "none"], [QueryLexeme(hash) for hash in lexer.hashes("a b")])]
 
 
 def test_nothing_is_read_where_nothing_can_be_found() -> None:

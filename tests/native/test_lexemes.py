@@ -67,7 +67,7 @@ def test_postings_hold_the_terms_of_their_cells(cells: list[str]) -> None:
     hashes = sorted({number for text in [*cells, "x"] for number in lexeme_hashes(text)})
     assert count_blocks(hashes, batch.postings) == [1] * len(hashes)
     for number in hashes:
-        assert best_blocks([number], [1.0], batch.postings, 2) == [(1, len(cells))]
+        assert best_blocks([number], [1.0], batch.postings, 2) == [((1, len(cells)), 1.0)]
     others = [number for number in lexeme_hashes("none of these stands there 아무것도 없다") if number not in hashes]
     assert not any(count_blocks(others, batch.postings))
 

@@ -39,7 +39,7 @@ def test_rows_postings_and_checkpoint_of_a_small_file() -> None:
     assert parser.feed("서울\r\n,\nonly one\n".encode()) == []
     (batch,) = parser.finish()
     assert decode_rows(batch.rows) == [(1, ['Kim "K" ', "서울"]), (2, ["", ""])]
-    assert best_blocks(lexeme_hashes("서울"), [1.0], batch.postings, 9) == [(1, 2)]
+    assert best_blocks(lexeme_hashes("서울"), [1.0], batch.postings, 9) == [((1, 2), 1.0)]
     assert count_blocks(lexeme_hashes("kim elsewhere"), batch.postings) == [1, 0]
     assert batch.rows_stored == 2
     (rejected,) = batch.rejected

@@ -99,7 +99,7 @@ class NativePostings:
 
     def best_blocks(
         self, hashes: Sequence[int], weights: Sequence[float], postings: bytes, max_blocks: int
-    ) -> list[tuple[int, int]]:
+    ) -> list[tuple[tuple[int, int], float]]:
         """See PostingsCodec."""
         return _native.best_blocks(list(hashes), list(weights), postings, max_blocks)
 

@@ -1,34 +1,28 @@
-"""Finding rows by words: the best blocks of each segment by their lexemes, then the best rows among them.
+"""Finding rows by words: the blocks in which the query's rarest lexemes meet, then the best rows among them.
 
-The index tells for each lexeme in which blocks of rows it stands (`rust_parser/core/src/postings.rs`): one entry a row
-would cost several times the load of the rows. The store gives the rows of the blocks in which the rarest of the query's
-lexemes meet; here each row is scored exactly.
+The index tells for each lexeme in which blocks of rows it stands (`rust_parser/core/src/postings.rs`). The store gives
+the rows of the best blocks; `core.ranking` scores each of them exactly.
 """
 
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from dari.core.errors import NotFound
+from dari.core.ranking import Lexer, QueryLexeme, Question, Ranking, rarity
 
-BLOCK_ROWS = 128
-"""Rows that share their postings. Fewer find rows more directly, and make the index larger."""
-MAX_BLOCKS = 24
-"""Blocks whose rows are scored, a segment: 24 times 128 rows are fetched and scored in some milliseconds."""
-MAX_QUERY_LEXEMES = 64
+BLOCK_ROWS = 8
+"""Rows that share their postings.
 
-
-class Lexer(Protocol):
-    """The one function that makes search terms, for rows and for queries."""
-
-    def hashes(self, text: str) -> list[int]:
-        """Hashes of a text's lexemes, in the order of appearance, each once."""
-        ...
-
-    def matches(self, hashes: Sequence[int], texts: Sequence[str]) -> list[list[bool]]:
-        """For each text, which of the lexemes it holds."""
-        ...
+The fewer, the less often do lexemes that are common apart meet in a block by chance, in no row that holds them all. Of
+the questions after known rows of a million orders, 53 % found theirs among the first five with blocks of 128 rows, 98 %
+with 16, all with 8. The index takes 18, 25 and 28 % of the rows' size; parsing takes a fifth longer than
+with 128.
+"""
+MAX_BLOCKS = 128
+"""Blocks of a knowledge base whose rows are scored: 128 times 8 rows are fetched and scored in some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +42,32 @@ class Candidates:
     version: int
     columns: tuple[str, ...]
     rows: tuple[CandidateRow, ...]
+    are_all: bool
+    """Whether no other row holds any of the lexemes."""
+    row_count: int
+    """Of the whole knowledge base."""
     block_count: int
-    blocks_with: dict[int, int]
-    """For each lexeme hash that occurs: in how many blocks."""
+    blocks_with: Mapping[int, int]
+    """For the hash of each lexeme that counts and occurs: in how many blocks."""
 
 
 class RowReader(Protocol):
     """Reads rows as a role that sees nothing but the knowledge bases named."""
 
     def candidates(
-        self, tenant: str, knowledge_bases: Sequence[str], hashes: Sequence[int], max_blocks: int
+        self,
+        tenant: str,
+        knowledge_bases: Sequence[str],
+        lexemes: Sequence[QueryLexeme],
+        min_blocks: int,
+        max_blocks: int,
     ) -> list[Candidates]:
         """The rows of the best blocks of each knowledge base's current version, as of one moment.
 
-        Knowledge bases that do not exist are left out; one without a version has version 0 and no rows. Raises
-        Unavailable.
+        Of the blocks that hold any lexeme, at least `min_blocks`, and no more than `max_blocks`.
+
+        A part of a code counts only where the code itself does not occur. Knowledge bases that do not exist are left
+        out; one without a version has version 0 and no rows. Raises Unavailable.
         """
         ...
 
@@ -93,49 +98,51 @@ class Search:
 
         A knowledge base that does not exist has no rows, or with `must_exist` raises NotFound. Raises Unavailable.
         """
-        hashes = self._lexer.hashes(query)[:MAX_QUERY_LEXEMES]
-        if not knowledge_bases or limit < 1 or not (hashes or must_exist):
+        question = Question.of(query, self._lexer)
+        if not knowledge_bases or limit < 1 or not (question.lexemes or must_exist):
             return []
-        found = self._rows.candidates(tenant, knowledge_bases, hashes, MAX_BLOCKS)
+        found = self._rows.candidates(tenant, knowledge_bases, question.lexemes, limit, MAX_BLOCKS)
         missing = set(knowledge_bases) - {candidates.knowledge_base for candidates in found}
         if must_exist and missing:
             raise NotFound.of(f"knowledgeBases/{min(missing)}")
-        hits = [hit for candidates in found for hit in self._scored(candidates, hashes)]
-        # Equal scores: the shorter row says it with less beside it; then the order of the file.
-        hits.sort(key=lambda hit: (-hit.score, sum(map(len, hit.cells)), hit.knowledge_base, hit.row_number))
-        return hits[:limit]
+        hits = [hit for candidates in found for hit in self._best(candidates, question, limit)]
+        return heapq.nsmallest(limit, hits, key=_place)
 
-    def _scored(self, candidates: Candidates, hashes: Sequence[int]) -> list[Hit]:
-        texts = ["\n".join(row.cells) for row in candidates.rows]
-        matches = self._lexer.matches(hashes, texts)
-        weights = _weights(candidates, hashes, matches)
-        hits = []
-        for row, found in zip(candidates.rows, matches, strict=True):
-            score = sum(weight for weight, is_found in zip(weights, found, strict=True) if is_found)
-            if score > 0:
-                hits.append(
-                    Hit(
-                        candidates.knowledge_base,
-                        candidates.version,
-                        row.row_number,
-                        score,
-                        candidates.columns,
-                        row.cells,
-                    )
-                )
-        return hits
+    def _best(self, candidates: Candidates, question: Question, limit: int) -> list[Hit]:
+        rows = [row.cells for row in candidates.rows]
+        hashes = list(candidates.blocks_with)
+        matches = self._lexer.matches(hashes, ["\n".join(cells) for cells in rows])
+        rarities = dict(zip(hashes, map(rarity, _shares(candidates, matches)), strict=True))
+        scores = Ranking(question, rarities, self._lexer).scores(rows, matches, limit)
+        return [
+            Hit(
+                candidates.knowledge_base,
+                candidates.version,
+                row.row_number,
+                score,
+                candidates.columns,
+                row.cells,
+            )
+            for row, score in zip(candidates.rows, scores, strict=True)
+            if score > 0
+        ]
 
 
-def _weights(candidates: Candidates, hashes: Sequence[int], matches: Sequence[Sequence[bool]]) -> list[float]:
-    """How much each lexeme says: the rarer among blocks and among the candidate rows, the more."""
-    weights = []
-    for index, lexeme in enumerate(hashes):
-        rows_with = sum(found[index] for found in matches)
-        blocks_with = candidates.blocks_with.get(lexeme, 0)
-        if not rows_with or not blocks_with:
-            weights.append(0.0)
-            continue
-        among_rows = math.log1p((len(matches) - rows_with + 0.5) / (rows_with + 0.5))
-        among_blocks = math.log1p((candidates.block_count - blocks_with + 0.5) / (blocks_with + 0.5))
-        weights.append(among_rows + among_blocks)
-    return weights
+def _shares(candidates: Candidates, matches: Sequence[Sequence[bool]]) -> list[float]:
+    """For each lexeme, in what share of the knowledge base's rows it stands."""
+    if candidates.are_all:
+        return [(sum(column) + 1) / (candidates.row_count + 2) for column in zip(*matches, strict=True)]
+    return [
+        _share_of_rows((blocks_with + 1) / (candidates.block_count + 2))
+        for blocks_with in candidates.blocks_with.values()
+    ]
+
+
+def _share_of_rows(share_of_blocks: float) -> float:
+    """What to expect from the blocks that hold a lexeme: it may stand in several of a block's rows."""
+    return -math.expm1(math.log1p(-share_of_blocks) / BLOCK_ROWS)
+
+
+def _place(hit: Hit) -> tuple[float, int, str, int]:
+    """Of equal scores the shorter row says it with less beside it; then the order of the file."""
+    return -hit.score, sum(map(len, hit.cells)), hit.knowledge_base, hit.row_number

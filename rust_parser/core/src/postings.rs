@@ -15,6 +15,9 @@
 //!     first block, then each next block minus the one before, minus 1
 //! ```
 
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+
 use crate::copy_binary::{CopyBinary, HEADER};
 use crate::hash_set::{turn_sign, turn_sign_back};
 
@@ -141,57 +144,186 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], InvalidPostings> {
 /// In how many blocks each of the terms stands. `tuples` are those of the terms' buckets.
 pub fn count_blocks(terms: &[i32], tuples: &[Tuple<'_>]) -> Result<Vec<u64>, InvalidPostings> {
     let mut counts = vec![0; terms.len()];
-    for_each_posting(terms, tuples, |term, _, _| counts[term] += 1)?;
+    for tuple in tuples {
+        for_each_term(tuple, |hash, blocks| {
+            for (count, _) in counts.iter_mut().zip(terms).filter(|(_, term)| **term == hash) {
+                *count += blocks.left;
+            }
+            blocks.skip()
+        })?;
+    }
     Ok(counts)
 }
 
-/// The blocks in which the heaviest terms meet, best first, of equal ones the earlier.
+/// The blocks in which the heaviest terms meet, best first, of equal ones the earlier; each with the sum of the weights
+/// of its terms.
+///
+/// One batch after the other, so that the scores of its blocks stay in the cache: common terms stand in most blocks of
+/// millions of rows. Refuses postings with block numbers from [`MAX_BATCH_BLOCKS`] on.
 pub fn best_blocks(
     terms: &[i32],
     weights: &[f64],
     tuples: &[Tuple<'_>],
     max_blocks: usize,
-) -> Result<Vec<Block>, InvalidPostings> {
-    let mut scores: std::collections::HashMap<i64, (u32, f64)> = std::collections::HashMap::new();
-    for_each_posting(terms, tuples, |term, first_row_number, rows| {
-        scores.entry(first_row_number).or_insert((rows, 0.0)).1 += weights[term];
-    })?;
-    let mut best: Vec<_> = scores.into_iter().map(|(first, (rows, score))| (first, rows, score)).collect();
-    best.sort_unstable_by(|one, other| other.2.total_cmp(&one.2).then(one.0.cmp(&other.0)));
-    Ok(best.into_iter().take(max_blocks).map(|(first, rows, _)| (first, rows)).collect())
-}
-
-/// Calls `found` with the number of the term, the first row of the block, and the block's rows.
-fn for_each_posting(
-    terms: &[i32],
-    tuples: &[Tuple<'_>],
-    mut found: impl FnMut(usize, i64, u32),
-) -> Result<(), InvalidPostings> {
-    for (tuple_bucket, first_row_number, value) in tuples {
-        // Few terms share a bucket: the list is short, and mostly one.
-        let wanted: Vec<_> = (0..terms.len()).filter(|term| bucket(terms[*term]) == *tuple_bucket).collect();
-        let mut rest = *value;
-        let block_rows = read_number(&mut rest)?;
-        let rows = read_number(&mut rest)?;
-        let mut low = 0;
-        while !rest.is_empty() {
-            low += read_number(&mut rest)?;
-            let hash = turn_sign_back((*tuple_bucket as u32) << LOW_BITS | low as u32 & LOW_MASK);
-            let term = wanted.iter().copied().find(|term| terms[*term] == hash);
-            let blocks = read_number(&mut rest)?;
-            let mut next_block = 0;
-            for _ in 0..blocks {
-                let block = next_block + read_number(&mut rest)?;
-                next_block = block + 1;
-                let rows_before =
-                    block.checked_mul(block_rows).filter(|before| *before < rows).ok_or(InvalidPostings)?;
-                if let Some(term) = term {
-                    found(term, first_row_number + rows_before as i64, block_rows.min(rows - rows_before) as u32);
-                }
-            }
+) -> Result<Vec<(Block, f64)>, InvalidPostings> {
+    let mut by_batch: Vec<_> = tuples.iter().collect();
+    by_batch.sort_by_key(|(_, first_row_number, _)| *first_row_number);
+    let mut scores = Vec::new();
+    let mut best = BestBlocks { max_blocks, blocks: BinaryHeap::new() };
+    for batch in by_batch.chunk_by(|one, next| one.1 == next.1) {
+        let mut size = BatchSize::default();
+        for tuple in batch {
+            size = for_each_term(tuple, |hash, blocks| match terms.iter().position(|term| *term == hash) {
+                Some(term) => add_to_scores(&mut scores, blocks, weights[term]),
+                None => blocks.skip(),
+            })?;
+        }
+        for (block, score) in scores.drain(..).enumerate().filter(|(_, score)| *score > 0.0) {
+            best.offer(score, || size.block(batch[0].1, block as u64))?;
         }
     }
+    Ok(best.into_sorted())
+}
+
+/// Most blocks of one batch: those of 64 million rows where a block has 16, which no batch of 128 MiB can hold.
+const MAX_BATCH_BLOCKS: u64 = 1 << 22;
+
+fn add_to_scores(scores: &mut Vec<f64>, blocks: &mut UnreadBlocks<'_, '_>, weight: f64) -> Result<(), InvalidPostings> {
+    while let Some(block) = blocks.next()? {
+        if block >= MAX_BATCH_BLOCKS {
+            return Err(InvalidPostings);
+        }
+        let block = block as usize;
+        if block >= scores.len() {
+            scores.resize(block + 1, 0.0);
+        }
+        scores[block] += weight;
+    }
     Ok(())
+}
+
+/// The best blocks so far, the worst of them at hand.
+struct BestBlocks {
+    max_blocks: usize,
+    blocks: BinaryHeap<Reverse<Scored>>,
+}
+
+impl BestBlocks {
+    /// Takes a block if it is better than one of those; blocks come in the order of their rows.
+    fn offer(
+        &mut self,
+        score: f64,
+        block: impl FnOnce() -> Result<Block, InvalidPostings>,
+    ) -> Result<(), InvalidPostings> {
+        if self.blocks.len() == self.max_blocks {
+            match self.blocks.peek() {
+                Some(Reverse(worst)) if score > worst.score => self.blocks.pop(),
+                _ => return Ok(()),
+            };
+        }
+        self.blocks.push(Reverse(Scored { score, block: block()? }));
+        Ok(())
+    }
+
+    fn into_sorted(self) -> Vec<(Block, f64)> {
+        self.blocks.into_sorted_vec().into_iter().map(|Reverse(scored)| (scored.block, scored.score)).collect()
+    }
+}
+
+/// A block with its score; the better of two is the greater.
+struct Scored {
+    score: f64,
+    block: Block,
+}
+
+impl Ord for Scored {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.score.total_cmp(&other.score).then(other.block.0.cmp(&self.block.0))
+    }
+}
+
+impl PartialOrd for Scored {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Scored {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Scored {}
+
+/// What every tuple of a batch says of the batch.
+#[derive(Clone, Copy, Default)]
+struct BatchSize {
+    block_rows: u64,
+    rows: u64,
+}
+
+impl BatchSize {
+    /// The rows of a block.
+    fn block(self, first_row_number: i64, block: u64) -> Result<Block, InvalidPostings> {
+        let rows_before =
+            block.checked_mul(self.block_rows).filter(|before| *before < self.rows).ok_or(InvalidPostings)?;
+        let rows = self.block_rows.min(self.rows - rows_before);
+        let first = first_row_number.checked_add_unsigned(rows_before).ok_or(InvalidPostings)?;
+        Ok((first, u32::try_from(rows).map_err(|_| InvalidPostings)?))
+    }
+}
+
+/// The blocks of one term that are not read yet.
+struct UnreadBlocks<'rest, 'value> {
+    rest: &'rest mut &'value [u8],
+    left: u64,
+    next: u64,
+}
+
+impl UnreadBlocks<'_, '_> {
+    #[inline]
+    fn next(&mut self) -> Result<Option<u64>, InvalidPostings> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let block = self.next + read_number(self.rest)?;
+        self.left -= 1;
+        self.next = block + 1;
+        Ok(Some(block))
+    }
+
+    /// Passes by all of them.
+    fn skip(&mut self) -> Result<(), InvalidPostings> {
+        // A number ends with its first byte below 0x80: nothing else needs to be known of it.
+        while self.left > 0 {
+            let here = self.rest.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            if here == 0 {
+                return Err(InvalidPostings);
+            }
+            let (bytes, behind) = self.rest.split_at(here);
+            self.left -= bytes.iter().filter(|byte| **byte < 0x80).count() as u64;
+            *self.rest = behind;
+        }
+        Ok(())
+    }
+}
+
+/// Calls `found` with each term of a tuple and its blocks, of which it leaves none.
+fn for_each_term(
+    (bucket, _, value): &Tuple<'_>,
+    mut found: impl FnMut(i32, &mut UnreadBlocks<'_, '_>) -> Result<(), InvalidPostings>,
+) -> Result<BatchSize, InvalidPostings> {
+    let mut rest = *value;
+    let size = BatchSize { block_rows: read_number(&mut rest)?, rows: read_number(&mut rest)? };
+    let mut low = 0;
+    while !rest.is_empty() {
+        low += read_number(&mut rest)?;
+        let hash = turn_sign_back((*bucket as u32) << LOW_BITS | low as u32 & LOW_MASK);
+        let left = read_number(&mut rest)?;
+        found(hash, &mut UnreadBlocks { rest: &mut rest, left, next: 0 })?;
+    }
+    Ok(size)
 }
 
 fn read_number(rest: &mut &[u8]) -> Result<u64, InvalidPostings> {
@@ -238,8 +370,8 @@ mod tests {
         let tuples = tuples(&copy);
         assert_eq!(count_blocks(&[1, 2, 3, 4], &borrowed(&tuples)), Ok(vec![1, 2, 1, 0]));
         let best = best_blocks(&[2, 3], &[1.0, 5.0], &borrowed(&tuples), 2);
-        assert_eq!(best, Ok(vec![(111, 3), (101, 10)]));
-        assert_eq!(best_blocks(&[2], &[1.0], &borrowed(&tuples), 1), Ok(vec![(101, 10)]));
+        assert_eq!(best, Ok(vec![((111, 3), 6.0), ((101, 10), 1.0)]));
+        assert_eq!(best_blocks(&[2], &[1.0], &borrowed(&tuples), 1), Ok(vec![((101, 10), 1.0)]));
     }
 
     #[test]
@@ -279,7 +411,8 @@ mod tests {
             for (term, count) in terms.iter().zip(counts) {
                 prop_assert_eq!(expected.get(term).map_or(0, BTreeSet::len) as u64, count);
                 let found = best_blocks(&[*term], &[1.0], &borrowed(&all), usize::MAX).unwrap();
-                prop_assert_eq!(found, expected.get(term).into_iter().flatten().copied().collect::<Vec<_>>());
+                let blocks = expected.get(term).into_iter().flatten().map(|block| (*block, 1.0));
+                prop_assert_eq!(found, blocks.collect::<Vec<_>>());
             }
         }
 

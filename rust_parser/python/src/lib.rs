@@ -342,7 +342,7 @@ fn best_blocks(
     weights: Vec<f64>,
     postings: &[u8],
     max_blocks: usize,
-) -> PyResult<Vec<(i64, u32)>> {
+) -> PyResult<Vec<((i64, u32), f64)>> {
     if hashes.len() != weights.len() {
         return Err(PyValueError::new_err("every lexeme needs a weight"));
     }

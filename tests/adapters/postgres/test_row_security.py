@@ -10,7 +10,7 @@ import pytest
 from dari.adapters.native import NativeLexer, NativePostings
 from dari.adapters.postgres.database import Database, Role
 from dari.adapters.postgres.row_reader import PostgresRowReader
-from dari.adapters.postgres.segments import read_postings
+from dari.adapters.postgres.segments import PlacedSegment, read_postings
 from dari.core.errors import DariError
 from dari.core.search import Search
 from tests.fix_postgres import PostgresDsns
@@ -54,7 +54,7 @@ def _postings(filled: Filled, base: str, tenant: str, bases: Sequence[str]) -> i
     """In how many blocks of `base` the reader finds a word."""
     codec, hashes = NativePostings(), NativeLexer().hashes("shared")
     with filled.database.transaction(Role.READER, tenant=tenant, knowledge_bases=bases) as transaction:
-        postings = read_postings(transaction, filled.segments[base], codec.buckets(hashes))
+        postings = read_postings(transaction, [PlacedSegment(filled.segments[base], 0)], codec.buckets(hashes))
         return sum(codec.count_blocks(hashes, postings))
 
 

@@ -1,19 +1,19 @@
 """Reads rows for search, as a role to which the database shows nothing but the knowledge bases named."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from dari.adapters.postgres.database import Database, Role, Transaction, sqlstate
-from dari.adapters.postgres.segments import lock_segments, read_blocks, read_postings
+from dari.adapters.postgres.segments import PlacedSegment, lock_segments, read_blocks, read_postings
 from dari.core.errors import InternalError
+from dari.core.ranking import QueryLexeme, rarity
 from dari.core.search import BLOCK_ROWS, CandidateRow, Candidates
 
-_COMMON_SHARE = 0.5
-"""A lexeme in more blocks than this share says too little to gather blocks by, where a rarer one is there."""
 _MAX_BYTES = 16 * 1024 * 1024
 """Cells fetched for one search, all segments together: a row may have a megabyte, and thousands are candidates."""
+_PROMISING_SHARE = 0.5
+"""A block's score bounds that of its rows: those with less than this share of the best block's are not read."""
 _UNDEFINED_TABLE = "42P01"
 
 
@@ -24,14 +24,7 @@ class PostingsCodec(Protocol):
     def count_blocks(self, hashes: Sequence[int], postings: bytes) -> list[int]: ...
     def best_blocks(
         self, hashes: Sequence[int], weights: Sequence[float], postings: bytes, max_blocks: int
-    ) -> list[tuple[int, int]]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    name: str
-    rows_before: int
-    row_count: int
+    ) -> list[tuple[tuple[int, int], float]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +32,8 @@ class _Version:
     knowledge_base: str
     number: int
     columns: tuple[str, ...]
-    segments: tuple[_Segment, ...]
+    row_count: int
+    segments: tuple[PlacedSegment, ...]
 
 
 class PostgresRowReader:
@@ -50,19 +44,29 @@ class PostgresRowReader:
         self._postings = postings
 
     def candidates(
-        self, tenant: str, knowledge_bases: Sequence[str], hashes: Sequence[int], max_blocks: int
+        self,
+        tenant: str,
+        knowledge_bases: Sequence[str],
+        lexemes: Sequence[QueryLexeme],
+        min_blocks: int,
+        max_blocks: int,
     ) -> list[Candidates]:
         """See RowReader."""
         try:
-            return self._candidates(tenant, knowledge_bases, hashes, max_blocks)
+            return self._candidates(tenant, knowledge_bases, lexemes, min_blocks, max_blocks)
         except InternalError as error:
             # A knowledge base that is deleted at this moment takes its tables along.
             if sqlstate(error) != _UNDEFINED_TABLE:
                 raise
-        return self._candidates(tenant, knowledge_bases, hashes, max_blocks)
+        return self._candidates(tenant, knowledge_bases, lexemes, min_blocks, max_blocks)
 
     def _candidates(
-        self, tenant: str, knowledge_bases: Sequence[str], hashes: Sequence[int], max_blocks: int
+        self,
+        tenant: str,
+        knowledge_bases: Sequence[str],
+        lexemes: Sequence[QueryLexeme],
+        min_blocks: int,
+        max_blocks: int,
     ) -> list[Candidates]:
         # One snapshot: a version that is replaced meanwhile is still read whole.
         with self._database.transaction(
@@ -72,33 +76,68 @@ class PostgresRowReader:
             transaction.become(Role.READER)
             segments = [segment.name for version in versions for segment in version.segments]
             lock_segments(transaction, segments)
-            max_bytes = _MAX_BYTES // max(1, len(segments))
-            return [self._of_version(transaction, version, hashes, max_blocks, max_bytes) for version in versions]
+            max_bytes = _MAX_BYTES // max(1, len(versions))
+            return [
+                self._of_version(transaction, version, lexemes, min_blocks, max_blocks, max_bytes)
+                for version in versions
+            ]
 
     def _of_version(
-        self, transaction: Transaction, version: _Version, hashes: Sequence[int], max_blocks: int, max_bytes: int
+        self,
+        transaction: Transaction,
+        version: _Version,
+        lexemes: Sequence[QueryLexeme],
+        min_blocks: int,
+        max_blocks: int,
+        max_bytes: int,
     ) -> Candidates:
-        rows: list[CandidateRow] = []
-        block_count = 0
-        blocks_with: dict[int, int] = {}
-        buckets = sorted(set(self._postings.buckets(hashes)))
-        for segment in version.segments:
-            postings = read_postings(transaction, segment.name, buckets)
-            counts = self._postings.count_blocks(hashes, postings)
-            # The last block of each batch is shorter, so that there may be some more than this.
-            total = max(-(-segment.row_count // BLOCK_ROWS), *counts, 0)
-            found = {lexeme: count for lexeme, count in zip(hashes, counts, strict=True) if count}
-            block_count += total
-            for lexeme, count in found.items():
-                blocks_with[lexeme] = blocks_with.get(lexeme, 0) + count
-            weights = _weights(total, found)
-            if weights:
-                blocks = self._postings.best_blocks(list(weights), list(weights.values()), postings, max_blocks)
-                found_rows = read_blocks(transaction, segment.name, len(version.columns), blocks, max_bytes)
-                rows += (CandidateRow(segment.rows_before + number, cells) for number, cells in found_rows)
+        if not version.segments or not lexemes:
+            return Candidates(version.knowledge_base, version.number, version.columns, (), True, 0, 0, {})
+        lexemes = self._without_parts(transaction, version, lexemes)
+        hashes = [lexeme.hash for lexeme in lexemes]
+        postings = self._read(transaction, version, hashes)
+        counts = self._postings.count_blocks(hashes, postings)
+        # The last block of each batch is shorter, so that there may be some more than this.
+        block_count = max(-(-version.row_count // BLOCK_ROWS), *counts)
+        blocks_with = {hash: count for hash, count in zip(hashes, counts, strict=True) if count}
+        weights = [
+            lexeme.trust * rarity(blocks_with[lexeme.hash] / (block_count + 1))
+            for lexeme in lexemes
+            if lexeme.hash in blocks_with
+        ]
+        scored = self._postings.best_blocks(list(blocks_with), weights, postings, max_blocks)
+        blocks = _promising(scored, min_blocks)
+        rows = read_blocks(transaction, version.segments, len(version.columns), blocks, max_bytes) if blocks else []
         return Candidates(
-            version.knowledge_base, version.number, version.columns, tuple(rows), block_count, blocks_with
+            version.knowledge_base,
+            version.number,
+            version.columns,
+            tuple(CandidateRow(number, cells) for number, cells in rows),
+            len(blocks) == len(scored) < max_blocks,
+            version.row_count,
+            block_count,
+            blocks_with,
         )
+
+    def _without_parts(
+        self, transaction: Transaction, version: _Version, lexemes: Sequence[QueryLexeme]
+    ) -> list[QueryLexeme]:
+        """The lexemes without the parts of codes that occur: they would be in more blocks than any other."""
+        wholes = list({lexeme.whole for lexeme in lexemes if lexeme.whole is not None})
+        if not wholes:
+            return list(lexemes)
+        counts = self._postings.count_blocks(wholes, self._read(transaction, version, wholes))
+        occurring = {whole for whole, count in zip(wholes, counts, strict=True) if count}
+        return [lexeme for lexeme in lexemes if lexeme.whole not in occurring]
+
+    def _read(self, transaction: Transaction, version: _Version, hashes: Sequence[int]) -> bytes:
+        return read_postings(transaction, version.segments, sorted(set(self._postings.buckets(hashes))))
+
+
+def _promising(scored: Sequence[tuple[tuple[int, int], float]], min_blocks: int) -> list[tuple[int, int]]:
+    """The blocks, best first, without those that hold too little to have one of the best rows."""
+    enough = _PROMISING_SHARE * scored[0][1] if scored else 0.0
+    return [block for place, (block, score) in enumerate(scored) if place < min_blocks or score >= enough]
 
 
 def _current_versions(transaction: Transaction, tenant: str, knowledge_bases: Sequence[str]) -> list[_Version]:
@@ -107,7 +146,7 @@ def _current_versions(transaction: Transaction, tenant: str, knowledge_bases: Se
         SELECT b.id, coalesce(v.number, 0), coalesce(v.columns, '{}'),
             array_remove(array_agg(s.segment ORDER BY s.ordinal), NULL),
             array_remove(array_agg(s.rows_before ORDER BY s.ordinal), NULL),
-            array_remove(array_agg(s.row_count ORDER BY s.ordinal), NULL)
+            coalesce(sum(s.row_count), 0)
         FROM dari.knowledge_bases b
         LEFT JOIN dari.knowledge_base_versions v
             ON v.tenant = b.tenant AND v.knowledge_base = b.id AND v.number = b.current_version
@@ -119,12 +158,6 @@ def _current_versions(transaction: Transaction, tenant: str, knowledge_bases: Se
         (tenant, list(knowledge_bases)),
     )
     return [
-        _Version(base, number, tuple(columns), tuple(map(_Segment, segments, before, counts)))
-        for base, number, columns, segments, before, counts in cursor.fetchall()
+        _Version(base, number, tuple(columns), int(row_count), tuple(map(PlacedSegment, segments, rows_before)))
+        for base, number, columns, segments, rows_before, row_count in cursor.fetchall()
     ]
-
-
-def _weights(block_count: int, blocks_with: dict[int, int]) -> dict[int, float]:
-    """The weights of the lexemes to gather blocks by: the rare ones, or all where all are common."""
-    rare = {lexeme: count for lexeme, count in blocks_with.items() if count <= block_count * _COMMON_SHARE}
-    return {lexeme: math.log1p(block_count / count) for lexeme, count in (rare or blocks_with).items()}

@@ -140,7 +140,7 @@ proptest! {
             let tuples = read.postings();
             for (hash, blocks) in &expected {
                 let found = best_blocks(&[*hash], &[1.0], &tuples, usize::MAX).unwrap();
-                let found: BTreeSet<_> = found.into_iter().map(|(first, _)| first).collect();
+                let found: BTreeSet<_> = found.into_iter().map(|((first, _), _)| first).collect();
                 prop_assert_eq!(&found, blocks);
             }
             let all: Vec<_> = expected.keys().copied().collect();
