@@ -166,7 +166,7 @@ class Profiles:
         found = self._evidence.read_evidence(tenant, knowledge_base, number)
         version = found.version
         columns = profile_columns(self._codec, version.columns, found.evidence)
-        if any(column.cell_count + column.missing_count != version.row_count for column in columns):
+        if not are_whole(columns, version.row_count):
             name = f"knowledgeBases/{knowledge_base}"
             raise FailedPrecondition(
                 f"Version {version.number} of {name} has rows from before profiles were made; upload its files again.",
@@ -180,6 +180,11 @@ def profile_columns(codec: EvidenceCodec, names: Sequence[str], evidence: bytes)
     if not evidence:
         return tuple(map(ColumnProfile, names))
     return tuple(_column(name, column) for name, column in zip(names, codec.columns(evidence), strict=True))
+
+
+def are_whole(columns: Sequence[ColumnProfile], row_count: int) -> bool:
+    """Whether the columns were told from every one of so many rows."""
+    return all(column.cell_count + column.missing_count == row_count for column in columns)
 
 
 def _column(name: str, evidence: ColumnEvidence) -> ColumnProfile:
