@@ -42,6 +42,7 @@ mod batch;
 mod blocks;
 mod checkpoint;
 mod copy_binary;
+pub mod detect;
 mod digest;
 mod error;
 mod hash_set;
@@ -49,6 +50,7 @@ mod lexeme;
 mod options;
 mod parser;
 mod postings;
+pub mod reading;
 mod record;
 mod scan;
 
