@@ -7,8 +7,8 @@ use std::fs::File;
 use std::io::Read;
 use std::time::Instant;
 
-use dari_parser::detect::{HEAD_BYTES, detect};
-use dari_parser::reading::{Hints, Reading};
+use dari_parser::detect::{ENCODING_WINDOW_BYTES, HEAD_BYTES, detect, settle_encoding};
+use dari_parser::reading::{Encoding, Hints, Reading};
 
 fn main() {
     for path in std::env::args().skip(1) {
@@ -17,8 +17,11 @@ fn main() {
         let is_whole = head.len() <= HEAD_BYTES;
         head.truncate(HEAD_BYTES);
         let begin = Instant::now();
-        let detected = detect(&head, is_whole, &Hints::default());
+        let mut detected = detect(&head, is_whole, &Hints::default());
         let micros = begin.elapsed().as_micros();
+        if detected.reading.encoding == Encoding::Ascii {
+            detected.reading.encoding = settled(&path);
+        }
         let runner_up = detected.runner_up.map_or("null".to_owned(), |reading| json(&reading));
         println!(
             "{{\"path\":{},\"reading\":{},\"runner_up\":{runner_up},\"confidence\":{:.4},\"micros\":{micros}}}",
@@ -27,6 +30,14 @@ fn main() {
             detected.confidence,
         );
     }
+}
+
+/// The encoding of a file whose head is ASCII, from its first other byte on.
+fn settled(path: &str) -> Encoding {
+    let file = std::fs::read(path).unwrap();
+    let Some(first) = file.iter().position(|byte| !byte.is_ascii()) else { return Encoding::Ascii };
+    let window = &file[first..];
+    settle_encoding(&window[..window.len().min(ENCODING_WINDOW_BYTES)], window.len() <= ENCODING_WINDOW_BYTES)
 }
 
 fn json(reading: &Reading) -> String {

@@ -283,21 +283,17 @@ fn prose(text: &[u8]) -> CellType {
             b' ' | b'\n' | b'\r' => has_blank = true,
             b'a'..=b'z' | b'A'..=b'Z' | 0x80.. => has_letter = true,
             b'0'..=b'9' => has_digit = true,
-            // Separators of lists stand before a blank, or between the digits of a number.
+            // Separators of lists stand before a blank, a comma between groups of digits too.
             b',' | b';' => {
                 let next = text.get(at + 1).copied();
-                let between_digits = byte == b','
-                    && at > 0
-                    && text[at - 1].is_ascii_digit()
-                    && next.is_some_and(|byte| byte.is_ascii_digit());
-                if !between_digits
-                    && next.is_some_and(|byte| !matches!(byte, b' ' | b'\n' | b'\r' | b'"' | b'\'' | b')'))
-                {
+                let is_group =
+                    byte == b',' && at > 0 && text[at - 1].is_ascii_digit() && skip_digits(&text[at + 1..]).0 == 3;
+                if !is_group && next.is_some_and(|byte| !matches!(byte, b' ' | b'\n' | b'\r' | b')')) {
                     return CellType::Other;
                 }
                 has_sign = true;
             }
-            b'|' | b'\t' | 0..0x20 | 0x7F => return CellType::Other,
+            b'|' | b'^' | b'\t' | 0..0x20 | 0x7F => return CellType::Other,
             _ => has_sign = true,
         }
     }
@@ -309,6 +305,8 @@ fn prose(text: &[u8]) -> CellType {
         (true, true, false) if has_digit => CellType::Code,
         (true, _, false) => CellType::Word,
         (false, _, _) if has_digit && !has_blank => CellType::Code,
+        // A unit: `(%)`.
+        _ if matches!(text, [b'(', .., b')'] | [b'[', .., b']']) => CellType::Word,
         _ => CellType::Other,
     }
 }
@@ -381,7 +379,7 @@ mod tests {
             (Boolean, &["true", "FALSE", "Y", "예"]),
             (Address, &["https://www.example.com/a?b=1", "www.example.com", "kim@example.co.kr"]),
             (Code, &["MG-8769", "010-1234-5678", "A12", "1-2-3-4", "서울2024", "AB_12/3"]),
-            (Word, &["Kim", "서울", "ProductType", "first_name", "(명)", "O'Neill"]),
+            (Word, &["Kim", "서울", "ProductType", "first_name", "(명)", "(%)", "O'Neill"]),
             (
                 Text,
                 &[
@@ -393,7 +391,7 @@ mod tests {
                     "Jan and others",
                 ],
             ),
-            (Other, &["a;b", "a,b", "a|b", "\"abc", "abc def\"", "'abc'", "5;3", "!", "\u{1}"]),
+            (Other, &["a;b", "a,b", "a|b", "5^3", "\"abc", "abc def\"", "'abc'", "5;3", "!", "\u{1}"]),
         ];
         for (expected, texts) in cases {
             for text in texts {

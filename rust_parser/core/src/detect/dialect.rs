@@ -26,16 +26,26 @@ const DELIMITERS: [(u8, f64); 10] = [
     (b':', 0.6),
     (b' ', 0.7),
 ];
+/// The delimiter of a table of one column with commas in it: the unit separator, which text does not hold.
+const NOWHERE: u8 = 0x1F;
 /// Blanks between words only, without a column of another kind, are rather the blanks of prose.
 const BLANKS_IN_PROSE: f64 = 0.4;
+/// Blanks that stand beside quotes, and quotes nowhere else, are marks.
+const BLANKS_BESIDE_QUOTES: f64 = 0.85;
+/// Quotes are text only if no other reading is much good.
+const NO_QUOTES: f64 = 0.9;
 /// `1,234` where every cell but the first of its row has three digits is rather one number than two.
 const GROUPED_DIGITS: f64 = 0.6;
 /// Share of delimiters with a blank behind from which on blanks are tried as no part of cells.
 const BLANKS_WORTH_TRYING: f64 = 0.3;
 /// Share of cells that begin with a blank from which on blanks belong to the delimiter.
 const BLANKS_ARE_MARKS: f64 = 0.9;
+/// Share of the most frequent width's rows from which on another width is as good.
+const ABOUT_AS_FREQUENT: f64 = 0.7;
 /// Small enough to decide between equals only.
 const NUDGE: f64 = 0.01;
+/// A row above or below the table is that much of an uneven row.
+const OUTSIDE: f64 = 0.3;
 /// A row that is one cell too wide or too narrow is that much of a row.
 const NEARLY_A_ROW: f64 = 0.3;
 
@@ -82,8 +92,12 @@ fn candidates(text: &[u8], hints: &Hints) -> Vec<Marks> {
     let holds = |mark: u8| memchr(mark, text).is_some();
     let delimiters: Vec<u8> = match hints.delimiter {
         Some(delimiter) => vec![delimiter],
-        // The comma always: it is what reads a table of one column.
-        None => DELIMITERS.iter().map(|(mark, _)| *mark).filter(|&mark| mark == b',' || holds(mark)).collect(),
+        None => {
+            // What separates nothing reads a table of one column.
+            let absent = if holds(b',') { NOWHERE } else { b',' };
+            let held = DELIMITERS.iter().map(|(mark, _)| *mark).filter(|&mark| holds(mark));
+            held.chain(Some(absent)).collect()
+        }
     };
     let quotes = match hints.quote {
         Some(quote) => vec![quote],
@@ -142,15 +156,17 @@ fn judge(text: &[u8], marks: Marks, is_whole: bool) -> Judged {
     judged
 }
 
-/// The width that most rows have. Narrow rows count for less, so that a long preamble does not outweigh a short table.
+/// The width that most rows have; of widths that are about as frequent the first one, since a second table follows the
+/// first. Narrow rows count for less, so that a long preamble does not outweigh a short table.
 fn usual_width(text: &[u8], records: &[Record]) -> usize {
-    let widest = records.iter().map(Record::width).max().unwrap_or(0);
-    let mut counts = vec![0_u32; widest + 1];
-    for record in records.iter().filter(|record| !is_comment(text, record)) {
-        counts[record.width()] += 1;
+    let rows: Vec<usize> = records.iter().filter(|record| !is_comment(text, record)).map(Record::width).collect();
+    let mut counts = vec![0_u32; rows.iter().max().map_or(0, |widest| widest + 1)];
+    for &width in &rows {
+        counts[width] += 1;
     }
     let weight = |width: usize| f64::from(counts[width]) * if width == 1 { 0.1 } else { 1.0 - 1.0 / width as f64 };
-    (1..=widest).rev().max_by(|&a, &b| weight(a).total_cmp(&weight(b))).unwrap_or(0)
+    let most = rows.iter().map(|&width| weight(width)).fold(0.0, f64::max);
+    rows.into_iter().find(|&width| weight(width) >= ABOUT_AS_FREQUENT * most).unwrap_or(0)
 }
 
 /// Whether a record may be a comment, which says nothing about the table.
@@ -169,22 +185,28 @@ impl Judged {
         &self.types[record.cells.clone()]
     }
 
-    /// The share of rows that are as wide as most.
+    /// The share of rows that are as wide as most. Those above the first and below the last such row may be a preamble, a
+    /// footer, another table: they count for less.
     fn evenness(&self, text: &[u8]) -> f64 {
+        let records = &self.records.records;
+        let fits = |record: &Record| record.width() == self.columns;
+        let (Some(first), Some(last)) = (records.iter().position(fits), records.iter().rposition(fits)) else {
+            return 0.0;
+        };
         let (mut rows, mut even) = (0.0, 0.0);
-        for record in &self.records.records {
+        for (at, record) in records.iter().enumerate() {
             let difference = record.width().abs_diff(self.columns);
             if difference > 0 && is_comment(text, record) {
                 continue;
             }
-            rows += 1.0;
+            rows += if (first..=last).contains(&at) { 1.0 } else { OUTSIDE };
             even += match difference {
                 0 => 1.0,
-                1 if self.columns > 2 => NEARLY_A_ROW,
+                1 if self.columns > 2 && (first..=last).contains(&at) => NEARLY_A_ROW,
                 _ => 0.0,
             };
         }
-        if rows > 0.0 { even / rows } else { 0.0 }
+        even / rows
     }
 
     /// How far cells are values, and columns of one kind.
@@ -207,13 +229,11 @@ impl Judged {
     /// How far quotes stand where quotes belong.
     fn quoting(&self) -> f64 {
         let records = &self.records;
-        if records.quoted_records == 0 {
-            return 1.0;
+        match records.quoted_records {
+            _ if self.marks.quote.is_none() => NO_QUOTES,
+            0 => 1.0,
+            quoted => 1.0 - records.malformed_records as f64 / quoted as f64 / 2.0,
         }
-        let malformed = records.malformed_records as f64 / records.quoted_records as f64;
-        // Quotes that quote nothing are letters.
-        let unused = if records.quoted_cells == 0 { NUDGE } else { 0.0 };
-        1.0 - malformed / 2.0 - unused
     }
 
     /// How much the delimiter itself speaks for a table.
@@ -222,10 +242,17 @@ impl Judged {
             DELIMITERS.iter().find(|(mark, _)| *mark == self.marks.delimiter).map_or(1.0, |(_, weight)| *weight);
         match self.marks.delimiter {
             _ if self.columns == 1 => 1.0,
-            b' ' if !self.types.iter().any(|kind| matches!(kind, CellType::Number | CellType::Time)) => BLANKS_IN_PROSE,
+            b' ' if self.is_prose() => BLANKS_IN_PROSE,
+            b' ' if self.records.quoted_cells > 0 && self.records.malformed_records == 0 => BLANKS_BESIDE_QUOTES,
             b',' if self.is_grouped_digits(text) => GROUPED_DIGITS,
             _ => weight,
         }
+    }
+
+    /// Whether all cells are words and none is quoted.
+    fn is_prose(&self) -> bool {
+        let is_value = |kind: &CellType| matches!(kind, CellType::Number | CellType::Time);
+        self.records.quoted_cells == 0 && !self.types.iter().any(is_value)
     }
 
     fn is_grouped_digits(&self, text: &[u8]) -> bool {

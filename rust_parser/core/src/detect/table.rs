@@ -21,6 +21,9 @@ const LONG_NAME_BYTES: usize = 60;
 /// Of the rows behind the table's first, so many are looked at to know that it is one.
 const ROWS_BEHIND: usize = 3;
 
+/// Evidence above which a row names the columns for certain: half a word above a column of numbers.
+const SURE: f64 = 0.5;
+
 /// Words that head columns and hardly ever stand in them.
 const HEADINGS: [&str; 44] = [
     "id",
@@ -92,12 +95,14 @@ pub(super) fn find(text: &[u8], judged: &Judged, hints: &Hints) -> Frame {
     }
 }
 
-/// `#` if lines begin with it and none of them is a row.
+/// `#` if lines begin with it that are no rows: most are not as wide as rows, and none is in the place of the header.
 fn comment_mark(text: &[u8], judged: &Judged) -> Option<u8> {
-    let mut marked = judged.records.records.iter().filter(|record| is_comment(text, record)).peekable();
-    let is_comment =
-        judged.columns > 1 && marked.peek().is_some() && marked.all(|record| record.width() != judged.columns);
-    is_comment.then_some(b'#')
+    let records = &judged.records.records;
+    let marked: Vec<&Record> = records.iter().filter(|record| is_comment(text, record)).collect();
+    let as_wide = marked.iter().filter(|record| record.width() == judged.columns).count();
+    let are_notes =
+        as_wide == 0 || 2 * as_wide <= marked.len() && marked.iter().all(|note| text[note.start..].starts_with(b"# "));
+    (judged.columns > 1 && !marked.is_empty() && are_notes).then_some(b'#')
 }
 
 struct Table<'t> {
@@ -135,31 +140,54 @@ impl<'t> Table<'t> {
 
     /// Whether a row is too empty to be part of the table when it stands above it.
     fn is_sparse(&self, row: usize) -> bool {
-        let columns = self.judged.columns;
-        match columns {
+        let filled = self.filled(row);
+        match self.judged.columns {
             0 | 1 => false,
-            2 => self.filled(row) == 0 || self.rows[row].width() == 1,
-            _ => self.filled(row) <= 1,
+            2 if filled == 0 || self.rows[row].width() == 1 => true,
+            // One of two cells: `,price` above prices is a header, `,(KRW)` above a header is not.
+            2 if filled == 1 && row < MOST_HEADER_ROWS => {
+                row + 1 < self.rows.len() && self.filled(row + 1) == 0 || self.is_surely_header(row + 1)
+            }
+            2 => false,
+            _ => filled <= 1,
         }
     }
 
     /// The row that the table begins with.
     fn start(&self) -> usize {
-        let fits = |row: usize| self.rows[row].width() == self.judged.columns && !self.is_sparse(row);
-        let begins = |row: usize| {
-            let behind = (row + 1..self.rows.len()).take(ROWS_BEHIND);
-            let nearly =
-                |row: &usize| self.rows[*row].width().abs_diff(self.judged.columns) <= 1 && !self.is_sparse(*row);
-            let (count, fitting) = (behind.len(), behind.filter(nearly).count());
-            fits(row) && 2 * fitting >= count
-        };
-        let Some(mut start) = (0..self.rows.len()).find(|&row| begins(row)) else { return 0 };
+        let Some(mut start) = (0..self.rows.len()).find(|&row| self.is_followed_by_rows(row)) else { return 0 };
+        // An empty line ends a preamble, if what follows it is a header.
+        let ends_preamble = |row: &usize| self.has_empty_line_behind(*row) && self.is_surely_header(row + 1);
+        if let Some(last) = (start..self.rows.len().min(start + MOST_HEADER_ROWS)).find(ends_preamble) {
+            start = last + 1;
+        }
         // Rows above it that have another width only because a delimiter is missing or too many.
-        let columns = self.columns_below(start);
-        while start > 0 && self.is_odd_row(start - 1, &columns) {
+        let columns = self.columns_below(start, start);
+        while start > 0 && !self.has_empty_line_behind(start - 1) && self.is_odd_row(start - 1, &columns) {
             start -= 1;
         }
         start
+    }
+
+    /// Whether a row is as wide as the table, and most of those behind it about as wide.
+    fn is_followed_by_rows(&self, row: usize) -> bool {
+        if self.rows[row].width() != self.judged.columns || self.is_sparse(row) {
+            return false;
+        }
+        let behind = (row + 1..self.rows.len()).take(ROWS_BEHIND);
+        let nearly = |row: &usize| self.rows[*row].width().abs_diff(self.judged.columns) <= 1 && !self.is_sparse(*row);
+        let count = behind.len();
+        2 * behind.filter(nearly).count() >= count
+    }
+
+    fn has_empty_line_behind(&self, row: usize) -> bool {
+        let Some(next) = self.rows.get(row + 1) else { return false };
+        let between = &self.text[self.rows[row].start..next.start];
+        between.ends_with(b"\r\n\r\n") || between.ends_with(b"\n\n") || between.ends_with(b"\r\r")
+    }
+
+    fn is_surely_header(&self, row: usize) -> bool {
+        row < self.rows.len() && self.header_evidence(row, &self.columns_below(row + 1, row)) > SURE
     }
 
     /// Whether a row above the first one that fits is a row of the table or its header all the same.
@@ -181,7 +209,7 @@ impl<'t> Table<'t> {
         let mut rows = 0;
         while start + rows < self.rows.len() && rows < MOST_HEADER_ROWS {
             let row = start + rows;
-            let columns = self.columns_below(row + 1);
+            let columns = self.columns_below(row + 1, row);
             let is_header = match rows {
                 0 => self.header_evidence(row, &columns) > 0.0,
                 _ => self.is_same(row, row - 1) || self.is_clearly_header(row, &columns),
@@ -201,24 +229,24 @@ impl<'t> Table<'t> {
 
     /// A second header row: words, or nothing, in every column that holds values of another kind.
     fn is_clearly_header(&self, row: usize, columns: &[Column<'_>]) -> bool {
-        let typed = columns.iter().zip(self.kinds(row)).filter(|(column, _)| column.kind.is_typed());
-        let (mut count, mut words) = (0, 0);
-        for (_, kind) in typed {
-            count += 1;
+        let typed = columns.iter().filter(|column| column.kind.is_typed()).count();
+        let kinds = columns.iter().zip(self.kinds(row)).filter(|(column, _)| column.kind.is_typed());
+        let mut words = 0;
+        for (_, kind) in kinds {
             match kind {
                 CellType::Word | CellType::Text => words += 1,
                 CellType::Empty => {}
                 _ => return false,
             }
         }
-        words > 0 && 2 * words >= count
+        words > 0 && 2 * words >= typed
     }
 
-    /// What the rows from `first` on say about each column.
-    fn columns_below(&self, first: usize) -> Vec<Column<'t>> {
+    /// What the rows from `first` on say about each column; rows that only repeat the row `name` say nothing.
+    fn columns_below(&self, first: usize, name: usize) -> Vec<Column<'t>> {
         let columns = self.judged.columns;
-        let rows = (first..self.rows.len()).filter(|&row| self.rows[row].width() == columns).take(ROWS_OF_EVIDENCE);
-        let rows: Vec<usize> = rows.collect();
+        let is_evidence = |row: &usize| self.rows[*row].width() == columns && !self.is_same(*row, name);
+        let rows: Vec<usize> = (first..self.rows.len()).filter(is_evidence).take(ROWS_OF_EVIDENCE).collect();
         (0..columns).map(|column| self.column(column, &rows)).collect()
     }
 
@@ -244,7 +272,12 @@ impl<'t> Table<'t> {
             kind if f64::from(count) >= DOMINANT * f64::from(present) => kind,
             _ => CellType::Text,
         };
-        Column { kind, values, mean_bytes: bytes as f64 / f64::from(present.max(1)), has_years: years == present }
+        Column {
+            kind,
+            values,
+            mean_bytes: bytes as f64 / f64::from(present.max(1)),
+            has_years: present > 0 && years == present,
+        }
     }
 
     /// For (above 0) or against a row's being the header of the rows below it.
@@ -275,7 +308,7 @@ fn name_evidence(kind: CellType, name: &[u8], column: &Column<'_>) -> f64 {
     match (kind, column.kind) {
         (Empty, _) => 0.0,
         (Missing, _) => -0.3,
-        (Number, Number) if is_year(name) && !column.has_years => 0.3,
+        (Number, Number | Empty) if is_year(name) && !column.has_years => 0.3,
         (kind, below) if below.is_typed() && kind == below => -1.0,
         (Word | Text, below) if below.is_typed() => 1.0,
         (kind, below) if below.is_typed() => {
