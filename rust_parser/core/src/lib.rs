@@ -13,12 +13,14 @@
 //! │   │   ├── lexeme       text -> terms -> 32-bit hashes
 //! │   │   ├── hash_set     the set, which gives its values back in order
 //! │   │   └── postings     term -> blocks, cut into buckets; also how a search reads them
+//! │   ├── evidence     what is in each column, from every cell
 //! │   └── copy_binary  PostgreSQL's binary COPY encoding
 //! ├── record      a record's bytes and spans -> cells; why a record is rejected
 //! ├── scan        bytes -> ends of cells and records, 64 at a time
 //! ├── digest      SHA-256 that can be saved and resumed
 //! ├── checkpoint  the state between two records
 //! └── options     dialect and limits, checked once
+//! steps        some of these steps without the others, for the bench
 //! error        what ends a file, with line and byte
 //! ```
 //!
@@ -44,6 +46,7 @@ mod checkpoint;
 mod copy_binary;
 mod digest;
 mod error;
+mod evidence;
 mod hash_set;
 mod lexeme;
 mod options;
@@ -51,10 +54,13 @@ mod parser;
 mod postings;
 mod record;
 mod scan;
+#[doc(hidden)]
+pub mod steps;
 
 pub use batch::{Batch, RAW_BYTES_KEPT, REJECTED_PER_BATCH, RejectedRow};
 pub use checkpoint::{Checkpoint, InvalidCheckpoint};
 pub use error::{ErrorCode, ParseError};
+pub use evidence::{ColumnProfile, ColumnType, InvalidEvidence, NULL_LIKE, Profile, TopValue, merge_evidence, profile};
 pub use lexeme::{MAX_TERM_BYTES, count_matches, lexeme_hashes, lexemes};
 pub use options::{Dialect, InvalidOption, Limits, Options};
 pub use parser::{Finished, InvalidStart, Parser};

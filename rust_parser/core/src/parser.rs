@@ -239,7 +239,7 @@ impl Parser {
             } else {
                 self.check_cells(&record)?;
                 self.position.rows_stored += 1;
-                self.batch.store(self.position.rows_stored, &record);
+                self.batch.store(self.position.rows_stored, self.columns.len(), &record);
             }
         }
         self.position.line += 1 + record.inner_lines();
