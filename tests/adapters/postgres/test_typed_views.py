@@ -92,9 +92,13 @@ def _store(transaction: Transaction, segment: str, rows: Sequence[Sequence[str]]
         preamble_lines=0,
         header_rows=1,
     )
-    parser = ParserFactory(batch_bytes=64 * 1024, max_record_bytes=1024 * 1024, max_columns=1_500)(
-        ParseOptions(told, replaces_invalid_bytes=False, keeps_ragged_rows=True), None
-    )
+    parser = ParserFactory(
+        batch_bytes=64 * 1024,
+        max_record_bytes=1024 * 1024,
+        max_cell_bytes=1024 * 1024,
+        max_header_bytes=256 * 1024,
+        max_columns=1_500,
+    )(ParseOptions(told, replaces_invalid_bytes=False, keeps_ragged_rows=True), None)
     batches = [*parser.feed(text.getvalue().encode()), *parser.finish()]
     create_segment(transaction, segment, TENANT, BASE, len(rows[0]))
     at = 0
