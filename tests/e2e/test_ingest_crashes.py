@@ -50,7 +50,7 @@ def _file(chance: random.Random) -> File:
         kind = chance.random()
         if kind < 0.01:
             rejected_lines.append(line)
-            lines.append(f"{number}\n")
+            lines.append(f"{number},\0\n")
         elif kind < 0.2:
             rows.append((str(number), f"zwei\n{number}"))
             lines.append(f'{number},"zwei\n{number}"\n')

@@ -1,10 +1,12 @@
-"""The tables of a segment: the rows of one upload, and the postings that find them.
+"""The tables of a segment: the rows of one upload, the postings that find them, and the evidence of what they hold.
 
 `dari_rows.rows_{segment}` has a column for each column of the file (c1, c2, …: a header may hold names that PostgreSQL
-cannot, or twice the same after 63 bytes), each cell's text exactly as it came. `dari_rows.postings_{segment}` tells for
-each lexeme in which blocks of rows it stands, cut into buckets; a bucket is found by a plain index on a number.
+cannot, or twice the same after 63 bytes), each cell's text exactly as it came, NULL where the row is too short to have
+it; cells beyond the columns stand in `extra_cells`. `dari_rows.postings_{segment}` tells for each lexeme in which blocks
+of rows it stands, cut into buckets; a bucket is found by a plain index on a number. `dari_rows.evidence_{segment}` has
+what the parser gathered about the columns: a row a batch, and one for all once the segment is indexed.
 
-Both belong to the ingest role, and show the reader role nothing but to a transaction that names their tenant and
+All belong to the ingest role, and show the reader role nothing but to a transaction that names their tenant and
 knowledge base. Under such a policy PostgreSQL uses an index for leakproof operators only: comparing numbers is, the
 operators of arrays and tsvectors are not, so that a GIN index here would be passed by.
 """
@@ -12,15 +14,30 @@ operators of arrays and tsvectors are not, so that a GIN index here would be pas
 import io
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from psycopg2.extensions import QuotedString
 
 from dari.adapters.postgres.database import Transaction
+from dari.core.uploads import Batch
+
+EvidenceMerger = Callable[[list[bytes]], bytes]
+"""Makes one evidence of several."""
 
 _SEGMENT = re.compile(r"[0-9a-f]{32}")
 _COPY_READ_BYTES = 1024 * 1024
+_EVIDENCE_BYTES_AT_ONCE = 4 * 1024 * 1024
+
+
+def rows_table(segment: str) -> str:
+    """Schema and name of the table of a segment's rows."""
+    return f"dari_rows.rows_{_checked(segment)}"
+
+
+def typed_view(segment: str) -> str:
+    """Schema and name of the typed view of the version that a segment's upload made; see `typed_views`."""
+    return f"dari_rows.typed_{_checked(segment)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +51,17 @@ class PlacedSegment:
 
 def create_segment(transaction: Transaction, segment: str, tenant: str, knowledge_base: str, columns: int) -> None:
     """Make the empty tables of a segment. As the ingest role."""
-    cells = "".join(f", c{number} text NOT NULL" for number in range(1, columns + 1))
-    rows, postings = _rows_table(segment), _postings_table(segment)
+    cells = "".join(f", c{number} text" for number in range(1, columns + 1))
+    rows, postings, evidence = tables = _tables(segment)
     # A vacuum in the middle of a load finds nothing to clean and takes a core; publishing turns it on.
     transaction.execute(
-        f"CREATE TABLE {rows} (row_number bigint NOT NULL{cells}) WITH (autovacuum_enabled = off);"
+        f"CREATE TABLE {rows} (row_number bigint NOT NULL{cells}, extra_cells text[]) WITH (autovacuum_enabled = off);"
         f"CREATE TABLE {postings} (bucket integer NOT NULL, first_row_number bigint NOT NULL, postings bytea NOT NULL)"
-        " WITH (autovacuum_enabled = off)"
+        " WITH (autovacuum_enabled = off);"
+        f"CREATE TABLE {evidence} (start_offset_bytes bigint NOT NULL, evidence bytea NOT NULL)"
     )
     is_named = _is_named(tenant, knowledge_base)
-    for table in (rows, postings):
+    for table in tables:
         transaction.execute(
             f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;"
             f"CREATE POLICY named_by_transaction ON {table} FOR SELECT TO dari_reader USING ({is_named});"
@@ -51,17 +69,23 @@ def create_segment(transaction: Transaction, segment: str, tenant: str, knowledg
         )
 
 
-def copy_into_segment(transaction: Transaction, segment: str, rows: bytes, postings: bytes) -> int:
-    """Add encoded rows and postings; returns how many rows PostgreSQL says it stored. As the ingest role."""
-    stored = _copy_in(transaction, _rows_table(segment), rows) if rows else 0
-    if postings:
-        _copy_in(transaction, _postings_table(segment), postings)
+def copy_into_segment(transaction: Transaction, segment: str, start_offset_bytes: int, batch: Batch) -> int:
+    """Add a batch that begins at this byte of its file; returns how many rows PostgreSQL says it stored.
+
+    As the ingest role.
+    """
+    rows, postings, evidence = _tables(segment)
+    stored = _copy_in(transaction, rows, batch.rows) if batch.rows else 0
+    if batch.postings:
+        _copy_in(transaction, postings, batch.postings)
+    if batch.evidence:
+        transaction.execute(f"INSERT INTO {evidence} VALUES (%s, %s)", (start_offset_bytes, batch.evidence))
     return stored
 
 
-def index_segment(transaction: Transaction, segment: str) -> None:
-    """Build what search needs. As the ingest role."""
-    rows, postings = _rows_table(segment), _postings_table(segment)
+def index_segment(transaction: Transaction, segment: str, merge_evidence: EvidenceMerger) -> None:
+    """Build what search needs, and put the evidence of all batches together. As the ingest role."""
+    rows, postings, evidence = _tables(segment)
     transaction.execute(
         # Rows lie in the order of their numbers, so that this is a scan and no sort. A block-range index would be built
         # in half the time, but then each of a search's blocks costs a pass over all ranges: at a million rows 3 ms.
@@ -70,14 +94,26 @@ def index_segment(transaction: Transaction, segment: str) -> None:
         f"ANALYZE {rows} (row_number); ANALYZE {postings} (bucket);"
         f"ALTER TABLE {rows} RESET (autovacuum_enabled); ALTER TABLE {postings} RESET (autovacuum_enabled)"
     )
+    _merge_evidence(transaction, evidence, merge_evidence)
 
 
 def drop_segment(transaction: Transaction, segment: str) -> None:
-    """Drop the tables of a segment, if they exist. As the ingest role.
+    """Drop the tables of a segment, if they exist, and views over them. As the ingest role.
 
-    Those of several segments in one transaction are dropped in the order of their names; see `lock_segments`.
+    Those of several segments in one transaction are dropped in the order of their names; see `lock_segments`. A view
+    goes before its tables, as those who read it lock it first.
     """
-    transaction.execute(f"DROP TABLE IF EXISTS {_rows_table(segment)}; DROP TABLE IF EXISTS {_postings_table(segment)}")
+    transaction.execute(f"DROP VIEW IF EXISTS {typed_view(segment)}")
+    transaction.execute("; ".join(f"DROP TABLE IF EXISTS {table} CASCADE" for table in _tables(segment)))
+
+
+def stored_segments(transaction: Transaction) -> list[str]:
+    """The segments that have tables, by name. As any role."""
+    cursor = transaction.execute(
+        "SELECT substr(relname, 6) FROM pg_class WHERE relnamespace = 'dari_rows'::regnamespace AND relkind = 'r'"
+        " AND starts_with(relname, 'rows_') ORDER BY 1"
+    )
+    return [segment for (segment,) in cursor.fetchall()]
 
 
 def lock_segments(transaction: Transaction, segments: Iterable[str]) -> None:
@@ -86,7 +122,7 @@ def lock_segments(transaction: Transaction, segments: Iterable[str]) -> None:
     A snapshot keeps rows, but no tables. Fails with SQLSTATE 42P01 where a segment is gone. The rows are locked, before
     anything else is touched, since dropping begins with them.
     """
-    tables = ", ".join(_rows_table(segment) for segment in sorted(segments))
+    tables = ", ".join(rows_table(segment) for segment in sorted(segments))
     if tables:
         transaction.execute(f"LOCK TABLE {tables} IN ACCESS SHARE MODE")
 
@@ -116,8 +152,8 @@ def read_blocks(
 ) -> list[tuple[int, tuple[str, ...]]]:
     """The rows (number, cells) of blocks (first row number, rows), best block first. As the reader role.
 
-    `segments` are the version's, in order; rows are numbered within the version. No more rows than hold `max_bytes`;
-    the row that passes it is the last.
+    A row has the cells that it had in its file: fewer than there are columns, or more. `segments` are the version's, in
+    order; rows are numbered within the version. No more rows than hold `max_bytes`; the row that passes it is the last.
     """
     starts = [segment.rows_before for segment in segments]
     # A block's segment is the last that begins before the block's first row, whose number is one more.
@@ -125,11 +161,13 @@ def read_blocks(
     firsts = [first - starts[place] for place, (first, _) in zip(places, blocks, strict=True)]
     ends = [first + rows for first, (_, rows) in zip(firsts, blocks, strict=True)]
     cells = [f"c{number}" for number in range(1, columns + 1)]
+    lengths = [f"coalesce(octet_length({cell}), 0)" for cell in cells]
+    lengths.append("coalesce(octet_length(array_to_string(extra_cells, '')), 0)")
     # The end of a block comes as a column: an addition in the join is not leakproof, and would keep it from the index.
     found = " UNION ALL ".join(
         f"""
-        SELECT best.place, r.row_number + {int(segments[place].rows_before)} AS row_number, {", ".join(cells)}
-        FROM best JOIN {_rows_table(segments[place].name)} r
+        SELECT best.place, r.row_number + {int(segments[place].rows_before)} AS row_number, {", ".join(cells)}, extra_cells
+        FROM best JOIN {rows_table(segments[place].name)} r
         ON r.row_number >= best.first_row_number AND r.row_number < best.end_row_number
         WHERE best.segment = {place}
         """
@@ -142,16 +180,57 @@ def read_blocks(
             AS best (segment, first_row_number, end_row_number, place)
         ),
         measured AS (
-            SELECT *, sum({_sum([f"octet_length({cell})" for cell in cells])}) OVER (
+            SELECT *, sum({_sum(lengths)}) OVER (
                 ORDER BY place, row_number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
             ) AS bytes_before
             FROM ({found}) AS found
         )
-        SELECT row_number, {", ".join(cells)} FROM measured WHERE coalesce(bytes_before, 0) < %s
+        SELECT row_number, extra_cells, {", ".join(cells)} FROM measured WHERE coalesce(bytes_before, 0) < %s
         """,
         (places, firsts, ends, max_bytes),
     )
-    return [(number, tuple(texts)) for number, *texts in cursor.fetchall()]
+    return [(number, _cells(texts, extra)) for number, extra, *texts in cursor.fetchall()]
+
+
+def _cells(texts: Sequence[str | None], extra: Sequence[str] | None) -> tuple[str, ...]:
+    """The cells that a row had in its file: those that it was too short to have stand as NULL at its end."""
+    return (*(text for text in texts if text is not None), *(extra or ()))
+
+
+def read_page(
+    transaction: Transaction, segment: str, columns: int, first_row_number: int, max_rows: int, max_bytes: int
+) -> tuple[bytes, int]:
+    """Rows from a number on, as `COPY … (FORMAT binary)` in the order of the table's columns; and how many.
+
+    At most `max_rows`; of these the last is the one with which the COPY reaches `max_bytes`. As the reader role.
+    """
+    names = [f"c{number}" for number in range(1, columns + 1)]
+    lengths = [f"coalesce(octet_length({name}), 0)" for name in names]
+    lengths.append("coalesce(octet_length(array_to_string(extra_cells, '')), 0)")
+    # Fields have a length of four bytes each, a row its number and its count of fields.
+    row_bytes = f"{_sum(lengths)} + {4 * (columns + 2) + 10}"
+    # Rows of neighbouring batches may lie in any order.
+    select = (
+        f"SELECT row_number, {', '.join(names)}, extra_cells FROM ("
+        f"SELECT *, sum({row_bytes}) OVER (ORDER BY row_number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+        f" AS bytes_before FROM {rows_table(segment)}"
+        f" WHERE row_number >= {int(first_row_number)} AND row_number < {int(first_row_number + max_rows)}"
+        f") measured WHERE coalesce(bytes_before, 0) < {int(max_bytes)} ORDER BY row_number"
+    )
+    copied = io.BytesIO()
+    cursor = transaction.cursor()
+    cursor.copy_expert(f"COPY ({select}) TO STDOUT (FORMAT binary)", copied)
+    return copied.getvalue(), cursor.rowcount
+
+
+def read_evidence(transaction: Transaction, segments: Iterable[str], merge: EvidenceMerger) -> bytes:
+    """The evidence of all rows of the segments, merged; b"" where there is none. As the reader or the ingest role."""
+    merged = b""
+    for segment in segments:
+        cursor = transaction.execute(f"SELECT evidence FROM {_evidence_table(segment)} ORDER BY start_offset_bytes")
+        for (evidence,) in cursor:
+            merged = merge([merged, bytes(evidence)]) if merged else bytes(evidence)
+    return merged
 
 
 def _is_named(tenant: str, knowledge_base: str) -> str:
@@ -172,18 +251,46 @@ def _sum(terms: Sequence[str]) -> str:
     return f"({_sum(terms[:middle])} + {_sum(terms[middle:])})"
 
 
+def _merge_evidence(transaction: Transaction, table: str, merge: EvidenceMerger) -> None:
+    """Leave one row of evidence, or none; no more than some pieces are in memory at once."""
+    transaction.execute(
+        f"DECLARE pieces NO SCROLL CURSOR FOR SELECT start_offset_bytes, evidence FROM {table} ORDER BY 1"
+    )
+    gathered: list[bytes] = []
+    gathered_bytes = pieces = 0
+    first_offset = None
+    while (piece := transaction.execute("FETCH pieces").fetchone()) is not None:
+        offset, evidence = piece
+        first_offset = offset if first_offset is None else first_offset
+        gathered.append(bytes(evidence))
+        gathered_bytes += len(evidence)
+        pieces += 1
+        if gathered_bytes > _EVIDENCE_BYTES_AT_ONCE:
+            gathered = [merge(gathered)]
+            gathered_bytes = 0
+    transaction.execute("CLOSE pieces")
+    if pieces > 1:
+        transaction.execute(f"TRUNCATE {table}")
+        transaction.execute(f"INSERT INTO {table} VALUES (%s, %s)", (first_offset, merge(gathered)))
+
+
 def _copy_in(transaction: Transaction, table: str, data: bytes) -> int:
     cursor = transaction.cursor()
     cursor.copy_expert(f"COPY {table} FROM STDIN (FORMAT binary)", io.BytesIO(data), size=_COPY_READ_BYTES)
     return cursor.rowcount
 
 
-def _rows_table(segment: str) -> str:
-    return f"dari_rows.rows_{_checked(segment)}"
+def _tables(segment: str) -> tuple[str, str, str]:
+    """The tables of rows, postings and evidence."""
+    return rows_table(segment), _postings_table(segment), _evidence_table(segment)
 
 
 def _postings_table(segment: str) -> str:
     return f"dari_rows.postings_{_checked(segment)}"
+
+
+def _evidence_table(segment: str) -> str:
+    return f"dari_rows.evidence_{_checked(segment)}"
 
 
 def _checked(segment: str) -> str:
