@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from dari.core.conversations import Citation, Turn
 from dari.core.mapping import AiModel, ChatConfiguration
-from dari.core.search import Hit
+from dari.core.search import Hit, named_cells
 from dari.core.upstream import Message, Prompt
 
 DEFAULT_INSTRUCTIONS = (
@@ -49,8 +49,8 @@ def cite(hits: Sequence[Hit]) -> tuple[Citation, ...]:
 def row_text(citation: Citation) -> str:
     """One row as a line: [1] airports: faa=LGA; name=La Guardia"""
     cells = "; ".join(
-        f"{_inline(column)}={_inline(cell)}"
-        for column, cell in zip(citation.columns, citation.cells, strict=True)
+        f"{_inline(column)}={_inline(cell)}" if column else _inline(cell)
+        for column, cell in named_cells(citation.columns, citation.cells)
         if cell
     )
     return cut(f"[{citation.number}] {citation.knowledge_base}: {cells}", ROWS_BUDGET_CHARS)

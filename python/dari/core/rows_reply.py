@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from dari.core.conversations import Citation
 from dari.core.prompt import cut
+from dari.core.search import named_cells
 
 _MAX_ROWS = 5
 _CELL_CHARS = 240
@@ -29,8 +30,8 @@ def rows_reply(question: str, citations: Sequence[Citation]) -> str:
 
 def _line(citation: Citation) -> str:
     cells = ", ".join(
-        f"{_inline(column)}: {_inline(cell)}"
-        for column, cell in zip(citation.columns, citation.cells, strict=True)
+        f"{_inline(column)}: {_inline(cell)}" if column else _inline(cell)
+        for column, cell in named_cells(citation.columns, citation.cells)
         if cell
     )
     return cut(f"[{citation.number}] {citation.knowledge_base}: {cells}", _LINE_CHARS)

@@ -6,7 +6,7 @@ the rows of the best blocks; `core.ranking` scores each of them exactly.
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,6 +82,11 @@ class Hit:
     score: float
     columns: tuple[str, ...]
     cells: tuple[str, ...]
+
+
+def named_cells(columns: Sequence[str], cells: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each cell of a row with its column's name, which is empty beyond the last column; a row may be short too."""
+    return ((columns[place] if place < len(columns) else "", cell) for place, cell in enumerate(cells))
 
 
 class Search:

@@ -13,6 +13,7 @@ from dari.core.circuit import CircuitSnapshot, CircuitState
 from dari.core.conversations import AttemptRecord, Citation, Conversation, ConversationStore, Turn, TurnRequest
 from dari.core.errors import Cancelled, InternalError
 from dari.core.mapping import AiModelKind
+from dari.core.search import named_cells
 from dari.rpc import names
 from dari.rpc.times import duration, timestamp
 from dari.v1 import chat_pb2 as pb
@@ -193,7 +194,7 @@ def _citation(citation: Citation) -> pb.Citation:
         row_number=citation.row_number,
         cells=[
             ingest_pb2.Cell(column=column, text=text)
-            for column, text in zip(citation.columns, citation.cells, strict=True)
+            for column, text in named_cells(citation.columns, citation.cells)
         ],
     )
 

@@ -11,7 +11,7 @@ import grpc
 from dari.core.errors import Cancelled, DariError, DeadlineExceeded, FailedPrecondition, FieldViolation, InvalidArgument
 from dari.core.event_log import EventLog
 from dari.core.profiles import Profiles
-from dari.core.search import Hit, Search
+from dari.core.search import Hit, Search, named_cells
 from dari.core.upload_session import Uploads, UploadSession
 from dari.core.upload_watch import UploadWatch
 from dari.core.uploads import (
@@ -441,5 +441,5 @@ def _hit(hit: Hit) -> pb.SearchHit:
         version=hit.version,
         row_number=hit.row_number,
         score=hit.score,
-        cells=[pb.Cell(column=column, text=text) for column, text in zip(hit.columns, hit.cells, strict=True)],
+        cells=[pb.Cell(column=column, text=text) for column, text in named_cells(hit.columns, hit.cells)],
     )
