@@ -141,7 +141,8 @@ class Ranking:
 
 
 def _wholes(query: str, lexer: Lexer) -> dict[int, int]:
-    """For each part of the codes in a folded query, the code; both as hashes."""
+    """For each part of the codes in a folded query, the code; both as hashes of the query's lexemes."""
+    asked = set(lexer.hashes(query))
     wholes: dict[int, int] = {}
     alone: set[int] = set()
     for run in _CODE_OR_WORD.findall(query):
@@ -151,8 +152,9 @@ def _wholes(query: str, lexer: Lexer) -> dict[int, int]:
             continue
         whole, *others = lexer.hashes(run)
         of_parts = {hash for part in parts for hash in lexer.hashes(part)}
-        # A code that is too long to be a lexeme comes in parts only.
-        wholes.update((hash, whole) for hash in others if hash in of_parts and whole not in of_parts)
+        # A code that is too long to be a lexeme comes in parts only, and an ASCII run may be the end of a longer code.
+        if whole in asked and whole not in of_parts:
+            wholes.update((hash, whole) for hash in others if hash in of_parts)
     return {hash: whole for hash, whole in wholes.items() if hash not in alone}
 
 

@@ -92,7 +92,16 @@ class PostgresRowReader:
         max_bytes: int,
     ) -> Candidates:
         if not version.segments or not lexemes:
-            return Candidates(version.knowledge_base, version.number, version.columns, (), True, 0, 0, {})
+            return Candidates(
+                knowledge_base=version.knowledge_base,
+                version=version.number,
+                columns=version.columns,
+                rows=(),
+                are_all=True,
+                row_count=version.row_count,
+                block_count=0,
+                blocks_with={},
+            )
         lexemes = self._without_parts(transaction, version, lexemes)
         hashes = [lexeme.hash for lexeme in lexemes]
         postings = self._read(transaction, version, hashes)
@@ -109,14 +118,14 @@ class PostgresRowReader:
         blocks = _promising(scored, min_blocks)
         rows = read_blocks(transaction, version.segments, len(version.columns), blocks, max_bytes) if blocks else []
         return Candidates(
-            version.knowledge_base,
-            version.number,
-            version.columns,
-            tuple(CandidateRow(number, cells) for number, cells in rows),
-            len(blocks) == len(scored) < max_blocks,
-            version.row_count,
-            block_count,
-            blocks_with,
+            knowledge_base=version.knowledge_base,
+            version=version.number,
+            columns=version.columns,
+            rows=tuple(CandidateRow(number, cells) for number, cells in rows),
+            are_all=len(blocks) == len(scored) < max_blocks,
+            row_count=version.row_count,
+            block_count=block_count,
+            blocks_with=blocks_with,
         )
 
     def _without_parts(
