@@ -19,48 +19,11 @@ from tests.support.exactly_once import assert_exactly_once
 from tests.support.fault_proxy import Fault, FaultProxy, PostgresProxy
 from tests.support.fault_sizes import SEEDS
 from tests.support.ingesting import make_knowledge_base, rejected_lines, send
+from tests.support.killer import Killer, committed_offset
 from tests.support.known_file import seeded_file
 from tests.support.running_dari import SOON_S
 from tests.support.serving_process import Replicas, ServingProcess
 from tests.support.waiting import until
-
-MOST_KILLS = 3
-
-
-class Killer:
-    """Calls `kill` at chosen moments of an upload: a number of answers after the last kill, and a bit later.
-
-    Before each kill it looks whether the database has what the client was told is safe.
-    """
-
-    def __init__(self, chance: random.Random, kill: Callable[[], None], committed: Callable[[], int]) -> None:
-        self._left = [chance.randrange(1, 12) for _ in range(chance.randrange(1, MOST_KILLS + 1))]
-        self._delay_s = [chance.choice([0.0, 0.002, 0.01, 0.05]) for _ in self._left]
-        self._kill = kill
-        self._committed = committed
-        self._answers = 0
-        self._running: threading.Thread | None = None
-        self.kills = 0
-
-    def on_progress(self, progress: Progress) -> None:
-        if progress.pause_cause is not None:
-            return
-        assert self._committed() >= progress.committed_bytes, "the client was told more than is safe"
-        if not self._left or (self._running and self._running.is_alive()):
-            return
-        self._answers += 1
-        if self._answers >= self._left[-1]:
-            self._answers = 0
-            self._left.pop()
-            self.kills += 1
-            timer = threading.Timer(self._delay_s.pop(), self._kill)
-            timer.start()
-            self._running = timer
-
-    def join(self) -> None:
-        if self._running is not None:
-            self._running.join()
-
 
 def run_seeds(client: Client, database: PostgresDsns, kill: Callable[[], None]) -> int:
     """Upload one file a seed, each killed at moments of its own; returns how many kills there were."""
@@ -83,14 +46,6 @@ def run_seeds(client: Client, database: PostgresDsns, kill: Callable[[], None]) 
             assert receipt.version == seed + 1
             kills += killer.kills
     return kills
-
-
-def committed_offset(session: psycopg2.extensions.connection, upload_id: str) -> int:
-    with session.cursor() as cursor:
-        cursor.execute("SELECT committed_offset_bytes FROM dari.uploads WHERE id = %s", (upload_id,))
-        ((offset,),) = cursor.fetchall()
-    assert isinstance(offset, int)
-    return offset
 
 
 def test_a_killed_server_costs_no_row_and_doubles_none(replicas: Replicas, database: PostgresDsns) -> None:

@@ -34,6 +34,22 @@ def assert_exactly_once(admin_dsn: str, upload_id: str, expected: Expected, *, s
         assert cursor.fetchone() == (expected.rows_rejected,)
 
 
+def assert_nothing_partial(cursor: Cursor, upload_id: str) -> None:
+    """What is in the tables of an upload that is not complete is what its ledger says, to the row."""
+    cursor.execute(
+        "SELECT segment, rows_stored, rows_rejected, committed_offset_bytes FROM dari.uploads WHERE id = %s",
+        (upload_id,),
+    )
+    ((segment, rows_stored, rows_rejected, offset),) = cursor.fetchall()
+    cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (f"dari_rows.rows_{segment}",))
+    if cursor.fetchone() == (True,):
+        count, _, numbers, _, last = stored(cursor, segment)
+        assert count == numbers == last == rows_stored
+    else:
+        assert rows_stored == 0
+    assert_ledger_whole(cursor, upload_id, Expected(offset, rows_stored, rows_rejected, 0))
+
+
 def stored(cursor: Cursor, segment: str) -> tuple[int, int, int, int, int]:
     """Rows, their hash, distinct row numbers, the smallest and the largest of them."""
     cursor.execute(

@@ -23,7 +23,10 @@ class ServingProcess:
     def __init__(
         self, database: PostgresDsns, data_dir: Path, program: tuple[str, ...] = ("-m", "dari"), **settings: object
     ) -> None:
-        """`program` are the arguments that make Python a dari; `settings` win over those of all tests."""
+        """`program` are the arguments that make Python a dari.
+
+        `settings` win over those of all tests; None leaves one as it is where nobody sets it.
+        """
         self._program = program
         self._settings = {**settings_for(database, data_dir), "local_model": "", **settings}
         self._process: subprocess.Popen[str] | None = None
@@ -53,7 +56,9 @@ class ServingProcess:
         chosen = {**self._settings, **({"listen_address": self.address} if self.address else {})}
         self._process = subprocess.Popen(
             [sys.executable, *self._program, "--json", "serve"],
-            env=environment(**{f"DARI_{name.upper()}": str(value) for name, value in chosen.items()}),
+            env=environment(
+                **{f"DARI_{name.upper()}": str(value) for name, value in chosen.items() if value is not None}
+            ),
             stdout=subprocess.PIPE,
             text=True,
         )
