@@ -4,13 +4,12 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
 from dari.adapters.postgres.embedded import EmbeddedPostgres
 from dari.adapters.postgres.migrate import create_database, migrate
-
 from tests.fix_postgres import PostgresDsns
 from tests.support.serving_process import Replicas, ServingProcess
 
@@ -22,7 +21,7 @@ def start_process(database: PostgresDsns, tmp_path: Path) -> Iterator[StartProce
     """Start servers over the test's database, or the one that is named, with settings of the test's choice."""
     with ExitStack() as opened:
 
-        def start(dsns: PostgresDsns = database, **settings: object) -> ServingProcess:
+        def start(dsns: PostgresDsns = database, **settings: Any) -> ServingProcess:
             return opened.enter_context(ServingProcess(dsns, tmp_path, **settings))
 
         yield start

@@ -3,6 +3,7 @@
 import random
 import signal
 from contextlib import closing
+from functools import partial
 
 import psycopg2
 import pytest
@@ -40,7 +41,7 @@ def test_a_client_that_dies_holds_nothing_and_another_goes_on(
                 dying.feed(file.data[:given])
                 # What is behind the client's last whole chunk and the server's last whole batch may never be committed.
                 awaited = chance.randrange(-1, max(0, given - CHUNK_BYTES - 2 * SMALL_BATCH_BYTES))
-                until(lambda id=id, awaited=awaited: progress(database, id) > awaited)
+                until(partial(has_passed, database, id, awaited))
                 dying.signal(number)
                 send(client, f"other-{seed}", b"a,b\n1,2\n", give_up_after_s=SOON_S)
                 assert open_transactions(database) == 0
@@ -53,6 +54,10 @@ def test_a_client_that_dies_holds_nothing_and_another_goes_on(
                     dying.feed(file.data[given:], is_last=True)
                     assert dying.exit_code(SOON_S) == 0
             assert_exactly_once(database.admin_dsn, id, file.expected)
+
+
+def has_passed(database: PostgresDsns, upload_id: str, offset: int) -> bool:
+    return progress(database, upload_id) > offset
 
 
 def progress(database: PostgresDsns, upload_id: str) -> int:

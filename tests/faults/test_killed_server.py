@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import psycopg2
 import pytest
@@ -25,6 +26,7 @@ from tests.support.running_dari import SOON_S
 from tests.support.serving_process import Replicas, ServingProcess
 from tests.support.waiting import until
 
+
 def run_seeds(client: Client, database: PostgresDsns, kill: Callable[[], None]) -> int:
     """Upload one file a seed, each killed at moments of its own; returns how many kills there were."""
     make_knowledge_base(client)
@@ -34,7 +36,7 @@ def run_seeds(client: Client, database: PostgresDsns, kill: Callable[[], None]) 
         for seed in range(SEEDS):
             chance = random.Random(seed)
             file, id = seeded_file(chance), f"seed-{seed}"
-            killer = Killer(chance, kill, lambda id=id: committed_offset(session, id))
+            killer = Killer(chance, kill, partial(committed_offset, session, id))
             receipt = send(client, id, file.data, on_progress=killer.on_progress)
             killer.join()
             assert_exactly_once(database.admin_dsn, id, file.expected)
@@ -96,7 +98,7 @@ def test_a_network_that_is_slow_or_cut_costs_no_row_and_doubles_none(
 
 @dataclass(frozen=True)
 class Stop:
-    """A moment between the last byte and the receipt: which lock keeps the server there, and how the ledger shows it."""
+    """A moment between the last byte and the receipt: which lock keeps the server there, how the ledger shows it."""
 
     lock: str
     is_indexed: bool
@@ -140,7 +142,7 @@ def held_before_publish(server: ServingProcess, database: PostgresDsns, data: by
                 held.set()
 
         def upload() -> None:
-            with pytest.raises(Exception):  # noqa: B017, PT012 - its server dies
+            with pytest.raises(Exception):  # noqa: B017 - its server dies
                 send(client, "u", data, on_progress=lock, give_up_after_s=0.0)
 
         sender = threading.Thread(target=upload)

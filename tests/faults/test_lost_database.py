@@ -1,4 +1,4 @@
-"""I4: PostgreSQL is killed, restarted, answers no more, or has no room; nothing is stored by halves, all is stored after."""
+"""I4: PostgreSQL is killed, restarted, answers no more, or has no room; nothing is stored by halves."""
 
 import os
 import random
@@ -147,7 +147,7 @@ def test_a_full_disk_is_told_stores_nothing_by_halves_and_is_got_over_when_there
     with Client(start_process(on_disk, batch_bytes=MIB).address) as client:
         make_knowledge_base(client)
         stream = IngestStream(client.ingests)
-        stream.begin(file.read(), "u")
+        stream.begin(file.readall(), "u")
         refusal = stream.refusal()
         assert (refusal.status, refusal.reason) == ("RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED")
         disk.enlarge(200 * MIB)

@@ -17,7 +17,9 @@ from tests.support.serving_process import ServingProcess
 from tests.support.uploading import IngestStream
 
 
-@pytest.mark.parametrize("marker", [panicking_dari.MARKER, panicking_dari.MARKER_AT_END], ids=["in a chunk", "at the end"])
+@pytest.mark.parametrize(
+    "marker", [panicking_dari.MARKER, panicking_dari.MARKER_AT_END], ids=["in a chunk", "at the end"]
+)
 def test_a_panic_of_the_parser_is_internal_and_costs_one_stream(
     database: PostgresDsns, tmp_path: Path, marker: bytes
 ) -> None:

@@ -49,7 +49,7 @@ def test_the_same_upload_twice_at_once_on_two_replicas_is_stored_once(
 def test_offsets_that_jump_are_refused_and_those_that_fall_back_are_skipped_whichever_replica_answers(
     start_process: StartProcess, database: PostgresDsns
 ) -> None:
-    """Chunks go in turn to two replicas, each opened anew; one in three is sent too early, and one in three too late."""
+    """Chunks go in turn to two replicas, each opened anew; one in three comes too early, one in three too late."""
     chance = random.Random(7)
     file = seeded_file(chance, most_rows=4_000 * SEEDS)
     with Client(start_process().address) as first, Client(start_process().address) as second:

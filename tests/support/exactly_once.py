@@ -1,4 +1,4 @@
-"""The oracle of every upload: each row of the file is stored once or listed once as rejected, and each byte counted once.
+"""The oracle of every upload: each row is stored once or listed once as rejected, each byte is counted once.
 
 It looks past all of dari's code, into the tables, as PostgreSQL's administrator.
 """

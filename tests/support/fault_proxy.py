@@ -206,7 +206,7 @@ class FaultProxy:
         direction: Direction,
         is_mute: bool,
     ) -> None:
-        end = socket.socket.close
+        end: Callable[[socket.socket], None] = _close
         try:
             while data := source.recv(direction.fault.piece_bytes):
                 if not is_mute:
@@ -242,6 +242,10 @@ def _connected(target: Target) -> socket.socket:
     neighbour = socket.socket(socket.AF_UNIX)
     neighbour.connect(target)
     return neighbour
+
+
+def _close(side: socket.socket) -> None:
+    side.close()
 
 
 def _reset(side: socket.socket) -> None:

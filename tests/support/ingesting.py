@@ -7,9 +7,9 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import BinaryIO, Self
+from typing import Self
 
-from dari.client import Client, Progress
+from dari.client import CHUNK_BYTES, Client, Progress
 from dari.v1 import ingest_pb2 as pb
 from dari.v1.mapping_pb2 import CreateKnowledgeBaseRequest
 from tests.support.known_file import KnownFile
@@ -28,19 +28,21 @@ def make_knowledge_base(client: Client, id: str = "kb") -> None:
 def send(
     client: Client,
     upload_id: str,
-    source: BinaryIO | bytes,
+    source: io.RawIOBase | bytes,
     *,
+    dialect: pb.Dialect | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    **options: float,
+    give_up_after_s: float = 60.0,
 ) -> pb.Receipt:
-    """One upload into `kb`, in the place of all rows; `options` are the client's."""
+    """One upload into `kb`, in the place of all rows."""
     return client.ingest(
-        io.BytesIO(source) if isinstance(source, bytes) else source,
+        io.BytesIO(source) if isinstance(source, bytes) else io.BufferedReader(source, CHUNK_BYTES),
         KNOWLEDGE_BASE,
         pb.UPLOAD_MODE_REPLACE,
         upload_id=upload_id,
+        dialect=dialect,
         on_progress=on_progress,
-        **options,
+        give_up_after_s=give_up_after_s,
     )
 
 
@@ -64,7 +66,19 @@ class SendingProcess:
     """
 
     def __init__(self, address: str, upload_id: str) -> None:
-        command = [sys.executable, "-m", "dari", "--address", address, "ingest", "-k", "kb", "--upload-id", upload_id, "-"]
+        command = [
+            sys.executable,
+            "-m",
+            "dari",
+            "--address",
+            address,
+            "ingest",
+            "-k",
+            "kb",
+            "--upload-id",
+            upload_id,
+            "-",
+        ]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
         )

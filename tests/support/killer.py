@@ -17,7 +17,9 @@ class Killer:
     With `committed`, which reads the committed offset, each answer is compared with what the database has.
     """
 
-    def __init__(self, chance: random.Random, kill: Callable[[], None], committed: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, chance: random.Random, kill: Callable[[], None], committed: Callable[[], int] | None = None
+    ) -> None:
         self._left = [chance.randrange(1, 12) for _ in range(chance.randrange(1, MOST_KILLS + 1))]
         self._delay_s = [chance.choice([0.0, 0.002, 0.01, 0.05]) for _ in self._left]
         self._kill = kill

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from typing_extensions import Buffer
+
 SEPARATOR = "\x1f"
 _HEADER = b"id,code,text\n"
 _BLOCK_ROWS = 1_024
@@ -42,7 +44,7 @@ def rows_hash(rows: Iterator[Sequence[str]]) -> int:
 
 
 def seeded_file(chance: random.Random, *, most_rows: int = 12_000) -> KnownFile:
-    """Up to two megabytes with quoted line ends, Korean, formulas, and rows with a NUL, which PostgreSQL cannot hold."""
+    """Up to two megabytes of quoted line ends, Korean, formulas, and rows with a NUL, which PostgreSQL cannot hold."""
     lines, rejected_lines, line = ["id,text\n"], [], 2
     rows: list[tuple[str, str]] = []
     for number in range(chance.randrange(most_rows // 6, most_rows)):
@@ -77,8 +79,8 @@ class EndlessSource(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, target: object) -> int:
-        view = memoryview(target)  # type: ignore[arg-type]
+    def readinto(self, target: Buffer) -> int:
+        view = memoryview(target)
         while len(self._rest) < len(view):
             self._rest += self._pieces[-1]
         taken = min(len(view), self._size_bytes - self.given_bytes)
@@ -132,14 +134,12 @@ class LargeFile(io.RawIOBase):
         self._at = base + offset
         return self._at
 
-    def read(self, size: int = -1) -> bytes:
-        wanted = self.size_bytes if size < 0 else size
-        pieces = []
-        while wanted > 0 and (piece := self._piece(wanted)):
-            pieces.append(piece)
-            self._at += len(piece)
-            wanted -= len(piece)
-        return b"".join(pieces)
+    def readinto(self, target: Buffer) -> int:
+        view = memoryview(target)
+        piece = self._piece(len(view))
+        view[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
 
     def _piece(self, most_bytes: int) -> bytes:
         """Some bytes from here on; none at the end."""
@@ -161,7 +161,9 @@ def _tails(chance: random.Random) -> Iterator[bytes]:
     """Everything of a row behind its id: a code and a text with a comma, Korean, a line end, or a NUL."""
     for row in range(_BLOCK_ROWS):
         code = f"K{chance.randrange(2**40):010X}"
-        text = chance.choice(("서울, 부산", "plain text", "first\nsecond line", "=SUM(A1:A9)", "")) * chance.randrange(1, 6)
+        text = chance.choice(("서울, 부산", "plain text", "first\nsecond line", "=SUM(A1:A9)", "")) * chance.randrange(
+            1, 6
+        )
         yield f'{code},"{text}{chr(0) * _is_rejected(row)}"\n'.encode()
 
 

@@ -1,4 +1,4 @@
-"""The program `dari` with a parser handed in that ends as a Rust panic does, at the bytes of MARKER or at the file's end.
+"""The program `dari` with a parser handed in that panics, at the bytes of MARKER or at the end of a file.
 
     python panicking_dari.py serve
 
@@ -12,8 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import dari.server
-from dari.adapters.native import ParserFactory
+import dari.adapters.native
 from dari.cli import main
 from dari.core.uploads import Batch, FileParser
 
@@ -48,7 +47,7 @@ class PanickingParser:
         return self._parser.finish()
 
 
-class PanickingParserFactory(ParserFactory):
+class PanickingParserFactory(dari.adapters.native.ParserFactory):
     """Makes such parsers, with the arguments of the real ones."""
 
     def __call__(self, *arguments: object) -> PanickingParser:  # type: ignore[override]
@@ -56,5 +55,6 @@ class PanickingParserFactory(ParserFactory):
 
 
 if __name__ == "__main__":
-    dari.server.ParserFactory = PanickingParserFactory  # type: ignore[misc]
+    # The server, which is imported by the command, finds this one in its place.
+    dari.adapters.native.ParserFactory = PanickingParserFactory  # type: ignore[misc]
     main()

@@ -8,7 +8,7 @@ import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tests.fix_postgres import PostgresDsns
 from tests.fix_server import settings_for
@@ -21,7 +21,7 @@ class ServingProcess:
     """A server over a test's database. Use in a `with` statement. After a kill it starts on the same address."""
 
     def __init__(
-        self, database: PostgresDsns, data_dir: Path, program: tuple[str, ...] = ("-m", "dari"), **settings: object
+        self, database: PostgresDsns, data_dir: Path, program: tuple[str, ...] = ("-m", "dari"), **settings: Any
     ) -> None:
         """`program` are the arguments that make Python a dari.
 
@@ -111,7 +111,7 @@ class Replicas:
     `kill` ends the one that serves; the next takes its place at once, and the killed one starts again meanwhile.
     """
 
-    def __init__(self, database: PostgresDsns, data_dir: Path, count: int = 2, **settings: object) -> None:
+    def __init__(self, database: PostgresDsns, data_dir: Path, count: int = 2, **settings: Any) -> None:
         self._servers = [ServingProcess(database, data_dir / str(number), **settings) for number in range(count)]
         self._restarts: list[threading.Thread | None] = [None] * count
         self._serving = 0
@@ -152,5 +152,3 @@ class Replicas:
 def environment(**variables: str) -> dict[str, str]:
     """That of this process with these variables, and none of dari's beside them."""
     return {**{name: value for name, value in os.environ.items() if not name.startswith("DARI_")}, **variables}
-
-
