@@ -15,10 +15,11 @@ from grpc_reflection.v1alpha import reflection
 from dari.adapters.local_model import model_files
 from dari.adapters.local_model.engines import EngineOptions
 from dari.adapters.local_model.process import LocalModel
-from dari.adapters.native import NativeLexer, NativePostings, ParserFactory
+from dari.adapters.native import NativeLexer, NativePostings, ParserFactory, merge_evidence
 from dari.adapters.postgres.conversation_store import PostgresConversationStore
 from dari.adapters.postgres.database import Database
 from dari.adapters.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from dari.adapters.postgres.housekeeping_store import PostgresHousekeepingStore
 from dari.adapters.postgres.keeper import PostgresKeeper
 from dari.adapters.postgres.mapping_store import (
     AiModelStore,
@@ -33,8 +34,10 @@ from dari.adapters.upstreams import UpstreamDirectory
 from dari.core.chat import Chat
 from dari.core.errors import FailedPrecondition
 from dari.core.event_log import EventLog
+from dari.core.housekeeping import Housekeeping, Retention
 from dari.core.search import Search
-from dari.core.upload_session import Uploads
+from dari.core.upload_session import UploadLimits, Uploads
+from dari.core.upload_watch import UploadWatch
 from dari.core.uploads import MAX_CHUNK_BYTES
 from dari.core.watchdog import Watchdog
 from dari.logs import captured, make_log
@@ -48,6 +51,8 @@ from dari.v1 import chat_pb2, chat_pb2_grpc, ingest_pb2, ingest_pb2_grpc, mappin
 _MESSAGE_ROOM_BYTES = 64 * 1024
 """What a message may have beside the bytes of a chunk."""
 _ADMIN_THREADS = 4
+_CONNECTIONS_FOR_OTHERS = 4
+"""Connections to the database that no second stream of an upload takes: for search, chat and the mapping."""
 _UNWIND_TIMEOUT_S = 2.0
 """How long a cancelled handler may take to see that it is, and what closes to close."""
 _LAST_TIMEOUT_S = 0.5
@@ -170,10 +175,11 @@ class Server:
         self.admin_address = admin.address
         database = self._open_database(opened)
         self._go_on()
-        server = self._build(database, opened)
+        server, watch = self._build(database, opened)
         self.address = _bind(server, settings.listen_address)
         server.start()
         opened.callback(self._drain, server)
+        opened.callback(watch.stop)
         self._go_on()
         admin.set_serving(True)
         opened.callback(admin.set_serving, False)
@@ -233,7 +239,7 @@ class Server:
         opened.callback(_run_within, _UNWIND_TIMEOUT_S, database.close)
         return database
 
-    def _build(self, database: Database, opened: ExitStack) -> grpc.Server:
+    def _build(self, database: Database, opened: ExitStack) -> tuple[grpc.Server, UploadWatch]:
         settings = self._settings
         watchdog = Watchdog()
         opened.callback(watchdog.close)
@@ -245,15 +251,32 @@ class Server:
             open_s=settings.circuit_open_s,
         )
         opened.callback(directory.close)
-        committers = self._pool(settings.max_open_uploads, "committer")
+        upload_limits = UploadLimits(
+            max_open=settings.max_open_uploads,
+            second_streams=_second_streams(settings),
+            max_upload_bytes=settings.max_upload_bytes,
+        )
+        committers = self._pool(upload_limits.max_open + upload_limits.second_streams, "committer")
 
         conversations = PostgresConversationStore(database)
         links = PostgresLinkStore(database)
         search = Search(PostgresRowReader(database, NativePostings()), NativeLexer())
-        upload_store = PostgresUploadStore(database)
+        upload_store = PostgresUploadStore(database, merge_evidence)
+        watch = UploadWatch(upload_store, settings.max_watchers)
+        housekeeping = Housekeeping(
+            upload_store,
+            PostgresHousekeepingStore(database),
+            Retention(settings.version_grace_s, settings.keep_versions, settings.upload_expiry_s),
+            settings.housekeeping_interval_s,
+            self._log,
+        )
+        opened.callback(housekeeping.close)
+        housekeeping.start()
         make_parser = ParserFactory(
             batch_bytes=settings.batch_bytes,
             max_record_bytes=settings.max_record_bytes,
+            max_cell_bytes=settings.max_cell_bytes,
+            max_header_bytes=settings.max_header_bytes,
             max_columns=settings.max_columns,
         )
         chat = Chat(
@@ -283,12 +306,14 @@ class Server:
         ingest_pb2_grpc.add_IngestServiceServicer_to_server(
             IngestService(
                 tenant=settings.tenant,
-                uploads=Uploads(upload_store, make_parser, committers, settings.max_open_uploads),
+                uploads=Uploads(upload_store, make_parser, committers, upload_limits),
                 store=upload_store,
+                watch=watch,
                 search=search,
                 log=self._log,
                 idle_timeout_s=settings.upload_idle_timeout_s,
                 max_rejected_rows=settings.max_rejected_rows,
+                max_rejected_share=settings.max_rejected_share,
             ),
             server,
         )
@@ -303,7 +328,7 @@ class Server:
             server,
         )
         reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME), server)
-        return server
+        return server, watch
 
 
 _SERVER_OPTIONS = (
@@ -311,6 +336,14 @@ _SERVER_OPTIONS = (
     # Two servers on one port would share its calls at random; an address in use must be an error.
     ("grpc.so_reuseport", 0),
 )
+
+
+def _second_streams(settings: Settings) -> int:
+    """Uploads that may store two batches at once, such that every other upload still finds a connection."""
+    if settings.copy_streams == 1:
+        return 0
+    spare = settings.database_max_connections - settings.max_open_uploads - _CONNECTIONS_FOR_OTHERS
+    return max(0, min(spare, settings.max_open_uploads))
 
 
 class _ThreadPool(ThreadPoolExecutor):

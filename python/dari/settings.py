@@ -20,6 +20,7 @@ TOOL_VARIABLES = frozenset({SETTINGS_FILE_VARIABLE, "DARI_ADDRESS"})
 """Variables with our prefix that are no settings of the server: this module's own, and the command line's."""
 
 MIB = 1024 * 1024
+TIB = 1024 * 1024 * MIB
 
 
 class SettingsError(Exception):
@@ -38,6 +39,7 @@ def _host_and_port(address: str) -> str:
 
 Address = Annotated[str, AfterValidator(_host_and_port)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+LongSeconds = Annotated[float, Field(ge=0, le=366 * 86_400)]
 
 
 class Settings(BaseSettings):
@@ -76,16 +78,39 @@ class Settings(BaseSettings):
 
     # Ingest.
     max_open_uploads: int = Field(default=16, ge=1, le=1_000)
-    """Uploads that may stream at once. Each may take up to 32 MiB of memory."""
+    """Uploads that may stream at once. Each may take up to 32 MiB of memory and, as long as it stores, a connection to
+    the database."""
+    copy_streams: int = Field(default=2, ge=1, le=2)
+    """Batches of an upload that are stored at once, each over a connection of its own. The second one's is of
+    `database_max_connections` beyond those of `max_open_uploads` and a few for reading."""
     upload_idle_timeout_s: Seconds = 60.0
     """An upload stream that sends nothing for so long is ended; the upload itself can go on later."""
     batch_bytes: int = Field(default=4 * MIB, ge=64 * 1024, le=64 * MIB)
     """Bytes of a file between two checkpoints."""
+    max_upload_bytes: int = Field(default=TIB, ge=1_024, le=1_024 * TIB)
+    """Size of a file."""
     max_record_bytes: int = Field(default=1 * MIB, ge=1_024, le=16 * MIB)
+    max_cell_bytes: int = Field(default=1 * MIB, ge=1_024, le=16 * MIB)
+    max_header_bytes: int = Field(default=256 * 1024, ge=1_024, le=1 * MIB)
+    """All records that name the columns, together."""
     max_columns: int = Field(default=1_500, ge=1, le=1_500)
     """PostgreSQL allows 1,600 columns in a table."""
     max_rejected_rows: int = Field(default=100_000, ge=0)
     """Rejected rows that an upload may have unless it asks for another limit."""
+    max_rejected_share: float = Field(default=0.5, ge=0, le=1)
+    """The same as a share of all rows."""
+    max_watchers: int = Field(default=16, ge=1, le=1_000)
+    """Callers of WatchUpload at once; each holds one of `rpc_threads`."""
+
+    # Housekeeping.
+    housekeeping_interval_s: Seconds = 30.0
+    """Between two rounds that publish what was left unfinished and remove what is over."""
+    version_grace_s: LongSeconds = 3_600.0
+    """How long a version of a knowledge base stays after another has taken its place."""
+    keep_versions: int = Field(default=1, ge=0, le=1_000)
+    """Versions that stay beside the current one, however old."""
+    upload_expiry_s: LongSeconds = 7 * 86_400.0
+    """An open upload that gets no batch for so long fails, and its rows go."""
 
     # Chat.
     chat_timeout_s: Seconds = 60.0

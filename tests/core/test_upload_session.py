@@ -23,34 +23,29 @@ from dari.core.errors import (
     Unavailable,
     UploadConflict,
 )
-from dari.core.upload_session import Uploads, UploadSession
+from dari.core.upload_session import UploadLimits, Uploads, UploadSession
 from dari.core.uploads import (
     Batch,
     Checkpoint,
     Committed,
+    CommittedCheckpoint,
     Dialect,
+    Move,
     OpenUpload,
+    ParseOptions,
+    Reading,
     Receipt,
     StoredRejectedRow,
     Upload,
     UploadMode,
     UploadState,
+    too_many_rejected,
 )
+from tests.support.waiting import until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-REQUEST = OpenUpload("u", "kb", UploadMode.REPLACE, Dialect(), max_rejected_rows=1_000_000)
-
-
-@dataclass(frozen=True)
-class At:
-    """A Checkpoint; its digest's state is simply all bytes so far."""
-
-    offset_bytes: int
-    line: int
-    rows_stored: int
-    rows_rejected: int
-    columns: list[str]
-    sha256_state: bytes
+REQUEST = OpenUpload("u", "kb", UploadMode.REPLACE, ParseOptions(), max_rejected_rows=1_000_000, max_rejected_share=1)
+READING = Reading(Dialect("utf-8", ",", '"', "", "", trims_blanks=False, preamble_lines=0, header_rows=1), None, 1.0)
 
 
 @dataclass(frozen=True)
@@ -58,9 +53,10 @@ class Lines:
     """A Batch of whole lines. A line of "-" is rejected."""
 
     rows: bytes
-    checkpoint: At
+    checkpoint: CommittedCheckpoint
     rejected: Sequence[StoredRejectedRow] = ()
     postings: bytes = b""
+    evidence: bytes = b""
 
     @property
     def rows_stored(self) -> int:
@@ -68,22 +64,22 @@ class Lines:
 
 
 class LineParser:
-    """A FileParser for lines; a line of "!" is malformed."""
+    """A FileParser for lines; a line of "!" is malformed. The digest's state is simply all bytes so far."""
+
+    reading = READING
 
     def __init__(self, resume: Checkpoint | None, batch_bytes: int) -> None:
         self._batch_bytes = batch_bytes
-        self._at = (
-            At(0, 1, 0, 0, [], b"")
-            if resume is None
-            else At(
+        self._at = CommittedCheckpoint()
+        if resume is not None:
+            self._at = CommittedCheckpoint(
                 resume.offset_bytes,
                 resume.line,
                 resume.rows_stored,
                 resume.rows_rejected,
-                resume.columns,
-                resume.sha256_state,
+                columns=resume.columns,
+                state=resume.state,
             )
-        )
         self._open = b""
         self.received_bytes = self._at.offset_bytes
 
@@ -97,7 +93,7 @@ class LineParser:
         return [self._batch(len(self._open))]
 
     def sha256(self) -> bytes:
-        return hashlib.sha256(self._at.sha256_state).digest()
+        return hashlib.sha256(self._at.state).digest()
 
     def _batch(self, end: int) -> Lines:
         taken, self._open = self._open[:end], self._open[end:]
@@ -105,13 +101,13 @@ class LineParser:
         if b"!" in lines:
             raise MalformedFile("A line is malformed.", {"code": "malformed"})
         stored = [line for line in lines if line != b"-"]
-        self._at = At(
+        self._at = CommittedCheckpoint(
             self._at.offset_bytes + end,
             self._at.line + len(lines),
             self._at.rows_stored + len(stored),
             self._at.rows_rejected + len(lines) - len(stored),
-            ["line"],
-            self._at.sha256_state + taken,
+            columns=["line"],
+            state=self._at.state + taken,
         )
         return Lines(b"".join(line + b"\n" for line in stored), self._at)
 
@@ -125,7 +121,10 @@ class Memory:
     stored: bytes = b""
     ranges: list[tuple[int, int]] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
     commits: int = 0
+    at_once: int = 0
+    most_at_once: int = 0
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -138,31 +137,39 @@ class Memory:
         self.upload = replace(self.upload, writer_epoch=self.upload.writer_epoch + 1)
         return self.upload
 
-    def commit(self, upload: Upload, since: Checkpoint, batch: Batch, sha256: bytes | None = None) -> None:
-        assert self.gate.wait(30)
-        self.commits += 1
-        fault = self.faults.pop() if self.faults else ""
-        if fault == "before":
-            raise Unavailable.of("database")
+    def commit(self, upload: Upload, move: Move, await_turn: Callable[[], None] = lambda: None) -> None:
+        with self.lock:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            self.commits += 1
+            fault = self.faults.pop() if self.faults else ""
+        try:
+            assert self.gate.wait(30)
+            if fault == "before":
+                raise Unavailable.of("database")
+            await_turn()
+            self._store(upload, move)
+            if fault == "after":
+                raise Unavailable.of("database")
+        finally:
+            with self.lock:
+                self.at_once -= 1
+
+    def _store(self, upload: Upload, move: Move) -> None:
         current = self._mine(upload)
-        if current.offset_bytes != since.offset_bytes or current.state is not UploadState.OPEN:
+        since, after = move.since, move.batch.checkpoint
+        if current.checkpoint.offset_bytes != since.offset_bytes or current.state is not UploadState.OPEN:
             raise RivalWriter("Another stream has it.")
-        after = batch.checkpoint
-        self.stored += batch.rows
+        self.stored += move.batch.rows
         if after.offset_bytes > since.offset_bytes:
             self.ranges.append((since.offset_bytes, after.offset_bytes))
+        assert isinstance(after, CommittedCheckpoint)
         self.upload = replace(
             current,
-            offset_bytes=after.offset_bytes,
-            line=after.line,
-            rows_stored=after.rows_stored,
-            rows_rejected=after.rows_rejected,
-            columns=after.columns,
-            sha256_state=after.sha256_state,
-            state=UploadState.OPEN if sha256 is None else UploadState.INDEXING,
+            checkpoint=after,
+            reading=move.reading,
+            state=UploadState.OPEN if move.sha256 is None else UploadState.INDEXING,
         )
-        if fault == "after":
-            raise Unavailable.of("database")
 
     def fail(self, upload: Upload, failure: str) -> None:
         current = self._mine(upload)
@@ -176,6 +183,9 @@ class Memory:
         receipt = _receipt(current)
         self.upload = replace(current, state=UploadState.COMPLETED, receipt=receipt)
         return receipt
+
+    def cancel(self, tenant: str, id: str) -> Upload:
+        raise NotImplementedError
 
     def get(self, tenant: str, id: str) -> Upload:
         raise NotImplementedError
@@ -199,16 +209,13 @@ def _new_upload(tenant: str, request: OpenUpload) -> Upload:
         id=request.id,
         knowledge_base=request.knowledge_base,
         mode=request.mode,
-        dialect=request.dialect,
+        options=request.options,
         max_rejected_rows=request.max_rejected_rows,
+        max_rejected_share=request.max_rejected_share,
         state=UploadState.OPEN,
         writer_epoch=0,
-        offset_bytes=0,
-        line=1,
-        rows_stored=0,
-        rows_rejected=0,
-        columns=[],
-        sha256_state=b"",
+        checkpoint=CommittedCheckpoint(),
+        reading=None,
         segment="0" * 32,
         failure="",
         create_time=NOW,
@@ -218,17 +225,23 @@ def _new_upload(tenant: str, request: OpenUpload) -> Upload:
 
 
 def _receipt(upload: Upload) -> Receipt:
+    at = upload.checkpoint
+    assert upload.reading is not None
     return Receipt(
         upload=upload.id,
         knowledge_base=upload.knowledge_base,
         version=1,
         mode=upload.mode,
-        size_bytes=upload.offset_bytes,
-        sha256=hashlib.sha256(upload.sha256_state).digest(),
-        rows_stored=upload.rows_stored,
-        rows_rejected=upload.rows_rejected,
-        columns=tuple(upload.columns),
-        dialect=upload.dialect,
+        size_bytes=at.offset_bytes,
+        sha256=hashlib.sha256(at.state).digest(),
+        rows_stored=at.rows_stored,
+        rows_rejected=at.rows_rejected,
+        lines_set_aside=at.lines_set_aside,
+        rows_ragged=at.rows_ragged,
+        rows_repaired=at.rows_repaired,
+        rows_replaced=at.rows_replaced,
+        columns=tuple(at.columns),
+        reading=upload.reading,
         create_time=NOW,
         complete_time=NOW,
         index_duration_s=0.0,
@@ -236,9 +249,17 @@ def _receipt(upload: Upload) -> Receipt:
 
 
 @contextmanager
-def _uploads(store: Memory, *, batch_bytes: int = 8, max_open: int = 2) -> Iterator[Uploads]:
-    with ThreadPoolExecutor(2) as executor:
-        yield Uploads(store, lambda _, resume: LineParser(resume, batch_bytes), executor, max_open)
+def _uploads(
+    store: Memory,
+    *,
+    batch_bytes: int = 8,
+    max_open: int = 2,
+    second_streams: int = 1,
+    max_upload_bytes: int = 1_000_000,
+) -> Iterator[Uploads]:
+    limits = UploadLimits(max_open, second_streams, max_upload_bytes)
+    with ThreadPoolExecutor(max_open + second_streams) as executor:
+        yield Uploads(store, lambda _, resume: LineParser(resume, batch_bytes), executor, limits)
 
 
 @contextmanager
@@ -264,14 +285,14 @@ def _streams(draw: st.DrawFn) -> tuple[bytes, list[list[tuple[int, int]]], list[
 
 
 @settings(deadline=None, max_examples=300)
-@given(_streams())
+@given(_streams(), st.integers(0, 1))
 def test_any_split_with_any_resends_and_reconnects_stores_each_byte_once(
-    case: tuple[bytes, list[list[tuple[int, int]]], list[str]],
+    case: tuple[bytes, list[list[tuple[int, int]]], list[str]], second_streams: int
 ) -> None:
     file, streams, faults = case
     store = Memory(faults=faults)
     told: list[tuple[int, int]] = []
-    with _uploads(store) as uploads:
+    with _uploads(store, second_streams=second_streams) as uploads:
         for chunks in [*streams, *([] for _ in range(len(faults) + 1))]:
             try:
                 with uploads.open("t", REQUEST) as session:
@@ -284,22 +305,23 @@ def test_any_split_with_any_resends_and_reconnects_stores_each_byte_once(
     upload = store.upload
     assert upload is not None
     assert upload.state is UploadState.COMPLETED
-    assert upload.sha256_state == file
+    assert upload.checkpoint.state == file
+    assert store.most_at_once <= 1 + second_streams
     lines = file.splitlines()
     assert store.stored == b"".join(line + b"\n" for line in lines if line != b"-")
-    assert upload.rows_stored + upload.rows_rejected == len(lines)
+    assert upload.checkpoint.rows_stored + upload.checkpoint.rows_rejected == len(lines)
     assert [start for start, _ in store.ranges] == [0, *(end for _, end in store.ranges)][: len(store.ranges)]
     assert sum(end - start for start, end in store.ranges) == len(file)
 
 
 def _offset(store: Memory) -> int:
     assert store.upload is not None
-    return store.upload.offset_bytes
+    return store.upload.checkpoint.offset_bytes
 
 
 def _send(session: UploadSession, file: bytes, chunks: list[tuple[int, int]]) -> None:
     """Send as told, and break off; where nothing is told, send the whole file."""
-    told = session.upload.offset_bytes
+    told = session.committed_offset_bytes
     sent = told
     for back, length in chunks:
         start = max(0, sent - back)
@@ -335,6 +357,58 @@ def test_the_next_batch_is_parsed_while_the_database_takes_the_one_before() -> N
         assert news.acquire(timeout=30)
         assert list(session.committed()) == [Committed(9, 1, 0)]
         assert list(session.committed()) == []
+
+
+@pytest.mark.parametrize("second_streams", [0, 1])
+def test_behind_the_first_batch_as_many_go_to_the_database_at_once_as_there_are_streams(second_streams: int) -> None:
+    """The first makes the tables, and nothing goes beside it."""
+    store = Memory()
+    news = threading.Semaphore(0)
+    with _uploads(store, second_streams=second_streams) as uploads, uploads.open("t", REQUEST, news.release) as session:
+        assert isinstance(session, UploadSession)
+        list(session.chunk(0, b"12345678\n"))
+        assert news.acquire(timeout=30)
+        list(session.committed())
+        store.gate.clear()
+        list(session.chunk(9, b"12345678\n"))
+        if second_streams:
+            list(session.chunk(18, b"12345678\n"))
+            until(lambda: store.at_once == 2)
+        store.gate.set()
+        list(session.finish(27 if second_streams else 18, b""))
+    assert store.most_at_once == 1 + second_streams
+    assert [start for start, _ in store.ranges] == sorted(start for start, _ in store.ranges)
+
+
+def test_a_batch_behind_one_that_fails_is_not_stored() -> None:
+    store = Memory()
+    with _session(store) as session, pytest.raises(Unavailable) as raised:
+        list(session.chunk(0, b"12345678\n"))
+        list(session.chunk(9, b"x"))
+        until(lambda: _offset(store) == 9)
+        store.gate.clear()
+        store.faults = ["", "before"]
+        list(session.chunk(10, b"2345678\n"))
+        list(session.chunk(18, b"12345678\n"))
+        store.gate.set()
+        list(session.finish(27, b""))
+    assert raised.value.metadata["committed_offset"] == "9"
+    assert store.ranges == [(0, 9)]
+
+
+def test_a_second_stream_is_free_again_when_its_session_closes() -> None:
+    store = Memory()
+    with _uploads(store, second_streams=1) as uploads:
+        for offset in (0, 27, 54):
+            with uploads.open("t", REQUEST) as session:
+                assert isinstance(session, UploadSession)
+                list(session.chunk(offset, b"12345678\n"))
+                until(lambda offset=offset: _offset(store) == offset + 9)  # type: ignore[misc]
+                store.gate.clear()
+                list(session.chunk(offset + 9, b"12345678\n"))
+                list(session.chunk(offset + 18, b"12345678\n"))
+                until(lambda: store.at_once == 2)
+                store.gate.set()
 
 
 def test_leaving_waits_for_the_batch_in_flight() -> None:
@@ -407,9 +481,51 @@ def test_rows_that_are_too_many_are_stored_as_rejected_before_the_upload_fails()
     store = Memory()
     with _session(store, replace(REQUEST, max_rejected_rows=2)) as session, pytest.raises(MalformedFile) as raised:
         _send_all(session, b"-\n-\n-\n-\n")
-    assert raised.value.metadata == {"code": "too_many_rejected_rows", "limit": "2", "upload": "uploads/u"}
+    assert raised.value.metadata == {
+        "code": "too_many_rejected_rows",
+        "limit": "2",
+        "upload": "uploads/u",
+        "line": "5",
+        "byte_offset": "8",
+        "rows": "4",
+    }
     assert store.upload is not None
-    assert (store.upload.state, store.upload.rows_rejected) == (UploadState.FAILED, 4)
+    assert (store.upload.state, store.upload.checkpoint.rows_rejected) == (UploadState.FAILED, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "is_end", "is_too_large"),
+    [
+        ("half is allowed", (500, 500), False, False),
+        ("more is not", (499, 501), False, True),
+        ("of few rows it says nothing", (0, 999), False, False),
+        ("at the end it always counts", (0, 1), True, True),
+        ("a file without rows has no share", (0, 0), True, False),
+    ],
+)
+def test_a_share_of_rejected_rows_is_looked_at_from_a_thousand_rows_on_and_at_the_end(
+    name: str, lines: tuple[int, int], is_end: bool, is_too_large: bool
+) -> None:
+    stored, rejected = lines
+    upload = _new_upload("t", replace(REQUEST, max_rejected_share=0.5))
+    error = too_many_rejected(upload, CommittedCheckpoint(9, 2, stored, rejected), is_end=is_end)
+    assert (error is not None) == is_too_large
+    if error is not None:
+        assert error.metadata["code"] == "too_large_rejected_share"
+
+
+def test_a_file_beyond_the_largest_size_is_refused_and_the_upload_can_go_on() -> None:
+    store = Memory()
+    with _uploads(store, max_upload_bytes=20) as uploads, uploads.open("t", REQUEST) as session:
+        assert isinstance(session, UploadSession)
+        list(session.chunk(0, b"12345678\n12345678\n12"))
+        with pytest.raises(Exhausted) as raised:
+            list(session.chunk(20, b"3"))
+        assert raised.value.metadata["limit"] == "max_upload_bytes"
+    assert store.upload is not None
+    assert store.upload.state is UploadState.OPEN
+    with _session(store) as session:
+        assert isinstance(_send_all(session, b"12345678\n12345678\n123\n"), Receipt)
 
 
 def test_bytes_behind_a_finish_are_refused() -> None:
@@ -453,15 +569,35 @@ def test_places_are_limited_and_given_back_however_an_upload_ends() -> None:
             assert isinstance(session, UploadSession)
 
 
+@pytest.mark.parametrize(
+    ("hints", "fields"),
+    [
+        (Dialect(delimiter="\n", quote="||"), ["delimiter", "quote"]),
+        (Dialect(delimiter=""), ["delimiter"]),
+        (Dialect(quote="", escape="", comment=""), []),
+        (Dialect(escape="\r", comment="ä"), ["escape", "comment"]),
+        (Dialect(delimiter=";", quote=";"), ["quote"]),
+        (Dialect(quote="'", escape="'"), ["escape"]),
+        (Dialect(encoding="ascii"), ["encoding"]),
+        (Dialect(encoding="utf-7"), ["encoding"]),
+        (Dialect(encoding="cp949"), []),
+        (Dialect(preamble_lines=-1, header_rows=9), ["preamble_lines", "header_rows"]),
+        (Dialect(preamble_lines=0, header_rows=8), []),
+    ],
+)
+def test_hints_that_no_file_could_have_are_named(hints: Dialect, fields: list[str]) -> None:
+    assert [violation.field for violation in hints.violations()] == [f"open.dialect.{field}" for field in fields]
+
+
 def test_every_wrong_field_is_named_before_anything_is_opened() -> None:
     store = Memory()
-    request = OpenUpload("a/b", "kb", UploadMode.APPEND, Dialect("\n", "||"), -1)
+    request = OpenUpload("a/b", "kb", UploadMode.APPEND, ParseOptions(Dialect(delimiter="\n")), -1, 1.5)
     with _uploads(store) as uploads, pytest.raises(InvalidArgument) as raised, uploads.open("t", request):
         pass
     assert [violation.field for violation in raised.value.violations] == [
         "open.upload_id",
         "open.max_rejected_rows",
+        "open.max_rejected_share",
         "open.dialect.delimiter",
-        "open.dialect.quote",
     ]
     assert store.upload is None

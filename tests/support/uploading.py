@@ -4,6 +4,7 @@ import hashlib
 import queue
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import grpc
 import psycopg2
@@ -33,17 +34,16 @@ class IngestStream:
         *,
         base: str = "kb",
         mode: "pb.UploadMode.ValueType" = REPLACE,
-        dialect: pb.Dialect | None = None,
-        max_rejected_rows: int | None = None,
+        **options: Any,
     ) -> None:
+        """`options` are fields of OpenUpload."""
         self.send(
             pb.IngestRequest(
                 open=pb.OpenUpload(
                     knowledge_base=f"knowledgeBases/{base}",
                     upload_id=upload_id,
                     mode=mode,
-                    dialect=dialect,
-                    max_rejected_rows=max_rejected_rows,
+                    **options,
                 )
             )
         )
@@ -120,12 +120,11 @@ class Uploader:
         *,
         base: str = "kb",
         mode: "pb.UploadMode.ValueType" = REPLACE,
-        dialect: pb.Dialect | None = None,
-        max_rejected_rows: int | None = None,
+        **options: Any,
     ) -> IngestStream:
         """A stream that has sent the whole file, with its digest."""
         stream = self.stream()
-        stream.open(upload_id, base=base, mode=mode, dialect=dialect, max_rejected_rows=max_rejected_rows)
+        stream.open(upload_id, base=base, mode=mode, **options)
         stream.chunks(data)
         stream.finish(len(data), hashlib.sha256(data).digest())
         stream.end()
@@ -138,13 +137,10 @@ class Uploader:
         *,
         base: str = "kb",
         mode: "pb.UploadMode.ValueType" = REPLACE,
-        dialect: pb.Dialect | None = None,
-        max_rejected_rows: int | None = None,
+        **options: Any,
     ) -> pb.Receipt:
         """Send a file and wait for its receipt."""
-        return self.begun(
-            data, upload_id, base=base, mode=mode, dialect=dialect, max_rejected_rows=max_rejected_rows
-        ).receipt()
+        return self.begun(data, upload_id, base=base, mode=mode, **options).receipt()
 
     def refused(
         self,
@@ -152,11 +148,10 @@ class Uploader:
         upload_id: str = "u",
         *,
         mode: "pb.UploadMode.ValueType" = REPLACE,
-        dialect: pb.Dialect | None = None,
-        max_rejected_rows: int | None = None,
+        **options: Any,
     ) -> Refusal:
         """Send a file that must not be taken."""
-        return self.begun(data, upload_id, mode=mode, dialect=dialect, max_rejected_rows=max_rejected_rows).refusal()
+        return self.begun(data, upload_id, mode=mode, **options).refusal()
 
     def state(self, upload_id: str = "u") -> pb.Upload:
         return self.stub.GetUpload(pb.GetUploadRequest(name=f"uploads/{upload_id}")).upload
@@ -181,7 +176,10 @@ class Uploader:
 
 
 class Stored:
-    """What is in the tables of an upload, read past all of dari's code. The DSN is an administrator's."""
+    """What is in the tables of an upload, read past all of dari's code. The DSN is an administrator's.
+
+    A row has the cells that it had in its file.
+    """
 
     def __init__(self, admin_dsn: str, upload_id: str = "u") -> None:
         with closing(psycopg2.connect(admin_dsn)) as session, session.cursor() as cur:
@@ -194,9 +192,9 @@ class Stored:
             self.row_numbers: list[int] = []
             if cur.fetchone() != (None,):
                 cur.execute(f"SELECT * FROM dari_rows.rows_{self.segment} ORDER BY row_number")
-                for number, *cells in cur.fetchall():
+                for number, *cells, extra_cells in cur.fetchall():
                     self.row_numbers.append(number)
-                    self.rows.append(tuple(cells))
+                    self.rows.append((*(cell for cell in cells if cell is not None), *(extra_cells or ())))
             cur.execute(
                 "SELECT start_offset_bytes, end_offset_bytes FROM dari.upload_batches WHERE upload = %s ORDER BY 1",
                 (upload_id,),

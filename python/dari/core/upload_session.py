@@ -1,41 +1,63 @@
 """Turns one stream of chunks into committed batches.
 
-A session parses batch k+1 while the database takes batch k; nothing else is buffered, so that a slow database slows
+While the database takes batches k and k+1, batch k+2 is parsed; nothing else is buffered, so that a slow database slows
 the client down through gRPC's flow control.
+
+Batch k+1 goes to the database on a connection of its own, beside batch k, and is committed after it: its rows are there
+when its turn comes, and only then it moves the committed offset. That order cannot lock up. A batch waits for nothing
+but the one before it in the same file, which waits for nothing behind it. And the one before always has, or gets, what
+it needs: each upload has a thread and a connection for its first stream, and a second stream only where one more of both
+is free of anybody else's (`second_streams`), kept until the session closes.
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from dari.core.errors import ChecksumMismatch, Exhausted, InvalidArgument, MalformedFile, OffsetGap, Unavailable
 from dari.core.uploads import (
     Batch,
     Checkpoint,
     Committed,
-    Dialect,
-    FileParser,
+    Move,
     OpenUpload,
+    ParserFactory,
     Receipt,
     Upload,
     UploadState,
     UploadStore,
     has_all_bytes,
+    too_many_rejected,
 )
 
-ParserFactory = Callable[[Dialect, Checkpoint | None], FileParser]
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """What uploads may take of this server."""
+
+    max_open: int
+    """Uploads that stream at once. The executor has so many threads, and `second_streams` more."""
+    second_streams: int
+    """Uploads that may store two batches at once; the others store one. 0 or more."""
+    max_upload_bytes: int
+    """Size of a file."""
 
 
 class Uploads:
     """Opens upload sessions, as many at once as the limit allows. Thread-safe."""
 
-    def __init__(self, store: UploadStore, make_parser: ParserFactory, executor: Executor, max_open: int) -> None:
+    def __init__(
+        self, store: UploadStore, make_parser: ParserFactory, executor: Executor, limits: UploadLimits
+    ) -> None:
         self._store = store
         self._make_parser = make_parser
         self._executor = executor
-        self._max_open = max_open
-        self._slots = threading.BoundedSemaphore(max_open)
+        self._limits = limits
+        self._slots = threading.BoundedSemaphore(limits.max_open)
+        self._second_streams = threading.Semaphore(limits.second_streams)
 
     @contextmanager
     def open(
@@ -50,16 +72,23 @@ class Uploads:
         if violations:
             raise InvalidArgument.of(*violations)
         if not self._slots.acquire(blocking=False):
+            max_open = self._limits.max_open
             raise Exhausted(
-                f"{self._max_open} uploads are open, the most that this server takes; retry when one has ended.",
-                {"limit": "max_open_uploads", "value": self._max_open},
+                f"{max_open} uploads are open, the most that this server takes; retry when one has ended.",
+                {"limit": "max_open_uploads", "value": max_open},
             )
         try:
             upload = self._store.open(tenant, request)
             if upload.receipt is not None:
                 yield upload.receipt
                 return
-            session = UploadSession(upload, self._store, self._make_parser, self._executor, on_commit)
+            session = UploadSession(
+                upload,
+                self._store,
+                self._make_parser,
+                _Streams(self._executor, self._second_streams, on_commit),
+                self._limits.max_upload_bytes,
+            )
             try:
                 yield session
             finally:
@@ -71,7 +100,7 @@ class Uploads:
 class UploadSession:
     """One stream's work on one upload: `chunk` any number of times, then `finish`. Used by one thread.
 
-    `close` must be called at the end, however it came: it waits for the batch in flight.
+    `close` must be called at the end, however it came: it waits for the batches in flight.
     """
 
     def __init__(
@@ -79,17 +108,15 @@ class UploadSession:
         upload: Upload,
         store: UploadStore,
         make_parser: ParserFactory,
-        executor: Executor,
-        on_commit: Callable[[], None],
+        streams: "_Streams",
+        max_upload_bytes: int,
     ) -> None:
         self._upload = upload
         self._store = store
-        self._executor = executor
-        self._on_commit = on_commit
-        self._parser = make_parser(upload.dialect, upload if upload.offset_bytes else None)
-        self._committed: Checkpoint = upload
-        self._pending: Future[None] | None = None
-        self._pending_checkpoint: Checkpoint = upload
+        self._streams = streams
+        self._max_upload_bytes = max_upload_bytes
+        self._committed: Checkpoint = upload.checkpoint
+        self._parser = make_parser(upload.options, self._committed if self._committed.offset_bytes else None)
 
     @property
     def upload(self) -> Upload:
@@ -104,8 +131,8 @@ class UploadSession:
     def chunk(self, offset_bytes: int, data: bytes) -> Iterator[Committed]:
         """Take some bytes; yields what became safe meanwhile. Bytes that were received before are skipped.
 
-        Raises OffsetGap, MalformedFile (the upload has failed), UploadConflict, RivalWriter, HeaderConflict, NotFound,
-        Unavailable.
+        Raises OffsetGap, MalformedFile (the upload has failed), Exhausted for a file that is too large, UploadConflict,
+        RivalWriter, HeaderConflict, NotFound, Unavailable.
         """
         received = self._parser.received_bytes
         if offset_bytes > received:
@@ -117,6 +144,7 @@ class UploadSession:
         if new:
             if self._upload.state is UploadState.INDEXING:
                 raise has_all_bytes(self._upload)
+            self._check_size(received + len(new))
             for batch in self._parsed(lambda: self._parser.feed(new)):
                 yield from self._commit(batch)
             yield from self.committed()
@@ -125,8 +153,8 @@ class UploadSession:
 
     def committed(self) -> Iterator[Committed]:
         """What became safe since it was last told; does not wait. Raises what a `chunk` raises."""
-        if self._pending is not None and self._pending.done():
-            yield from self._drain()
+        while self._streams.is_oldest_done:
+            yield self._drained()
 
     def finish(self, total_size_bytes: int, sha256: bytes) -> Iterator[Committed | Receipt]:
         """Compare size and digest, commit what is left, publish; the last item is the receipt.
@@ -155,15 +183,15 @@ class UploadSession:
             for batch in batches:
                 yield from self._commit(batch)
             yield from self._commit(last, digest)
-            yield from self._drain()
-        self._check_rejected()
+            while self._streams.in_flight:
+                yield self._drained()
+        self._check_rejected(is_end=True)
         with self._offset_told():
             yield self._store.publish(self._upload)
 
     def close(self) -> None:
-        """Wait until nothing of this session runs any more."""
-        if self._pending is not None:
-            self._pending.exception()
+        """Wait until nothing of this session runs any more, and give its second stream back."""
+        self._streams.close()
 
     def _parsed(self, step: Callable[[], Sequence[Batch]]) -> Sequence[Batch]:
         try:
@@ -174,26 +202,23 @@ class UploadSession:
             raise
 
     def _commit(self, batch: Batch, sha256: bytes | None = None) -> Iterator[Committed]:
-        """Wait for the batch before, and hand this one to the database."""
-        yield from self._drain()
-        self._check_rejected()
-        self._pending_checkpoint = batch.checkpoint
-        self._pending = self._executor.submit(self._store.commit, self._upload, self._committed, batch, sha256)
-        self._pending.add_done_callback(lambda _: self._on_commit())
+        """Hand a batch to the database, after waiting until there is room for it."""
+        while not self._streams.has_room():
+            yield self._drained()
+        self._check_rejected(is_end=False)
+        move = Move(self._streams.latest or self._committed, batch, self._parser.reading, sha256)
+        self._streams.start(move, lambda await_turn: self._store.commit(self._upload, move, await_turn))
 
-    def _drain(self) -> Iterator[Committed]:
-        if self._pending is None:
-            return
-        pending, self._pending = self._pending, None
+    def _drained(self) -> Committed:
+        """Wait for the oldest batch in flight."""
         with self._offset_told():
             try:
-                pending.result()
+                self._committed = self._streams.finish_oldest()
             except MalformedFile as error:
                 self._fail(error.message)
                 error.metadata["upload"] = self._upload.name
                 raise
-        self._committed = self._pending_checkpoint
-        yield _told(self._committed)
+        return _told(self._committed)
 
     @contextmanager
     def _offset_told(self) -> Iterator[None]:
@@ -204,18 +229,24 @@ class UploadSession:
             error.metadata["committed_offset"] = str(self.committed_offset_bytes)
             raise
 
-    def _check_rejected(self) -> None:
+    def _check_size(self, size_bytes: int) -> None:
+        if size_bytes > self._max_upload_bytes:
+            raise Exhausted(
+                f"The file is larger than {self._max_upload_bytes} bytes, the most that this server takes; send it in"
+                " parts, with APPEND, or ask the operator to raise max_upload_bytes and go on with this upload.",
+                {
+                    "limit": "max_upload_bytes",
+                    "value": self._max_upload_bytes,
+                    "committed_offset": self.committed_offset_bytes,
+                },
+            )
+
+    def _check_rejected(self, *, is_end: bool) -> None:
         # Of what is committed, so that the rows that were too many are listed.
-        limit = self._upload.max_rejected_rows
-        if self._committed.rows_rejected > limit:
-            message = (
-                f"More than {limit} rows were rejected; ListRejectedRows shows them. Mend the file, or allow more with"
-                " max_rejected_rows, under a new upload_id."
-            )
-            self._fail(message)
-            raise MalformedFile(
-                message, {"code": "too_many_rejected_rows", "limit": limit, "upload": self._upload.name}
-            )
+        error = too_many_rejected(self._upload, self._committed, is_end=is_end)
+        if error is not None:
+            self._fail(error.message)
+            raise error
 
     def _fail_checksum(self, message: str, metadata: dict[str, object]) -> None:
         self._fail(message)
@@ -225,10 +256,77 @@ class UploadSession:
         )
 
     def _fail(self, failure: str) -> None:
-        self.close()
-        self._pending = None
+        self._streams.wait()
         with self._offset_told():
             self._store.fail(self._upload, failure)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A batch on its way into the database."""
+
+    done: Future[None]
+    checkpoint: Checkpoint
+    makes_tables: bool
+
+
+class _Streams:
+    """The batches in flight of one upload: one, or two where a second stream is to be had."""
+
+    def __init__(self, executor: Executor, second_streams: threading.Semaphore, on_commit: Callable[[], None]) -> None:
+        self._executor = executor
+        self._second_streams = second_streams
+        self._on_commit = on_commit
+        self._flights: deque[_Flight] = deque()
+        self._has_second = False
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._flights)
+
+    @property
+    def latest(self) -> Checkpoint | None:
+        """Where the file is when all batches in flight are committed; None where there are none."""
+        return self._flights[-1].checkpoint if self._flights else None
+
+    @property
+    def is_oldest_done(self) -> bool:
+        return bool(self._flights) and self._flights[0].done.done()
+
+    def has_room(self) -> bool:
+        """Whether another batch can start now."""
+        if not self._flights:
+            return True
+        # Until the tables are there, there is nothing that another batch could go into.
+        if len(self._flights) > 1 or self._flights[0].makes_tables or not self._flights[0].checkpoint.columns:
+            return False
+        self._has_second = self._has_second or self._second_streams.acquire(blocking=False)
+        return self._has_second
+
+    def start(self, move: Move, commit: Callable[[Callable[[], None]], None]) -> None:
+        """Begin to commit a batch; its turn comes when the one before it is committed."""
+        before = self._flights[-1].done if self._flights else None
+        done = self._executor.submit(commit, lambda: before.result() if before else None)
+        self._flights.append(_Flight(done, move.batch.checkpoint, move.makes_tables))
+        done.add_done_callback(lambda _: self._on_commit())
+
+    def finish_oldest(self) -> Checkpoint:
+        """Wait for the oldest batch; its checkpoint is committed. Raises what kept it from that."""
+        flight = self._flights.popleft()
+        flight.done.result()
+        return flight.checkpoint
+
+    def wait(self) -> None:
+        """Wait for all, however they end."""
+        while self._flights:
+            self._flights.popleft().done.exception()
+
+    def close(self) -> None:
+        """Wait for all, and give the second stream back."""
+        self.wait()
+        if self._has_second:
+            self._has_second = False
+            self._second_streams.release()
 
 
 def _told(checkpoint: Checkpoint) -> Committed:

@@ -12,10 +12,13 @@ from dari.core.errors import Cancelled, DariError, DeadlineExceeded, FailedPreco
 from dari.core.event_log import EventLog
 from dari.core.search import Hit, Search
 from dari.core.upload_session import Uploads, UploadSession
+from dari.core.upload_watch import UploadWatch
 from dari.core.uploads import (
     Committed,
     Dialect,
     OpenUpload,
+    ParseOptions,
+    Reading,
     Receipt,
     StoredRejectedRow,
     Upload,
@@ -34,7 +37,7 @@ _MAX_KNOWLEDGE_BASES = 100
 _MAX_QUERY_BYTES = 32_768
 _MAX_HITS = 100
 _DEFAULT_HITS = 10
-_NO_QUOTE = "none"
+_NONE = "none"
 
 
 class IngestService(ingest_pb2_grpc.IngestServiceServicer):
@@ -46,18 +49,22 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         tenant: str,
         uploads: Uploads,
         store: UploadStore,
+        watch: UploadWatch,
         search: Search,
         log: EventLog,
         idle_timeout_s: float,
         max_rejected_rows: int,
+        max_rejected_share: float,
     ) -> None:
         self._tenant = tenant
         self._uploads = uploads
         self._store = store
+        self._watch = watch
         self._search = search
         self._log = log
         self._idle_timeout_s = idle_timeout_s
         self._max_rejected_rows = max_rejected_rows
+        self._max_rejected_share = max_rejected_share
 
     def Ingest(
         self, request_iterator: Iterator[pb.IngestRequest], context: grpc.ServicerContext
@@ -71,8 +78,8 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
                     yield _completed(opened)
                     return
                 upload = opened.upload
-                self._log.info("upload_opened", upload=upload.name, committed_offset=upload.offset_bytes)
-                yield _opened(upload.name, upload.offset_bytes)
+                self._log.info("upload_opened", upload=upload.name, committed_offset=opened.committed_offset_bytes)
+                yield _opened(upload.name, opened.committed_offset_bytes)
                 yield from self._work(opened, inbox)
 
     def GetUpload(self, request: pb.GetUploadRequest, context: grpc.ServicerContext) -> pb.GetUploadResponse:
@@ -88,6 +95,20 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         found = self._store.list(self._tenant, base, before, size + 1)
         uploads, token = names.page(found, size, _upload, lambda upload: (upload.create_time.isoformat(), upload.id))
         return pb.ListUploadsResponse(uploads=uploads, next_page_token=token)
+
+    def WatchUpload(
+        self, request: pb.WatchUploadRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchUploadResponse]:
+        """See ingest.proto."""
+        id = names.upload_id("name", request.name)
+        for upload in self._watch.watch(self._tenant, id, context.is_active):
+            yield pb.WatchUploadResponse(upload=_upload(upload))
+
+    def CancelUpload(self, request: pb.CancelUploadRequest, context: grpc.ServicerContext) -> pb.CancelUploadResponse:
+        """See ingest.proto."""
+        upload = self._store.cancel(self._tenant, names.upload_id("name", request.name))
+        self._log.info("upload_cancelled", upload=upload.name, state=upload.state.value)
+        return pb.CancelUploadResponse(upload=_upload(upload))
 
     def ListRejectedRows(
         self, request: pb.ListRejectedRowsRequest, context: grpc.ServicerContext
@@ -114,9 +135,16 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
             id=opening.upload_id,
             knowledge_base=base,
             mode=_MODES.get(opening.mode, UploadMode.REPLACE),
-            dialect=_dialect(opening.dialect),
+            options=ParseOptions(
+                _hints(opening.dialect),
+                replaces_invalid_bytes=opening.invalid_bytes == pb.INVALID_BYTES_REPLACE,
+                keeps_ragged_rows=opening.ragged_rows != pb.RAGGED_ROWS_REJECT,
+            ),
             max_rejected_rows=(
                 opening.max_rejected_rows if opening.HasField("max_rejected_rows") else self._max_rejected_rows
+            ),
+            max_rejected_share=(
+                opening.max_rejected_share if opening.HasField("max_rejected_share") else self._max_rejected_share
             ),
         )
         violations = list(request.violations())
@@ -124,8 +152,13 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
             violations.append(names.wrong_name("open.knowledge_base", "knowledgeBases"))
         if opening.mode not in _MODES:
             violations.append(FieldViolation("open.mode", "must be REPLACE or APPEND"))
-        if opening.dialect.header not in _HEADERS:
-            violations.append(FieldViolation("open.dialect.header", "must be PRESENT or ABSENT"))
+        for field, value, choices in (
+            ("dialect.encoding", opening.dialect.encoding, pb.Encoding),
+            ("invalid_bytes", opening.invalid_bytes, pb.InvalidBytes),
+            ("ragged_rows", opening.ragged_rows, pb.RaggedRows),
+        ):
+            if value not in choices.values():
+                violations.append(FieldViolation(f"open.{field}", "must be a value of its enum"))
         if violations:
             raise InvalidArgument.of(*violations)
         return request
@@ -156,6 +189,7 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
                     size_bytes=step.size_bytes,
                     rows_stored=step.rows_stored,
                     rows_rejected=step.rows_rejected,
+                    lines_set_aside=step.lines_set_aside,
                 )
                 yield _completed(step)
             return
@@ -249,12 +283,50 @@ _MODES = {
     pb.UPLOAD_MODE_REPLACE: UploadMode.REPLACE,
     pb.UPLOAD_MODE_APPEND: UploadMode.APPEND,
 }
-_HEADERS = {pb.HEADER_UNSPECIFIED: True, pb.HEADER_PRESENT: True, pb.HEADER_ABSENT: False}
+_ENCODINGS = {
+    "ascii": pb.ENCODING_ASCII,
+    "utf-8": pb.ENCODING_UTF_8,
+    "utf-16le": pb.ENCODING_UTF_16LE,
+    "utf-16be": pb.ENCODING_UTF_16BE,
+    "cp949": pb.ENCODING_CP949,
+    "shift_jis": pb.ENCODING_SHIFT_JIS,
+    "gb18030": pb.ENCODING_GB18030,
+    "windows-1252": pb.ENCODING_WINDOWS_1252,
+}
+_ENCODING_NAMES = {value: name for name, value in _ENCODINGS.items()}
 
 
-def _dialect(message: pb.Dialect) -> Dialect:
-    quote = "" if message.quote == _NO_QUOTE else message.quote or '"'
-    return Dialect(message.delimiter or ",", quote, _HEADERS.get(message.header, True))
+def _hints(message: pb.Dialect) -> Dialect:
+    """What is not set stays None; an encoding that the enum does not know, too."""
+    fields = ("delimiter", "quote", "escape", "comment", "trims_blanks", "preamble_lines", "header_rows")
+    given = {field: getattr(message, field) for field in fields if message.HasField(field)}
+    for field in ("quote", "escape", "comment"):
+        if given.get(field) == _NONE:
+            given[field] = ""
+        elif given.get(field) == "":
+            del given[field]
+    return Dialect(encoding=_ENCODING_NAMES.get(message.encoding), **given)
+
+
+def _dialect(dialect: Dialect) -> pb.Dialect:
+    return pb.Dialect(
+        encoding=_ENCODINGS.get(dialect.encoding or "", pb.ENCODING_UNSPECIFIED),
+        delimiter=dialect.delimiter,
+        quote=dialect.quote or _NONE,
+        escape=dialect.escape or _NONE,
+        comment=dialect.comment or _NONE,
+        trims_blanks=dialect.trims_blanks,
+        preamble_lines=dialect.preamble_lines,
+        header_rows=dialect.header_rows,
+    )
+
+
+def _reading(reading: Reading) -> pb.Reading:
+    return pb.Reading(
+        dialect=_dialect(reading.dialect),
+        runner_up=None if reading.runner_up is None else _dialect(reading.runner_up),
+        confidence=reading.confidence,
+    )
 
 
 def _check_search(request: pb.SearchRequest) -> set[str]:
@@ -303,11 +375,11 @@ def _receipt(receipt: Receipt) -> pb.Receipt:
         rows_stored=receipt.rows_stored,
         rows_rejected=receipt.rows_rejected,
         columns=receipt.columns,
-        dialect=pb.Dialect(
-            delimiter=receipt.dialect.delimiter,
-            quote=receipt.dialect.quote or _NO_QUOTE,
-            header=pb.HEADER_PRESENT if receipt.dialect.has_header else pb.HEADER_ABSENT,
-        ),
+        reading=_reading(receipt.reading),
+        lines_set_aside=receipt.lines_set_aside,
+        rows_ragged=receipt.rows_ragged,
+        rows_repaired=receipt.rows_repaired,
+        rows_replaced=receipt.rows_replaced,
         create_time=timestamp(receipt.create_time),
         complete_time=timestamp(receipt.complete_time),
         index_duration=duration(receipt.index_duration_s),
@@ -320,9 +392,9 @@ def _upload(upload: Upload) -> pb.Upload:
         knowledge_base=f"knowledgeBases/{upload.knowledge_base}",
         mode=pb.UploadMode.Value(f"UPLOAD_MODE_{upload.mode.value}"),
         state=pb.UploadState.Value(f"UPLOAD_STATE_{upload.state.value}"),
-        committed_offset_bytes=upload.offset_bytes,
-        rows_stored=upload.rows_stored,
-        rows_rejected=upload.rows_rejected,
+        committed_offset_bytes=upload.checkpoint.offset_bytes,
+        rows_stored=upload.checkpoint.rows_stored,
+        rows_rejected=upload.checkpoint.rows_rejected,
         failure=upload.failure if upload.state is UploadState.FAILED else "",
         create_time=timestamp(upload.create_time),
         update_time=timestamp(upload.update_time),

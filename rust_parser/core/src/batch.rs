@@ -6,6 +6,7 @@ use crate::copy_binary::CopyBinary;
 use crate::options::Limits;
 use crate::record::{Record, RejectReason};
 use crate::scan::Form;
+use crate::table::Place;
 
 /// Bytes of a rejected record that are kept.
 pub const RAW_BYTES_KEPT: usize = 4_096;
@@ -23,20 +24,23 @@ const SMALL_BYTES: u64 = 64 * 1024;
 /// Some whole records, encoded for PostgreSQL, and the state after them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// `COPY … (FORMAT binary)` of the row number (`int8`) and one `text` a column; empty where no row is stored.
+    /// `COPY … (FORMAT binary)` of the row number (`int8`), one `text` a column and the cells beyond the columns (`text[]`);
+    /// empty where no row is stored. Cells that a row is too short to have are NULL, and so is an array without a cell.
     pub rows: Vec<u8>,
     /// `COPY … (FORMAT binary)` of the search index of these rows: bucket (`int4`), number of the batch's first row (`int8`),
     /// postings (`bytea`, see [`crate::best_blocks`]); empty where the rows hold no search term.
     pub postings: Vec<u8>,
+    /// What is in the columns of these rows; empty where no row is stored.
+    pub evidence: Vec<u8>,
     /// Rows in `rows`.
     pub rows_stored: u64,
-    /// Records that are no rows.
+    /// Records and lines that are not stored, in the order of the file.
     pub rejected: Vec<RejectedRow>,
     /// What a resumed parser starts from.
     pub checkpoint: Checkpoint,
 }
 
-/// A record that cannot be stored.
+/// A record or line that is not stored as a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedRow {
     /// Line of the file at which the record begins, from 1.
@@ -45,7 +49,7 @@ pub struct RejectedRow {
     pub byte_offset: u64,
     /// Length of the record in the file, its line end included.
     pub byte_length: u64,
-    /// What is wrong with it.
+    /// Why it is none.
     pub reason: RejectReason,
     /// Its first bytes as they came, at most [`RAW_BYTES_KEPT`].
     pub raw: Vec<u8>,
@@ -79,13 +83,14 @@ impl OpenBatch {
         }
     }
 
-    /// Encodes one row and adds its search terms.
+    /// Encodes one row of a table with so many columns, and adds its search terms.
     #[inline]
-    pub(crate) fn store(&mut self, row_number: u64, record: &Record<'_>) {
-        // No cell is longer unescaped than it stands in the record.
-        self.rows.begin_tuple(record.spans.len() as u16 + 1, 8 + record.content_len);
+    pub(crate) fn store(&mut self, row_number: u64, record: &Record<'_>, columns: usize) {
+        let (cells, extra_cells) = record.spans.split_at(record.spans.len().min(columns));
+        // No cell is longer unescaped than it stands in the record; an array takes 20 bytes, and 4 a cell.
+        self.rows.begin_tuple(columns as u16 + 2, 8 + record.content_len + 20 + 4 * extra_cells.len());
         self.rows.int8(row_number as i64);
-        for span in record.spans {
+        for span in cells {
             if span.form == Form::Escaped {
                 record.unescape_into(span, &mut self.unescaped);
                 self.rows.text(&self.unescaped, 0, self.unescaped.len());
@@ -93,17 +98,29 @@ impl OpenBatch {
                 self.rows.text(record.source, span.start as usize, span.end as usize);
             }
         }
+        for _ in cells.len()..columns {
+            self.rows.null();
+        }
+        if extra_cells.is_empty() {
+            self.rows.null();
+        } else {
+            self.rows.text_array(&record.texts(extra_cells));
+        }
         self.blocks.add(row_number, record);
         self.rows_stored += 1;
     }
 
-    pub(crate) fn reject(&mut self, line: u64, byte_offset: u64, record: &Record<'_>, reason: RejectReason) {
-        let raw = record.source[..record.len.min(RAW_BYTES_KEPT)].to_vec();
-        self.rejected.push(RejectedRow { line, byte_offset, byte_length: record.len as u64, reason, raw });
+    pub(crate) fn reject(&mut self, place: Place, source: &[u8], reason: RejectReason) {
+        self.rejected.push(RejectedRow {
+            line: place.line,
+            byte_offset: place.offset_bytes,
+            byte_length: source.len() as u64,
+            reason,
+            raw: source[..source.len().min(RAW_BYTES_KEPT)].to_vec(),
+        });
     }
 
-    /// Whether it closes at this record end, `source_bytes` after it began. Depends on the file alone, not on how it was
-    /// split, so that a resumed parser makes the same batches.
+    /// Whether it is large enough to close, `source_bytes` of the file after it began.
     #[inline]
     pub(crate) fn is_full(&self, source_bytes: u64) -> bool {
         source_bytes >= self.source_bytes
@@ -127,6 +144,7 @@ impl OpenBatch {
         Batch {
             rows: std::mem::replace(&mut self.rows, next).finish(),
             postings: self.blocks.take(),
+            evidence: Vec::new(),
             rows_stored: std::mem::take(&mut self.rows_stored),
             rejected: std::mem::take(&mut self.rejected),
             checkpoint,

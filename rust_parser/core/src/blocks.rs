@@ -52,7 +52,7 @@ impl Blocks {
         let quote_separates = record.quote.is_none_or(|quote| !is_joiner(quote) && !quote.is_ascii_alphanumeric());
         if simple && !record.traits.quoted {
             self.lexer.cells(content, record.delimiter, &mut sink);
-        } else if simple && quote_separates {
+        } else if simple && quote_separates && record.is_contiguous {
             self.lexer.cells_at(content, record.delimiters(), &mut sink);
         } else {
             record.for_each_cell(|cell| self.lexer.cell(cell, &mut sink));

@@ -7,6 +7,9 @@ pub(crate) const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// The field count that ends the data.
 const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 
+/// `text` in pg_type: the element type of a `text[]`.
+const TEXT_OID: u32 = 25;
+
 /// A whole COPY under construction; without a tuple it is empty.
 ///
 /// The buffer is filled ahead of the data, so that short cells are copied as whole words over its end and a
@@ -70,6 +73,28 @@ impl CopyBinary {
         self.len += len;
     }
 
+    /// No value.
+    #[inline]
+    pub(crate) fn null(&mut self) {
+        self.put(&(-1_i32).to_be_bytes());
+    }
+
+    /// The texts as one `text[]`, counted from 1. Takes 20 bytes and 4 a text beside them.
+    pub(crate) fn text_array(&mut self, texts: &[impl AsRef<[u8]>]) {
+        let bytes: usize = texts.iter().map(|text| text.as_ref().len()).sum();
+        self.put(&((20 + 4 * texts.len() + bytes) as u32).to_be_bytes());
+        // One dimension, no NULL.
+        self.put(&1_u32.to_be_bytes());
+        self.put(&0_u32.to_be_bytes());
+        self.put(&TEXT_OID.to_be_bytes());
+        self.put(&(texts.len() as u32).to_be_bytes());
+        self.put(&1_u32.to_be_bytes());
+        for text in texts {
+            let text = text.as_ref();
+            self.text(text, 0, text.len());
+        }
+    }
+
     /// The whole COPY; empty where no tuple was begun.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         if self.len == 0 {
@@ -100,6 +125,18 @@ mod tests {
         copy.text(b"", 0, 0);
         let expected = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\
             \0\x03\0\0\0\x08\0\0\0\0\0\0\0\x01\0\0\0\x02ab\0\0\0\0\xff\xff";
+        assert_eq!(copy.finish(), expected);
+    }
+
+    #[test]
+    fn null_and_arrays_are_encoded_as_postgresql_sends_them() {
+        let mut copy = CopyBinary::default();
+        copy.begin_tuple(2, 20 + 2 * 4 + 2);
+        copy.null();
+        copy.text_array(&["ab", ""]);
+        let expected = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\0\x02\xff\xff\xff\xff\
+            \0\0\0\x1e\0\0\0\x01\0\0\0\0\0\0\0\x19\0\0\0\x02\0\0\0\x01\
+            \0\0\0\x02ab\0\0\0\0\xff\xff";
         assert_eq!(copy.finish(), expected);
     }
 

@@ -9,7 +9,9 @@ pub enum ErrorCode {
     RecordTooLong,
     /// A cell has more than `max_cell_bytes`, its quotes not counted.
     CellTooLong,
-    /// The first record has more than `max_columns` cells.
+    /// The header has more than `max_header_bytes`; often a quote that is never closed.
+    HeaderTooLong,
+    /// The header, or the first record of a file without one, has more than `max_columns` cells.
     TooManyColumns,
     /// The file ends inside a quoted cell; the place is that of the opening quote.
     UnclosedQuote,
@@ -19,12 +21,10 @@ pub enum ErrorCode {
     EmptyFile,
     /// The file has lines, all of them empty, and was to have a header.
     NoHeader,
-    /// The header is not UTF-8.
-    HeaderInvalidUtf8,
+    /// The header holds bytes that the encoding does not have.
+    HeaderInvalidBytes,
     /// The header holds a NUL byte, which PostgreSQL cannot keep.
     HeaderNulByte,
-    /// In the header, text follows a closing quote.
-    HeaderTextAfterQuote,
 }
 
 impl ErrorCode {
@@ -34,14 +34,14 @@ impl ErrorCode {
         match self {
             Self::RecordTooLong => "record_too_long",
             Self::CellTooLong => "cell_too_long",
+            Self::HeaderTooLong => "header_too_long",
             Self::TooManyColumns => "too_many_columns",
             Self::UnclosedQuote => "unclosed_quote",
             Self::DuplicateColumn => "duplicate_column",
             Self::EmptyFile => "empty_file",
             Self::NoHeader => "no_header",
-            Self::HeaderInvalidUtf8 => "header_invalid_utf8",
+            Self::HeaderInvalidBytes => "header_invalid_bytes",
             Self::HeaderNulByte => "header_nul_byte",
-            Self::HeaderTextAfterQuote => "header_text_after_quote",
         }
     }
 }

@@ -1,22 +1,17 @@
-//! How a file is written, and how much of it may be held at once; checked when they are made.
+//! What a parser is told: what is known of the file, what becomes of its faults, and how much of it may be held at once;
+//! checked when a parser is made.
 
 use std::fmt;
 
-/// The marks between cells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dialect {
-    /// Between two cells; one ASCII byte.
-    pub delimiter: u8,
-    /// Around a cell that holds delimiters or line ends; `None` for files without quoting.
-    pub quote: Option<u8>,
-    /// Whether the first record names the columns. Without it they are `column_1`, `column_2`, …
-    pub has_header: bool,
-}
+use crate::reading::{Dialect, Encoding, Hints};
 
-/// How large the parts of a file may be.
+/// Most records that name the columns.
+pub const MAX_HEADER_ROWS: u32 = 8;
+
+/// How large the parts of a file may be. Bytes are those of the file's text in UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Source bytes after which a batch closes at the next record end; 1 to 2^30.
+    /// Bytes of the file after which a batch closes at the next record end; 1 to 2^30.
     pub batch_bytes: u64,
     /// Rows that share one set of search terms; 1 to 65,536.
     pub block_rows: u32,
@@ -24,29 +19,40 @@ pub struct Limits {
     pub max_record_bytes: u32,
     /// Longest cell without its quotes; 1 to 2^28.
     pub max_cell_bytes: u32,
-    /// Most columns; 1 to 1,599: a PostgreSQL table has 1,600 at most, and the row number is one.
+    /// Longest header, all its records together; 1 to 2^28.
+    pub max_header_bytes: u32,
+    /// Most columns, and most cells of a row; 1 to 1,598: a PostgreSQL table has 1,600 columns at most, and row
+    /// number and extra cells are two.
     pub max_columns: u32,
 }
 
 /// All that a parser is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The marks between cells.
-    pub dialect: Dialect,
+    /// What is known of the file; the rest is found out.
+    pub hints: Hints,
+    /// Whether a row is stored with U+FFFD in place of bytes that the encoding does not have; otherwise it is rejected.
+    pub replaces_invalid_bytes: bool,
+    /// Whether a row with fewer or more cells than columns is stored with exactly its cells; otherwise it is rejected.
+    pub keeps_ragged_rows: bool,
     /// How large the parts may be.
     pub limits: Limits,
 }
 
 impl Default for Options {
-    /// RFC 4180 with a header; batches of 4 MiB, blocks of 128 rows, records and cells up to 1 MiB, 1,500 columns.
+    /// Everything is found out; ragged rows are kept, invalid bytes are not; batches of 4 MiB, blocks of 128 rows, records
+    /// and cells up to 1 MiB, headers up to 256 KiB, 1,500 columns.
     fn default() -> Self {
         Self {
-            dialect: Dialect { delimiter: b',', quote: Some(b'"'), has_header: true },
+            hints: Hints::default(),
+            replaces_invalid_bytes: false,
+            keeps_ragged_rows: true,
             limits: Limits {
                 batch_bytes: 4 << 20,
                 block_rows: 128,
                 max_record_bytes: 1 << 20,
                 max_cell_bytes: 1 << 20,
+                max_header_bytes: 256 << 10,
                 max_columns: 1_500,
             },
         }
@@ -68,26 +74,75 @@ impl std::error::Error for InvalidOption {}
 impl Options {
     /// Tells the first option that is out of range.
     pub fn check(&self) -> Result<(), InvalidOption> {
-        let Limits { batch_bytes, block_rows, max_record_bytes, max_cell_bytes, max_columns } = self.limits;
-        let rules = [
-            (is_mark(self.dialect.delimiter), "delimiter must be one ASCII character other than CR, LF and NUL"),
-            (
-                self.dialect.quote.is_none_or(|quote| is_mark(quote) && quote != self.dialect.delimiter),
-                "quote must be empty, or one ASCII character other than CR, LF, NUL and the delimiter",
-            ),
+        let Limits { batch_bytes, block_rows, max_record_bytes, max_cell_bytes, max_header_bytes, max_columns } =
+            self.limits;
+        check_hints(&self.hints)?;
+        first_broken(&[
             ((1..=1 << 30).contains(&batch_bytes), "batch_bytes must be 1 to 1,073,741,824"),
             ((1..=65_536).contains(&block_rows), "block_rows must be 1 to 65,536"),
             ((1..=1 << 28).contains(&max_record_bytes), "max_record_bytes must be 1 to 268,435,456"),
             ((1..=1 << 28).contains(&max_cell_bytes), "max_cell_bytes must be 1 to 268,435,456"),
-            ((1..=1_599).contains(&max_columns), "max_columns must be 1 to 1,599"),
-        ];
-        match rules.iter().find(|(holds, _)| !holds) {
-            Some((_, rule)) => Err(InvalidOption(rule)),
-            None => Ok(()),
-        }
+            ((1..=1 << 28).contains(&max_header_bytes), "max_header_bytes must be 1 to 268,435,456"),
+            ((1..=1_598).contains(&max_columns), "max_columns must be 1 to 1,598"),
+        ])
+    }
+}
+
+/// Tells the first hint that is out of range, or that no dialect can have beside another.
+fn check_hints(hints: &Hints) -> Result<(), InvalidOption> {
+    let [delimiter, quote, escape, comment] =
+        [hints.delimiter, hints.quote.flatten(), hints.escape.flatten(), hints.comment.flatten()];
+    let differs = |one: Option<u8>, others: &[Option<u8>]| one.is_none() || !others.contains(&one);
+    first_broken(&[
+        (hints.encoding != Some(Encoding::Ascii), "encoding must be one that has more than ASCII, such as utf-8"),
+        (delimiter.is_none_or(is_mark), "delimiter must be one ASCII character other than CR, LF and NUL"),
+        (
+            quote.is_none_or(is_mark) && differs(quote, &[delimiter]),
+            "quote must be empty, or one ASCII character other than CR, LF, NUL and the delimiter",
+        ),
+        (
+            escape.is_none_or(is_escape) && differs(escape, &[delimiter]),
+            "escape must be empty, or one ASCII character other than CR, LF and the delimiter",
+        ),
+        (
+            comment.is_none_or(is_mark) && differs(comment, &[delimiter, quote]),
+            "comment must be empty, or one ASCII character other than CR, LF, NUL, the delimiter and the quote",
+        ),
+        (
+            hints.preamble_lines.is_none_or(|lines| i32::try_from(lines).is_ok()),
+            "preamble_lines must be 0 to 2,147,483,647",
+        ),
+        (hints.header_rows.is_none_or(|rows| rows <= MAX_HEADER_ROWS), "header_rows must be 0 to 8"),
+    ])
+}
+
+/// Whether a file can be read so.
+pub(crate) fn is_dialect(dialect: &Dialect) -> bool {
+    let Dialect { delimiter, quote, escape, comment, trims_blanks, preamble_lines, header_rows } = *dialect;
+    let hints = Hints {
+        encoding: None,
+        delimiter: Some(delimiter),
+        quote: Some(quote),
+        escape: Some(escape),
+        comment: Some(comment),
+        trims_blanks: Some(trims_blanks),
+        preamble_lines: Some(preamble_lines),
+        header_rows: Some(header_rows),
+    };
+    check_hints(&hints).is_ok()
+}
+
+fn first_broken(rules: &[(bool, &'static str)]) -> Result<(), InvalidOption> {
+    match rules.iter().find(|(holds, _)| !holds) {
+        Some((_, rule)) => Err(InvalidOption(rule)),
+        None => Ok(()),
     }
 }
 
 fn is_mark(byte: u8) -> bool {
-    byte.is_ascii() && !matches!(byte, b'\r' | b'\n' | 0)
+    is_escape(byte) && byte != 0
+}
+
+fn is_escape(byte: u8) -> bool {
+    byte.is_ascii() && !matches!(byte, b'\r' | b'\n')
 }

@@ -57,8 +57,8 @@ pub struct Dialect {
     pub delimiter: u8,
     /// Around a cell that holds delimiters or line ends; `None` for files without quoting.
     pub quote: Option<u8>,
-    /// Inside a quoted cell, makes the byte behind it text: `\"`. `None`: a quote inside a quoted cell is doubled, which is
-    /// read with an escape byte too.
+    /// Inside a quoted cell, makes a quote behind it text: `\"`, and itself; before other bytes it is text. `None`: a quote
+    /// inside a quoted cell is doubled, which is read with an escape byte too.
     pub escape: Option<u8>,
     /// A line that begins with this byte is no record.
     pub comment: Option<u8>,
@@ -68,6 +68,24 @@ pub struct Dialect {
     pub preamble_lines: u32,
     /// Records that name the columns, 0 to 8. Without them they are `column_1`, `column_2`, …
     pub header_rows: u32,
+}
+
+impl Dialect {
+    /// Whether a byte around a cell is no part of it, where blanks are trimmed.
+    pub(crate) fn is_blank(&self, byte: u8) -> bool {
+        matches!(byte, b' ' | b'\t') && byte != self.delimiter
+    }
+
+    /// A cell without the blanks around it, if they are no part of it.
+    pub(crate) fn trimmed<'a>(&self, cell: &'a [u8]) -> &'a [u8] {
+        if !self.trims_blanks {
+            return cell;
+        }
+        let is_text = |byte: &u8| !self.is_blank(*byte);
+        let start = cell.iter().position(is_text).unwrap_or(cell.len());
+        let end = cell.iter().rposition(is_text).map_or(start, |last| last + 1);
+        &cell[start..end]
+    }
 }
 
 /// Encoding and dialect.

@@ -13,7 +13,7 @@
 
 use wide::u8x16;
 
-use crate::options::Dialect;
+use crate::reading::Dialect;
 
 /// One cell inside its record: where its text lies, and how it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(crate) enum Form {
     Plain,
     /// The same, between quotes that are outside the span.
     Quoted,
-    /// Between quotes, with doubled quotes inside.
+    /// Between quotes, with doubled or escaped quotes inside.
     Escaped,
 }
 
@@ -43,6 +43,10 @@ pub(crate) struct Traits {
     pub(crate) line_ends: bool,
     /// Some cell goes on after its closing quote; the spans are unreliable from there.
     pub(crate) text_after_quote: bool,
+    /// Some quoted cell holds an escape byte.
+    pub(crate) escapes: bool,
+    /// It is one line that is no record: a comment, or one that was asked for with [`Scanner::begin_line`].
+    pub(crate) line_only: bool,
     pub(crate) non_ascii: bool,
     pub(crate) nul: bool,
 }
@@ -69,8 +73,14 @@ enum State {
     Plain,
     /// Behind an opening quote.
     Quoted,
-    /// Behind a quote inside a quoted cell: the next byte tells whether it closed the cell or is the first of two.
+    /// Behind a quote inside a quoted cell: the byte at `look_at` tells whether it closed the cell or is the first of two.
     QuoteSeen,
+    /// Behind an escape byte inside a quoted cell: the byte at `look_at` is text.
+    EscapeSeen,
+    /// Before the first byte of a record, in a file with comments.
+    RecordStart,
+    /// In a line that is no record: only its end counts.
+    Line,
     /// Behind a CR that was the last byte of a window.
     CrSeen { content_len: u32 },
 }
@@ -78,30 +88,40 @@ enum State {
 /// The state machine of one file.
 pub(crate) struct Scanner {
     marks: Marks,
+    comment: Option<u8>,
     /// Spans kept of one record; further cells are dropped, so that a record of a million commas costs nothing.
     kept_cells: usize,
     state: State,
     spans: Vec<Span>,
     traits: Traits,
     cell_start: u32,
+    /// Whether all bytes of the cell in progress before this block are blanks; kept only where blanks are trimmed.
+    blank_so_far: bool,
     /// Last quote seen inside the quoted cell in progress.
     quote_at: u32,
+    /// The byte that decides behind a quote or an escape byte.
+    look_at: u32,
     escaped: bool,
 }
 
 impl Scanner {
     /// Keeps at most `kept_cells` spans of a record.
     pub(crate) fn new(dialect: Dialect, kept_cells: usize) -> Self {
-        Self {
+        let mut scanner = Self {
             marks: Marks::new(dialect),
+            comment: dialect.comment,
             kept_cells,
             state: State::Plain,
             spans: Vec::new(),
             traits: Traits::default(),
             cell_start: 0,
+            blank_so_far: true,
             quote_at: 0,
+            look_at: 0,
             escaped: false,
-        }
+        };
+        scanner.begin_record();
+        scanner
     }
 
     /// Cells of the record that was found last; up to `kept_cells`.
@@ -124,16 +144,32 @@ impl Scanner {
         self.spans.clear();
         self.traits = Traits::default();
         self.cell_start = 0;
-        self.state = State::Plain;
+        self.blank_so_far = true;
+        self.state = if self.comment.is_some() { State::RecordStart } else { State::Plain };
+    }
+
+    /// The same, but what is looked for next is a line, whatever it holds.
+    pub(crate) fn begin_line(&mut self) {
+        self.begin_record();
+        self.traits.line_only = true;
+        self.state = State::Line;
     }
 
     /// Goes on to the next record end; `None` where the window holds none, and all of it is taken in.
     pub(crate) fn next_record(&mut self, window: &mut Window<'_>) -> Option<RecordEnd> {
+        if self.marks.careful { self.walk::<true>(window) } else { self.walk::<false>(window) }
+    }
+
+    /// `CAREFUL`: there are escape bytes to see or blanks to trim.
+    fn walk<const CAREFUL: bool>(&mut self, window: &mut Window<'_>) -> Option<RecordEnd> {
         loop {
             let step = match self.state {
-                State::Plain => self.walk_marks(window),
-                State::Quoted => self.seek_quote(window),
-                State::QuoteSeen => self.after_quote(window),
+                State::Plain => self.walk_marks::<CAREFUL>(window),
+                State::Quoted => self.seek_quote::<CAREFUL>(window),
+                State::QuoteSeen => self.after_quote::<CAREFUL>(window),
+                State::EscapeSeen => self.after_escape(window),
+                State::RecordStart => self.at_record_start(window),
+                State::Line => self.seek_line_end(window),
                 State::CrSeen { content_len } => self.after_cr(window, content_len),
             };
             match step {
@@ -152,13 +188,26 @@ impl Scanner {
     /// Takes the end of the file; `len` is that of the record in progress. `None` where no byte of one has come.
     pub(crate) fn finish(&mut self, len: u32) -> Result<Option<u32>, OpenQuote> {
         match self.state {
-            State::Plain if len == 0 => return Ok(None),
-            State::Plain => self.push(Span { start: self.cell_start, end: len, form: Form::Plain }),
-            State::Quoted => return Err(OpenQuote { at: self.cell_start }),
+            State::Plain | State::Line | State::RecordStart if len == 0 => return Ok(None),
+            State::Plain | State::Line | State::RecordStart => {
+                self.push(Span { start: self.cell_start, end: len, form: Form::Plain });
+            }
+            State::Quoted | State::EscapeSeen => return Err(OpenQuote { at: self.cell_start }),
             State::QuoteSeen => self.push_quoted(),
             State::CrSeen { content_len } => return Ok(Some(content_len)),
         }
         Ok(Some(len))
+    }
+
+    /// Takes the blanks around cells without quotes out of their spans.
+    pub(crate) fn trim(&mut self, record: &[u8], dialect: &Dialect) {
+        for span in self.spans.iter_mut().filter(|span| span.form == Form::Plain) {
+            let cell = &record[span.start as usize..span.end as usize];
+            let is_text = |byte: &u8| !dialect.is_blank(*byte);
+            let start = cell.iter().position(is_text).unwrap_or(cell.len());
+            let end = cell.iter().rposition(is_text).map_or(start, |last| last + 1);
+            (span.start, span.end) = (span.start + start as u32, span.start + end as u32);
+        }
     }
 
     /// Bytes of the record in progress that count against its limit, of `len` that have come.
@@ -171,7 +220,7 @@ impl Scanner {
 
     /// Walks the marks of the block until a quote opens a cell or the record ends.
     #[inline]
-    fn walk_marks(&mut self, window: &mut Window<'_>) -> Step {
+    fn walk_marks<const CAREFUL: bool>(&mut self, window: &mut Window<'_>) -> Step {
         let Block { quotes, delimiters, line_ends, .. } = window.block;
         let mut marks = quotes | delimiters | line_ends;
         while marks != 0 {
@@ -179,7 +228,8 @@ impl Scanner {
             let position = window.in_record(bit);
             marks &= marks - 1;
             if quotes >> bit & 1 == 1 {
-                if position == self.cell_start {
+                if position == self.cell_start || CAREFUL && self.is_blank_up_to(window, bit) {
+                    self.cell_start = position;
                     self.traits.quoted = true;
                     self.escaped = false;
                     self.state = State::Quoted;
@@ -192,48 +242,116 @@ impl Scanner {
             if line_ends >> bit & 1 == 1 {
                 return self.line_end(window, bit);
             }
-            self.cell_start = position + 1;
+            self.begin_cell::<CAREFUL>(position + 1);
+        }
+        if CAREFUL {
+            self.blank_so_far = self.is_blank_up_to(window, window.rest_of_block(0));
         }
         Step::BlockDone
     }
 
+    #[inline]
+    fn begin_cell<const CAREFUL: bool>(&mut self, at: u32) {
+        self.cell_start = at;
+        if CAREFUL {
+            self.blank_so_far = true;
+        }
+    }
+
+    /// Whether the cell in progress holds only blanks before this bit of the block, and blanks are trimmed.
+    fn is_blank_up_to(&self, window: &Window<'_>, bit: u32) -> bool {
+        let before = if bit < u64::BITS { !(!0 << bit) } else { !0 };
+        let cell = match window.distance(self.cell_start) {
+            ..=0 => before,
+            from @ 1..64 => before & (!0 << from),
+            _ => 0,
+        };
+        self.blank_so_far && window.block.blanks & cell == cell
+    }
+
     /// Looks for the next quote inside a quoted cell, past all other marks.
     #[inline]
-    fn seek_quote(&mut self, window: &mut Window<'_>) -> Step {
-        if window.block.quotes == 0 {
+    fn seek_quote<const CAREFUL: bool>(&mut self, window: &mut Window<'_>) -> Step {
+        let marks = if CAREFUL { window.block.quotes | window.block.escapes } else { window.block.quotes };
+        if marks == 0 {
             self.traits.line_ends |= window.block.line_ends != 0;
             return Step::BlockDone;
         }
-        let bit = window.block.quotes.trailing_zeros();
+        let bit = marks.trailing_zeros();
         self.traits.line_ends |= window.block.line_ends & !(!0 << bit) != 0;
-        self.quote_at = window.in_record(bit);
-        self.state = State::QuoteSeen;
+        let position = window.in_record(bit);
+        self.look_at = position + 1;
+        if CAREFUL && window.block.escapes >> bit & 1 == 1 {
+            self.traits.escapes = true;
+            self.escaped = true;
+            self.state = State::EscapeSeen;
+        } else {
+            self.quote_at = position;
+            self.state = State::QuoteSeen;
+        }
         window.block.consume_marks(bit);
         Step::Again
     }
 
-    /// Decides what the last quote was by the byte that follows it.
+    /// Passes over the byte behind an escape byte.
+    fn after_escape(&mut self, window: &mut Window<'_>) -> Step {
+        let Some(bit) = window.bit_of(self.look_at) else { return Step::BlockDone };
+        self.traits.line_ends |= window.block.line_ends >> bit & 1 == 1;
+        self.state = State::Quoted;
+        window.block.consume_marks(bit);
+        Step::Again
+    }
+
+    /// Decides what the last quote was by the byte that follows it; where blanks are trimmed, by the first that is none.
     #[inline]
-    fn after_quote(&mut self, window: &mut Window<'_>) -> Step {
-        let position = self.quote_at + 1;
-        let Some(bit) = window.bit_of(position) else { return Step::BlockDone };
+    fn after_quote<const CAREFUL: bool>(&mut self, window: &mut Window<'_>) -> Step {
+        let Some(mut bit) = window.bit_of(self.look_at) else { return Step::BlockDone };
+        if CAREFUL {
+            let blanks = (window.block.blanks >> bit).trailing_ones();
+            if blanks > 0 {
+                self.look_at += blanks.min(window.rest_of_block(bit));
+                let Some(behind) = window.bit_of(self.look_at) else { return Step::BlockDone };
+                bit = behind;
+            }
+        }
         let Block { quotes, delimiters, line_ends, .. } = window.block;
         if delimiters >> bit & 1 == 1 {
             self.push_quoted();
-            self.cell_start = position + 1;
+            self.begin_cell::<CAREFUL>(self.look_at + 1);
             self.state = State::Plain;
         } else if line_ends >> bit & 1 == 1 {
             self.push_quoted();
             return self.line_end(window, bit);
-        } else if quotes >> bit & 1 == 1 {
+        } else if quotes >> bit & 1 == 1 && self.look_at == self.quote_at + 1 {
             self.escaped = true;
             self.state = State::Quoted;
         } else {
             self.traits.text_after_quote = true;
             self.state = State::Plain;
+            // Text, so that a quote further on opens nothing.
+            self.blank_so_far = false;
         }
         window.block.consume_marks(bit);
         Step::Again
+    }
+
+    /// Takes the first byte of a record: is it a comment?
+    fn at_record_start(&mut self, window: &mut Window<'_>) -> Step {
+        let Some(bit) = window.bit_of(0) else { return Step::BlockDone };
+        let is_comment = self.comment == Some(window.bytes[window.base + bit as usize]);
+        self.traits.line_only = is_comment;
+        self.state = if is_comment { State::Line } else { State::Plain };
+        Step::Again
+    }
+
+    /// Looks for the end of a line, past all other marks.
+    fn seek_line_end(&mut self, window: &mut Window<'_>) -> Step {
+        if window.block.line_ends == 0 {
+            return Step::BlockDone;
+        }
+        let bit = window.block.line_ends.trailing_zeros();
+        self.push(Span { start: 0, end: window.in_record(bit), form: Form::Plain });
+        self.line_end(window, bit)
     }
 
     /// Ends the record at the LF or CR of `bit`; a CR waits for the byte after it.
@@ -308,6 +426,10 @@ struct Block {
     line_ends: u64,
     non_ascii: u64,
     nul: u64,
+    /// Found in careful dialects only.
+    escapes: u64,
+    /// The same. Never consumed: it tells of bytes before a mark.
+    blanks: u64,
 }
 
 impl Block {
@@ -320,6 +442,7 @@ impl Block {
         self.quotes &= keep;
         self.delimiters &= keep;
         self.line_ends &= keep;
+        self.escapes &= keep;
     }
 
     /// Splits off the first `bytes` bytes of the block, which end a record, and returns their masks.
@@ -335,6 +458,7 @@ impl Block {
         self.line_ends &= !taken;
         self.non_ascii &= !taken;
         self.nul &= !taken;
+        self.escapes &= !taken;
         Self { non_ascii: passed.non_ascii & taken, nul: passed.nul & taken, ..Self::default() }
     }
 }
@@ -372,6 +496,16 @@ impl<'a> Window<'a> {
         here.then_some(bit)
     }
 
+    /// Bytes from the block's first one to a position inside the record; negative where that is in an earlier block.
+    fn distance(&self, position: u32) -> i32 {
+        position.wrapping_add(self.record_start).wrapping_sub(self.base as u32) as i32
+    }
+
+    /// Bytes of this block from a bit of it on.
+    fn rest_of_block(&self, bit: u32) -> u32 {
+        (self.bytes.len() - self.base).min(Block::BYTES) as u32 - bit
+    }
+
     #[inline]
     fn begin_record(&mut self, next: usize) {
         self.record_start = next as u32;
@@ -402,14 +536,27 @@ struct Marks {
     quote: u8x16,
     /// All ones, or zero for files without quoting.
     quoting: u64,
+    /// Whether `escapes` and `blanks` are wanted.
+    careful: bool,
+    escape: u8x16,
+    /// All ones, or zero for files without an escape byte.
+    escaping: u64,
+    /// All ones, or zero where blanks are text.
+    trimming: u64,
 }
 
 impl Marks {
     fn new(dialect: Dialect) -> Self {
+        let mask = |is_on: bool| if is_on { !0 } else { 0 };
+        let escapes = dialect.quote.is_some() && dialect.escape.is_some();
         Self {
             delimiter: u8x16::splat(dialect.delimiter),
             quote: u8x16::splat(dialect.quote.unwrap_or(0)),
-            quoting: if dialect.quote.is_some() { !0 } else { 0 },
+            quoting: mask(dialect.quote.is_some()),
+            careful: escapes || dialect.trims_blanks,
+            escape: u8x16::splat(dialect.escape.unwrap_or(0)),
+            escaping: mask(escapes),
+            trimming: mask(dialect.trims_blanks),
         }
     }
 
@@ -419,13 +566,14 @@ impl Marks {
         if let Some(block) = bytes.first_chunk() {
             return self.find_in(block);
         }
-        let mut padded = [b' '; Block::BYTES];
+        let mut padded = [b'x'; Block::BYTES];
         padded[..bytes.len()].copy_from_slice(bytes);
         let mut block = self.find_in(&padded);
-        // The padding may be the delimiter or the quote.
+        // The padding may be one of the marks.
         let here = !(!0 << bytes.len());
         block.quotes &= here;
         block.delimiters &= here;
+        block.escapes &= here;
         block
     }
 
@@ -443,6 +591,22 @@ impl Marks {
             block.nul |= mask(vector.simd_eq(u8x16::splat(0)));
         }
         block.quotes &= self.quoting;
+        if self.careful {
+            self.find_careful(bytes, &mut block);
+        }
         block
+    }
+
+    /// Escape bytes and blanks.
+    fn find_careful(&self, bytes: &[u8; Block::BYTES], block: &mut Block) {
+        let (vectors, _) = bytes.as_chunks::<16>();
+        for (index, vector) in vectors.iter().enumerate() {
+            let vector = u8x16::from(*vector);
+            let mask = |matches: u8x16| u64::from(matches.to_bitmask()) << (index * 16);
+            block.escapes |= mask(vector.simd_eq(self.escape));
+            block.blanks |= mask(vector.simd_eq(u8x16::splat(b' ')) | vector.simd_eq(u8x16::splat(b'\t')));
+        }
+        block.escapes &= self.escaping;
+        block.blanks &= self.trimming & !block.delimiters;
     }
 }

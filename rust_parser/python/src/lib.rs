@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use dari_parser::{Dialect, InvalidStart, Limits, Options};
+use dari_parser::{Counts, Encoding, Hints, InvalidStart, Limits, Options};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -22,7 +22,7 @@ fn parse_error(error: dari_parser::ParseError) -> PyErr {
     ParseError::new_err((error.code.as_str(), error.line, error.byte_offset, error.limit))
 }
 
-/// A record that cannot be stored.
+/// A record or line that is not stored as a row.
 #[pyclass(frozen, module = "dari._native")]
 struct RejectedRow(dari_parser::RejectedRow);
 
@@ -59,6 +59,86 @@ impl RejectedRow {
     }
 }
 
+/// How a file is read.
+#[pyclass(frozen, module = "dari._native")]
+struct Reading(dari_parser::Reading);
+
+#[pymethods]
+impl Reading {
+    /// What the bytes mean.
+    #[getter]
+    fn encoding(&self) -> &'static str {
+        self.0.encoding.as_str()
+    }
+
+    /// Between two cells.
+    #[getter]
+    fn delimiter(&self) -> char {
+        char::from(self.0.dialect.delimiter)
+    }
+
+    /// Around a cell; empty for none.
+    #[getter]
+    fn quote(&self) -> String {
+        mark_text(self.0.dialect.quote)
+    }
+
+    /// Before a quote that is text; empty for none.
+    #[getter]
+    fn escape(&self) -> String {
+        mark_text(self.0.dialect.escape)
+    }
+
+    /// Before a line that is no record; empty for none.
+    #[getter]
+    fn comment(&self) -> String {
+        mark_text(self.0.dialect.comment)
+    }
+
+    /// Whether blanks around a cell are no part of it.
+    #[getter]
+    fn trims_blanks(&self) -> bool {
+        self.0.dialect.trims_blanks
+    }
+
+    /// Lines before the table.
+    #[getter]
+    fn preamble_lines(&self) -> u32 {
+        self.0.dialect.preamble_lines
+    }
+
+    /// Records that name the columns.
+    #[getter]
+    fn header_rows(&self) -> u32 {
+        self.0.dialect.header_rows
+    }
+}
+
+/// What was found out about a file, or told.
+#[pyclass(frozen, module = "dari._native")]
+struct Detected(dari_parser::Detected);
+
+#[pymethods]
+impl Detected {
+    /// How the file is read.
+    #[getter]
+    fn reading(&self) -> Reading {
+        Reading(self.0.reading)
+    }
+
+    /// The next best way.
+    #[getter]
+    fn runner_up(&self) -> Option<Reading> {
+        self.0.runner_up.map(Reading)
+    }
+
+    /// How far the first is ahead of the second: 0 to 1.
+    #[getter]
+    fn confidence(&self) -> f64 {
+        self.0.confidence
+    }
+}
+
 /// Where a parser can go on: the state between two records.
 #[pyclass(frozen, module = "dari._native")]
 struct Checkpoint(dari_parser::Checkpoint);
@@ -66,16 +146,21 @@ struct Checkpoint(dari_parser::Checkpoint);
 #[pymethods]
 impl Checkpoint {
     #[new]
+    #[expect(clippy::too_many_arguments, reason = "plain values, as a database row has them")]
     fn new(
         offset_bytes: u64,
         line: u64,
         rows_stored: u64,
         rows_rejected: u64,
+        lines_set_aside: u64,
+        rows_ragged: u64,
+        rows_repaired: u64,
+        rows_replaced: u64,
         columns: Vec<String>,
-        sha256_state: Vec<u8>,
+        state: Vec<u8>,
     ) -> Self {
-        let columns = Arc::from(columns);
-        Self(dari_parser::Checkpoint { offset_bytes, line, rows_stored, rows_rejected, columns, sha256_state })
+        let counts = Counts { rows_stored, rows_rejected, lines_set_aside, rows_ragged, rows_repaired, rows_replaced };
+        Self(dari_parser::Checkpoint { offset_bytes, line, counts, columns: Arc::from(columns), state })
     }
 
     /// Bytes of the file that are consumed: the start of the next record.
@@ -93,13 +178,37 @@ impl Checkpoint {
     /// Rows stored so far.
     #[getter]
     fn rows_stored(&self) -> u64 {
-        self.0.rows_stored
+        self.0.counts.rows_stored
     }
 
-    /// Records rejected so far.
+    /// Rows rejected so far.
     #[getter]
     fn rows_rejected(&self) -> u64 {
-        self.0.rows_rejected
+        self.0.counts.rows_rejected
+    }
+
+    /// Lines that are no rows.
+    #[getter]
+    fn lines_set_aside(&self) -> u64 {
+        self.0.counts.lines_set_aside
+    }
+
+    /// Stored rows with fewer or more cells than columns.
+    #[getter]
+    fn rows_ragged(&self) -> u64 {
+        self.0.counts.rows_ragged
+    }
+
+    /// Stored rows with a stray quote that was taken as text.
+    #[getter]
+    fn rows_repaired(&self) -> u64 {
+        self.0.counts.rows_repaired
+    }
+
+    /// Stored rows with U+FFFD in place of invalid bytes.
+    #[getter]
+    fn rows_replaced(&self) -> u64 {
+        self.0.counts.rows_replaced
     }
 
     /// Column names; empty until the first record was read.
@@ -108,10 +217,10 @@ impl Checkpoint {
         self.0.columns.iter().map(String::as_str).collect()
     }
 
-    /// SHA-256 of the consumed bytes as a state that can go on.
+    /// The rest of the parser's state.
     #[getter]
-    fn sha256_state(&self) -> &[u8] {
-        &self.0.sha256_state
+    fn state(&self) -> &[u8] {
+        &self.0.state
     }
 }
 
@@ -120,6 +229,7 @@ impl Checkpoint {
 struct Batch {
     rows: Py<PyBytes>,
     postings: Py<PyBytes>,
+    evidence: Py<PyBytes>,
     rows_stored: u64,
     rejected: Vec<Py<RejectedRow>>,
     checkpoint: Py<Checkpoint>,
@@ -132,6 +242,7 @@ impl Batch {
         let converted = Self {
             rows: PyBytes::new(py, &batch.rows).unbind(),
             postings: PyBytes::new(py, &batch.postings).unbind(),
+            evidence: PyBytes::new(py, &batch.evidence).unbind(),
             rows_stored: batch.rows_stored,
             rejected: rejected.collect::<PyResult<_>>()?,
             checkpoint: Py::new(py, Checkpoint(batch.checkpoint))?,
@@ -154,13 +265,19 @@ impl Batch {
         self.postings.clone_ref(py)
     }
 
+    /// What is in the columns of the rows.
+    #[getter]
+    fn evidence(&self, py: Python<'_>) -> Py<PyBytes> {
+        self.evidence.clone_ref(py)
+    }
+
     /// Rows in `rows`.
     #[getter]
     fn rows_stored(&self) -> u64 {
         self.rows_stored
     }
 
-    /// Records that are no rows.
+    /// Records and lines that are not stored.
     #[getter]
     fn rejected(&self, py: Python<'_>) -> Vec<Py<RejectedRow>> {
         self.rejected.iter().map(|row| row.clone_ref(py)).collect()
@@ -186,6 +303,7 @@ enum State {
 struct Parser {
     state: State,
     received_bytes: u64,
+    detected: Option<dari_parser::Detected>,
 }
 
 #[pymethods]
@@ -193,45 +311,73 @@ impl Parser {
     #[new]
     #[pyo3(signature = (
         *,
-        delimiter = ",",
-        quote = "\"",
-        has_header = true,
+        encoding = None,
+        delimiter = None,
+        quote = None,
+        escape = None,
+        comment = None,
+        trims_blanks = None,
+        preamble_lines = None,
+        header_rows = None,
+        replaces_invalid_bytes = false,
+        keeps_ragged_rows = true,
         batch_bytes = 4_194_304,
         block_rows = 128,
         max_record_bytes = 1_048_576,
         max_cell_bytes = 1_048_576,
+        max_header_bytes = 262_144,
         max_columns = 1_500,
         resume = None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "the options, by name")]
     fn new(
-        delimiter: &str,
-        quote: &str,
-        has_header: bool,
+        encoding: Option<&str>,
+        delimiter: Option<&str>,
+        quote: Option<&str>,
+        escape: Option<&str>,
+        comment: Option<&str>,
+        trims_blanks: Option<bool>,
+        preamble_lines: Option<i64>,
+        header_rows: Option<i64>,
+        replaces_invalid_bytes: bool,
+        keeps_ragged_rows: bool,
         batch_bytes: i64,
         block_rows: i64,
         max_record_bytes: i64,
         max_cell_bytes: i64,
+        max_header_bytes: i64,
         max_columns: i64,
         resume: Option<&Bound<'_, Checkpoint>>,
     ) -> PyResult<Self> {
+        let optional = |text: &str| if text.is_empty() { None } else { Some(mark(text)) };
+        let count = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
+        let limit = |limit: i64| u32::try_from(limit).unwrap_or_default();
         let options = Options {
-            dialect: Dialect {
-                delimiter: mark(delimiter),
-                quote: if quote.is_empty() { None } else { Some(mark(quote)) },
-                has_header,
+            hints: Hints {
+                encoding: encoding.map(named_encoding).transpose()?,
+                delimiter: delimiter.map(mark),
+                quote: quote.map(optional),
+                escape: escape.map(optional),
+                comment: comment.map(optional),
+                trims_blanks,
+                preamble_lines: preamble_lines.map(count),
+                header_rows: header_rows.map(count),
             },
+            replaces_invalid_bytes,
+            keeps_ragged_rows,
             limits: Limits {
                 batch_bytes: u64::try_from(batch_bytes).unwrap_or_default(),
-                block_rows: u32::try_from(block_rows).unwrap_or_default(),
-                max_record_bytes: u32::try_from(max_record_bytes).unwrap_or_default(),
-                max_cell_bytes: u32::try_from(max_cell_bytes).unwrap_or_default(),
-                max_columns: u32::try_from(max_columns).unwrap_or_default(),
+                block_rows: limit(block_rows),
+                max_record_bytes: limit(max_record_bytes),
+                max_cell_bytes: limit(max_cell_bytes),
+                max_header_bytes: limit(max_header_bytes),
+                max_columns: limit(max_columns),
             },
         };
         let parser = dari_parser::Parser::new(options, resume.map(|checkpoint| &checkpoint.get().0))
             .map_err(|error: InvalidStart| PyValueError::new_err(error.to_string()))?;
-        Ok(Self { received_bytes: parser.received_bytes(), state: State::Reading(Box::new(parser)) })
+        let (received_bytes, detected) = (parser.received_bytes(), parser.detected());
+        Ok(Self { state: State::Reading(Box::new(parser)), received_bytes, detected })
     }
 
     /// Takes the next bytes of the file; returns the batches that they close.
@@ -245,6 +391,7 @@ impl Parser {
             parser.reuse(rows);
         }
         self.received_bytes = parser.received_bytes();
+        self.detected = parser.detected();
         self.state = State::Reading(parser);
         Ok(batches)
     }
@@ -256,6 +403,7 @@ impl Parser {
         let batches = finished.batches.into_iter().map(|batch| Ok(Batch::from_core(py, batch)?.0));
         let batches = batches.collect::<PyResult<_>>()?;
         self.state = State::Finished { sha256: finished.sha256 };
+        self.detected = Some(finished.detected);
         Ok(batches)
     }
 
@@ -272,6 +420,12 @@ impl Parser {
     #[getter]
     fn received_bytes(&self) -> u64 {
         self.received_bytes
+    }
+
+    /// How the file is read; `None` until enough of it has come.
+    #[getter]
+    fn detected(&self) -> Option<Detected> {
+        self.detected.map(Detected)
     }
 }
 
@@ -293,12 +447,21 @@ fn failed() -> PyErr {
     PyRuntimeError::new_err("this parser has failed; go on with a new one from the last checkpoint")
 }
 
-/// The one byte of a delimiter or quote; NUL, which no dialect allows, for anything else.
+/// The one byte of a mark; LF, which no dialect allows, for anything else.
 fn mark(text: &str) -> u8 {
     match text.as_bytes() {
         [byte] => *byte,
-        _ => 0,
+        _ => b'\n',
     }
+}
+
+fn mark_text(mark: Option<u8>) -> String {
+    mark.map(char::from).into_iter().collect()
+}
+
+fn named_encoding(name: &str) -> PyResult<Encoding> {
+    let found = Encoding::ALL.into_iter().find(|encoding| encoding.as_str() == name);
+    found.ok_or_else(|| PyValueError::new_err("encoding must be the name of one that is known, such as utf-8"))
 }
 
 /// The search terms of a text, in order of first appearance, each once.
@@ -359,7 +522,7 @@ fn invalid_postings(error: dari_parser::InvalidPostings) -> PyErr {
 mod _native {
     #[pymodule_export]
     use super::{
-        Batch, Checkpoint, ParseError, Parser, RejectedRow, best_blocks, count_blocks, count_matches, lexeme_buckets,
-        lexeme_hashes, lexemes,
+        Batch, Checkpoint, Detected, ParseError, Parser, Reading, RejectedRow, best_blocks, count_blocks,
+        count_matches, lexeme_buckets, lexeme_hashes, lexemes,
     };
 }

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from importlib import resources
 from pathlib import Path
 
 import psycopg2
@@ -195,7 +196,7 @@ def test_one_user_may_migrate_and_serve(managed_dsn: str, folder: Path) -> None:
 def test_a_user_who_may_not_make_roles_is_told_what_to_ask_for(managed_dsn: str, folder: Path) -> None:
     """The message has the statements for an administrator to run."""
     _run(managed_dsn, "CREATE DATABASE plain OWNER plain")
-    with pytest.raises(MigrationError, match=r"plain may not .*CREATEROLE.*GRANT dari_owner TO plain"):
+    with pytest.raises(MigrationError, match=r"plain may not .*CREATEROLE.*GRANT dari_owner, dari_ingest TO plain"):
         migrate(make_dsn(managed_dsn, user="plain"), "plain", folder=folder)
 
 
@@ -263,6 +264,79 @@ def test_a_database_that_lacks_migrations_is_refused_with_their_names(empty_data
 def test_the_user_of_a_dsn_is_read_from_it(dsn: str, user: str | None) -> None:
     """Whom `dari migrate` lets take on the roles."""
     assert user_of(dsn) == user
+
+
+OLD_UPLOADS = [
+    # id, delimiter, quote, has_header, state, committed bytes, columns; state and hints after.
+    ("complete", ",", '"', True, "COMPLETED", 9, ["a", "b"], "COMPLETED", {}),
+    (
+        "told",
+        ";",
+        "",
+        False,
+        "COMPLETED",
+        9,
+        ["a", "b"],
+        "COMPLETED",
+        {"delimiter": ";", "quote": "", "header_rows": 0},
+    ),
+    ("all-bytes", "\t", '"', True, "INDEXING", 9, ["a", "b"], "INDEXING", {"delimiter": "\t"}),
+    ("untouched", ",", '"', True, "OPEN", 0, [], "OPEN", {}),
+    ("begun", ",", '"', True, "OPEN", 9, ["a", "b"], "FAILED", {}),
+    ("failed", ",", '"', True, "FAILED", 0, [], "FAILED", {}),
+]
+
+
+def test_uploads_and_rows_of_the_first_tables_are_carried_over(managed_dsn: str, tmp_path: Path) -> None:
+    """By a user who is no superuser: rows stay as they are, ragged ones fit, the reader sees the same and no more."""
+    for migration in resources.files("dari.adapters.postgres").joinpath("migrations").iterdir():
+        if migration.name.startswith("0001"):
+            (tmp_path / migration.name).write_bytes(migration.read_bytes())
+    _run(managed_dsn, "CREATE DATABASE carried")
+    migrate(managed_dsn, "carried", folder=tmp_path)
+    dsn = make_dsn(managed_dsn, dbname="carried")
+    segments = {}
+    with closing(psycopg2.connect(dsn)) as session, session, session.cursor() as cur:
+        cur.execute("SET LOCAL ROLE dari_app")
+        cur.execute(
+            "INSERT INTO dari.knowledge_bases (tenant, id, display_name, description) VALUES ('t', 'kb', '', '')"
+        )
+        for id, delimiter, quote, has_header, state, committed, columns, *_ in OLD_UPLOADS:
+            segments[id] = secrets.token_hex(16)
+            is_complete = state == "COMPLETED"
+            cur.execute(
+                "INSERT INTO dari.uploads (tenant, id, knowledge_base, mode, delimiter, quote, has_header,"
+                " max_rejected_rows, state, committed_offset_bytes, columns, segment, sha256, version, complete_time)"
+                " VALUES ('t', %s, 'kb', 'REPLACE', %s, %s, %s, 0, %s, %s, %s, %s, %s, %s, %s)",
+                (id, delimiter, quote, has_header, state, committed, columns, segments[id])
+                + ((b"x", 1, "now") if is_complete else (None, None, None)),
+            )
+        cur.execute("SET LOCAL ROLE dari_ingest")
+        rows = f"dari_rows.rows_{segments['complete']}"
+        cur.execute(
+            f"CREATE TABLE {rows} (row_number bigint NOT NULL, c1 text NOT NULL, c2 text NOT NULL);"
+            f"ALTER TABLE {rows} ENABLE ROW LEVEL SECURITY; GRANT SELECT ON {rows} TO dari_reader;"
+            f"CREATE POLICY named_by_transaction ON {rows} FOR SELECT TO dari_reader"
+            " USING (coalesce(current_setting('dari.tenant', true) = 't', false));"
+            f"INSERT INTO {rows} VALUES (1, 'x', 'y')"
+        )
+    assert [str(migration) for migration in migrate(managed_dsn, "carried")][:1] == ["0002_any_file"]
+
+    as_app = "SET LOCAL ROLE dari_app; "
+    found = _run(
+        dsn, as_app + "SELECT id, state, hints, columns <> '{}', reading #>> '{dialect,delimiter}' FROM dari.uploads"
+    )
+    assert sorted(found) == sorted(
+        (id, state, hints, bool(columns), delimiter if columns else None)
+        for id, delimiter, _, _, _, _, columns, state, hints in OLD_UPLOADS
+    )
+    _run(dsn, f"SET LOCAL ROLE dari_ingest; INSERT INTO {rows} VALUES (2, 'x', NULL, NULL), (3, 'x', 'y', '{{z}}')")
+    evidence = f"dari_rows.evidence_{segments['complete']}"
+    _run(dsn, f"SET LOCAL ROLE dari_ingest; INSERT INTO {evidence} VALUES (0, 'e')")
+    for tenant, seen in (("t", 1), ("other", 0)):
+        named = f"SET LOCAL ROLE dari_reader; SET LOCAL dari.tenant = '{tenant}'; "
+        assert _run(dsn, named + f"SELECT count(*) FROM {evidence}") == [(seen,)]
+        assert _run(dsn, named + f"SELECT count(*) FROM {rows}") == [(3 * seen,)]
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ def test_the_reader_sees_nothing_where_the_settings_were_never_made(filled: Fill
     with closing(psycopg2.connect(filled.dsns.service_dsn)) as session, session.cursor() as cur:
         cur.execute("SET ROLE dari_reader")
         for base in BASES:
-            for kind in ("rows", "postings"):
+            for kind in ("rows", "postings", "evidence"):
                 cur.execute(f"SELECT count(*) FROM dari_rows.{kind}_{filled.segments[base]}")
                 assert cur.fetchone() == (0,)
 
@@ -152,7 +152,7 @@ def test_every_table_of_rows_is_under_row_level_security(filled: Filled) -> None
         )
         found = cur.fetchall()
         assert {name for name, *_ in found} == {
-            f"{kind}_{segment}" for kind in ("rows", "postings") for segment in filled.segments.values()
+            f"{kind}_{segment}" for kind in ("rows", "postings", "evidence") for segment in filled.segments.values()
         }
         for _, *rest in found:
             assert rest == [True, "dari_ingest", "named_by_transaction", "r", "{dari_reader}"]

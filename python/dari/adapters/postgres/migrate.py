@@ -5,8 +5,8 @@ A migration is a file `migrations/NNNN_name.sql`. The files are numbered from 00
 is at one number, and a file that was applied is never edited: a change is a new file.
 
 A file runs in one transaction, as `dari_owner`, with the search path `public`, together with its line in the ledger.
-It holds no BEGIN, COMMIT or CONCURRENTLY. An advisory lock lets one process at a time do this; the others wait, and
-find nothing left to do.
+It holds no BEGIN, COMMIT or CONCURRENTLY; to change tables of rows it becomes `dari_ingest`, and then `dari_owner` again.
+An advisory lock lets one process at a time do this; the others wait, and find nothing left to do.
 
 Roles belong to the whole server, and each holds one kind of right:
 
@@ -36,6 +36,8 @@ from psycopg2.extensions import connection, cursor, make_dsn, parse_dsn
 OWNER_ROLE = "dari_owner"
 SERVICE_ROLES = ("dari_app", "dari_ingest", "dari_reader")
 ROLES = (OWNER_ROLE, *SERVICE_ROLES)
+MIGRATING_ROLES = (OWNER_ROLE, "dari_ingest")
+"""Whom a migration runs as, and whom it may become to change the tables of rows."""
 
 OLDEST_SERVER_VERSION = 150_000
 """From 15 on, only the owner of a database may create tables in `public`, and views can run as their caller."""
@@ -173,7 +175,8 @@ def ensure_roles(cur: cursor, service_user: str) -> None:
     cur.execute("SELECT rolsuper, current_user FROM pg_roles WHERE rolname = current_user")
     is_superuser, migrating_user = _one_row(cur)
     if not is_superuser:
-        _let_take_on(cur, str(migrating_user), OWNER_ROLE)
+        for role in MIGRATING_ROLES:
+            _let_take_on(cur, str(migrating_user), role)
     for role in SERVICE_ROLES:
         _let_take_on(cur, service_user, role)
 
@@ -212,7 +215,7 @@ def _make_roles(session: connection, service_user: str) -> None:
         _retry_races(session, lambda cur: ensure_roles(cur, service_user))
     except errors.InsufficientPrivilege as error:
         statements = [f"CREATE ROLE {role} NOLOGIN;" for role in ROLES]
-        statements += [f"GRANT {OWNER_ROLE} TO {session.info.user};"]
+        statements += [f"GRANT {', '.join(MIGRATING_ROLES)} TO {session.info.user};"]
         statements += [f"GRANT {', '.join(SERVICE_ROLES)} TO {service_user} WITH INHERIT FALSE, SET TRUE;"]
         raise MigrationError(
             f"{session.info.user} may not make or grant the roles of dari. Give it CREATEROLE, or let an administrator "

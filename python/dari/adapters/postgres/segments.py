@@ -1,38 +1,46 @@
-"""The tables of a segment: the rows of one upload, and the postings that find them.
+"""The tables of a segment: the rows of one upload, the postings that find them, and the evidence of what they hold.
 
 `dari_rows.rows_{segment}` has a column for each column of the file (c1, c2, …: a header may hold names that PostgreSQL
-cannot, or twice the same after 63 bytes), each cell's text exactly as it came. `dari_rows.postings_{segment}` tells for
-each lexeme in which blocks of rows it stands, cut into buckets; a bucket is found by a plain index on a number.
+cannot, or twice the same after 63 bytes), each cell's text exactly as it came, NULL where the row is too short to have
+it; cells beyond the columns stand in `extra_cells`. `dari_rows.postings_{segment}` tells for each lexeme in which blocks
+of rows it stands, cut into buckets; a bucket is found by a plain index on a number. `dari_rows.evidence_{segment}` has
+what the parser gathered about the columns: a row a batch, and one for all once the segment is indexed.
 
-Both belong to the ingest role, and show the reader role nothing but to a transaction that names their tenant and
+All belong to the ingest role, and show the reader role nothing but to a transaction that names their tenant and
 knowledge base. Under such a policy PostgreSQL uses an index for leakproof operators only: comparing numbers is, the
 operators of arrays and tsvectors are not, so that a GIN index here would be passed by.
 """
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from psycopg2.extensions import QuotedString
 
 from dari.adapters.postgres.database import Transaction
+from dari.core.uploads import Batch
+
+EvidenceMerger = Callable[[list[bytes]], bytes]
+"""Makes one evidence of several."""
 
 _SEGMENT = re.compile(r"[0-9a-f]{32}")
 _COPY_READ_BYTES = 1024 * 1024
+_EVIDENCE_BYTES_AT_ONCE = 4 * 1024 * 1024
 
 
 def create_segment(transaction: Transaction, segment: str, tenant: str, knowledge_base: str, columns: int) -> None:
     """Make the empty tables of a segment. As the ingest role."""
-    cells = "".join(f", c{number} text NOT NULL" for number in range(1, columns + 1))
-    rows, postings = _rows_table(segment), _postings_table(segment)
+    cells = "".join(f", c{number} text" for number in range(1, columns + 1))
+    rows, postings, evidence = tables = _tables(segment)
     # A vacuum in the middle of a load finds nothing to clean and takes a core; publishing turns it on.
     transaction.execute(
-        f"CREATE TABLE {rows} (row_number bigint NOT NULL{cells}) WITH (autovacuum_enabled = off);"
+        f"CREATE TABLE {rows} (row_number bigint NOT NULL{cells}, extra_cells text[]) WITH (autovacuum_enabled = off);"
         f"CREATE TABLE {postings} (bucket integer NOT NULL, first_row_number bigint NOT NULL, postings bytea NOT NULL)"
-        " WITH (autovacuum_enabled = off)"
+        " WITH (autovacuum_enabled = off);"
+        f"CREATE TABLE {evidence} (start_offset_bytes bigint NOT NULL, evidence bytea NOT NULL)"
     )
     is_named = _is_named(tenant, knowledge_base)
-    for table in (rows, postings):
+    for table in tables:
         transaction.execute(
             f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;"
             f"CREATE POLICY named_by_transaction ON {table} FOR SELECT TO dari_reader USING ({is_named});"
@@ -40,17 +48,23 @@ def create_segment(transaction: Transaction, segment: str, tenant: str, knowledg
         )
 
 
-def copy_into_segment(transaction: Transaction, segment: str, rows: bytes, postings: bytes) -> int:
-    """Add encoded rows and postings; returns how many rows PostgreSQL says it stored. As the ingest role."""
-    stored = _copy_in(transaction, _rows_table(segment), rows) if rows else 0
-    if postings:
-        _copy_in(transaction, _postings_table(segment), postings)
+def copy_into_segment(transaction: Transaction, segment: str, start_offset_bytes: int, batch: Batch) -> int:
+    """Add a batch that begins at this byte of its file; returns how many rows PostgreSQL says it stored.
+
+    As the ingest role.
+    """
+    rows, postings, evidence = _tables(segment)
+    stored = _copy_in(transaction, rows, batch.rows) if batch.rows else 0
+    if batch.postings:
+        _copy_in(transaction, postings, batch.postings)
+    if batch.evidence:
+        transaction.execute(f"INSERT INTO {evidence} VALUES (%s, %s)", (start_offset_bytes, batch.evidence))
     return stored
 
 
-def index_segment(transaction: Transaction, segment: str) -> None:
-    """Build what search needs. As the ingest role."""
-    rows, postings = _rows_table(segment), _postings_table(segment)
+def index_segment(transaction: Transaction, segment: str, merge_evidence: EvidenceMerger) -> None:
+    """Build what search needs, and put the evidence of all batches together. As the ingest role."""
+    rows, postings, evidence = _tables(segment)
     transaction.execute(
         # Rows lie in the order of their numbers: a block-range index costs nothing and is as good.
         f"CREATE INDEX ON {rows} USING brin (row_number) WITH (pages_per_range = 8);"
@@ -58,14 +72,24 @@ def index_segment(transaction: Transaction, segment: str) -> None:
         f"ANALYZE {rows} (row_number); ANALYZE {postings} (bucket);"
         f"ALTER TABLE {rows} RESET (autovacuum_enabled); ALTER TABLE {postings} RESET (autovacuum_enabled)"
     )
+    _merge_evidence(transaction, evidence, merge_evidence)
 
 
 def drop_segment(transaction: Transaction, segment: str) -> None:
-    """Drop the tables of a segment, if they exist. As the ingest role.
+    """Drop the tables of a segment, if they exist, and views over them. As the ingest role.
 
     Those of several segments in one transaction are dropped in the order of their names; see `lock_segments`.
     """
-    transaction.execute(f"DROP TABLE IF EXISTS {_rows_table(segment)}; DROP TABLE IF EXISTS {_postings_table(segment)}")
+    transaction.execute("; ".join(f"DROP TABLE IF EXISTS {table} CASCADE" for table in _tables(segment)))
+
+
+def stored_segments(transaction: Transaction) -> list[str]:
+    """The segments that have tables, by name. As any role."""
+    cursor = transaction.execute(
+        "SELECT substr(relname, 6) FROM pg_class WHERE relnamespace = 'dari_rows'::regnamespace AND relkind = 'r'"
+        " AND starts_with(relname, 'rows_') ORDER BY 1"
+    )
+    return [segment for (segment,) in cursor.fetchall()]
 
 
 def lock_segments(transaction: Transaction, segments: Iterable[str]) -> None:
@@ -138,10 +162,38 @@ def _sum(terms: Sequence[str]) -> str:
     return f"({_sum(terms[:middle])} + {_sum(terms[middle:])})"
 
 
+def _merge_evidence(transaction: Transaction, table: str, merge: EvidenceMerger) -> None:
+    """Leave one row of evidence, or none; no more than some pieces are in memory at once."""
+    transaction.execute(
+        f"DECLARE pieces NO SCROLL CURSOR FOR SELECT start_offset_bytes, evidence FROM {table} ORDER BY 1"
+    )
+    gathered: list[bytes] = []
+    gathered_bytes = pieces = 0
+    first_offset = None
+    while (piece := transaction.execute("FETCH pieces").fetchone()) is not None:
+        offset, evidence = piece
+        first_offset = offset if first_offset is None else first_offset
+        gathered.append(bytes(evidence))
+        gathered_bytes += len(evidence)
+        pieces += 1
+        if gathered_bytes > _EVIDENCE_BYTES_AT_ONCE:
+            gathered = [merge(gathered)]
+            gathered_bytes = 0
+    transaction.execute("CLOSE pieces")
+    if pieces > 1:
+        transaction.execute(f"TRUNCATE {table}")
+        transaction.execute(f"INSERT INTO {table} VALUES (%s, %s)", (first_offset, merge(gathered)))
+
+
 def _copy_in(transaction: Transaction, table: str, data: bytes) -> int:
     cursor = transaction.cursor()
     cursor.copy_expert(f"COPY {table} FROM STDIN (FORMAT binary)", io.BytesIO(data), size=_COPY_READ_BYTES)
     return cursor.rowcount
+
+
+def _tables(segment: str) -> tuple[str, str, str]:
+    """The tables of rows, postings and evidence."""
+    return _rows_table(segment), _postings_table(segment), f"dari_rows.evidence_{_checked(segment)}"
 
 
 def _rows_table(segment: str) -> str:

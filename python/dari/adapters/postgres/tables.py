@@ -43,9 +43,9 @@ class JsonbField(Field):
 
     field_type = "JSONB"
 
-    def db_value(self, value: Any) -> Json:
+    def db_value(self, value: Any) -> Json | None:
         """Wrap for the driver."""
-        return Json(value)
+        return None if value is None else Json(value)
 
 
 def _texts() -> Any:
@@ -167,18 +167,24 @@ class Uploads(_Table):
     id = TextField()
     knowledge_base = TextField()
     mode = TextField()
-    delimiter = TextField()
-    quote = TextField()
-    has_header = BooleanField()
+    hints = JsonbField()
+    replaces_invalid_bytes = BooleanField()
+    keeps_ragged_rows = BooleanField()
     max_rejected_rows = BigIntegerField()
+    max_rejected_share = DoubleField()
     state = TextField()
     writer_epoch = BigIntegerField()
     committed_offset_bytes = BigIntegerField()
     next_line = BigIntegerField()
     rows_stored = BigIntegerField()
     rows_rejected = BigIntegerField()
+    lines_set_aside = BigIntegerField()
+    rows_ragged = BigIntegerField()
+    rows_repaired = BigIntegerField()
+    rows_replaced = BigIntegerField()
     columns = _texts()
-    sha256_state = BlobField()
+    reading = JsonbField(null=True)
+    parser_state = BlobField()
     segment = TextField()
     sha256 = BlobField(null=True)
     version = BigIntegerField(null=True)

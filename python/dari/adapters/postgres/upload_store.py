@@ -1,7 +1,8 @@
 """Keeps uploads, their ledger and their rows; see `core.uploads` for the invariant that the ledger holds."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -11,7 +12,13 @@ from peewee import fn
 from psycopg2.extras import execute_values
 
 from dari.adapters.postgres.database import Database, Role, Transaction, sqlstate
-from dari.adapters.postgres.segments import copy_into_segment, create_segment, drop_segment, index_segment
+from dari.adapters.postgres.segments import (
+    EvidenceMerger,
+    copy_into_segment,
+    create_segment,
+    drop_segment,
+    index_segment,
+)
 from dari.adapters.postgres.tables import (
     KnowledgeBases,
     KnowledgeBaseVersions,
@@ -20,18 +27,23 @@ from dari.adapters.postgres.tables import (
     Uploads,
     VersionSegments,
 )
-from dari.core.errors import HeaderConflict, InternalError, MalformedFile, NotFound, RivalWriter
+from dari.core.errors import HeaderConflict, InternalError, MalformedFile, NotFound, RivalWriter, UploadConflict
 from dari.core.uploads import (
+    ENDED,
     Batch,
-    Checkpoint,
+    CommittedCheckpoint,
     Dialect,
+    Move,
     OpenUpload,
+    ParseOptions,
+    Reading,
     Receipt,
     StoredRejectedRow,
     Upload,
     UploadMode,
     UploadState,
     conflict_with,
+    has_ended,
 )
 
 _INDEX_TIMEOUT_S = 3_600.0
@@ -45,8 +57,9 @@ _ROW_TOO_BIG = "54000"
 class PostgresUploadStore:
     """An UploadStore."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, merge_evidence: EvidenceMerger) -> None:
         self._database = database
+        self._merge_evidence = merge_evidence
 
     def open(self, tenant: str, request: OpenUpload) -> Upload:
         """See UploadStore."""
@@ -54,7 +67,7 @@ class PostgresUploadStore:
             if _lock_knowledge_base(transaction, tenant, request.knowledge_base, _SHARED) is None:
                 raise NotFound.of(f"knowledgeBases/{request.knowledge_base}")
             Uploads.insert(_new_row(tenant, request)).on_conflict_ignore().execute(transaction.peewee)
-            upload = _upload(_lock(transaction, tenant, request.id))
+            upload = read_upload(_lock(transaction, tenant, request.id))
             conflict = conflict_with(upload, request)
             if conflict is not None:
                 raise conflict
@@ -67,74 +80,68 @@ class PostgresUploadStore:
                 .dicts()
                 .execute(transaction.peewee)
             )
-            return _upload(next(iter(opened)))
+            return read_upload(next(iter(opened)))
 
-    def commit(self, upload: Upload, since: Checkpoint, batch: Batch, sha256: bytes | None = None) -> None:
+    def commit(self, upload: Upload, move: Move, await_turn: Callable[[], None] = lambda: None) -> None:
         """See UploadStore."""
-        after = batch.checkpoint
-        state = UploadState.OPEN if sha256 is None else UploadState.INDEXING
+        batch, after = move.batch, move.batch.checkpoint
         with self._database.transaction(Role.APP) as transaction:
             _hold_knowledge_base(transaction, upload)
-            # The compare-and-set comes first: a rival's stream waits here for nothing but one short transaction.
-            moved = (
-                Uploads.update(
-                    {
-                        Uploads.state: state.value,
-                        Uploads.sha256: sha256,
-                        Uploads.committed_offset_bytes: after.offset_bytes,
-                        Uploads.next_line: after.line,
-                        Uploads.rows_stored: after.rows_stored,
-                        Uploads.rows_rejected: after.rows_rejected,
-                        Uploads.columns: list(after.columns),
-                        Uploads.sha256_state: after.sha256_state,
-                        Uploads.update_time: fn.now(),
-                    }
-                )
-                .where(
-                    _is_mine(upload)
-                    & (Uploads.committed_offset_bytes == since.offset_bytes)
-                    & (Uploads.state == UploadState.OPEN.value)
-                )
-                .execute(transaction.peewee)
-            )
-            if not moved:
-                raise _rival(upload)
-            is_first = not since.columns and bool(after.columns)
-            if is_first:
+            if move.makes_tables:
+                # The compare-and-set comes first here: of two streams that make the same tables one would fail late.
+                _move_offset(transaction, upload, move)
                 _check_header(transaction, upload, after.columns)
-            if after.offset_bytes == since.offset_bytes:
-                return  # The end of a file that ended with the batch before.
-            UploadBatches.insert(
-                tenant=upload.tenant,
-                upload=upload.id,
-                start_offset_bytes=since.offset_bytes,
-                end_offset_bytes=after.offset_bytes,
-                rows_stored=batch.rows_stored,
-                rows_rejected=len(batch.rejected),
-            ).execute(transaction.peewee)
-            _insert_rejected(transaction, upload, batch)
-            transaction.become(Role.INGEST)
-            if is_first:
-                create_segment(transaction, upload.segment, upload.tenant, upload.knowledge_base, len(after.columns))
-            stored = _copy(transaction, upload, batch)
-            if stored != batch.rows_stored:
-                raise InternalError("An internal error occurred.", {"expected_rows": batch.rows_stored, "rows": stored})
+            if after.offset_bytes > move.since.offset_bytes:
+                transaction.become(Role.INGEST)
+                if move.makes_tables:
+                    create_segment(
+                        transaction, upload.segment, upload.tenant, upload.knowledge_base, len(after.columns)
+                    )
+                stored = _copy(transaction, upload, move)
+                if stored != batch.rows_stored:
+                    raise InternalError(
+                        "An internal error occurred.", {"expected_rows": batch.rows_stored, "rows": stored}
+                    )
+                transaction.become(Role.APP)
+            if not move.makes_tables:
+                await_turn()
+                _move_offset(transaction, upload, move)
+            if after.offset_bytes > move.since.offset_bytes:
+                _write_ledger(transaction, upload, move)
 
     def fail(self, upload: Upload, failure: str) -> None:
         """See UploadStore."""
         with self._database.transaction(Role.APP) as transaction:
             if _lock_knowledge_base(transaction, upload.tenant, upload.knowledge_base, _SHARED) is None:
                 return
-            failed = (
-                Uploads.update(
-                    {Uploads.state: UploadState.FAILED.value, Uploads.failure: failure, Uploads.update_time: fn.now()}
-                )
-                .where(_is_mine(upload) & (Uploads.state != UploadState.COMPLETED.value))
-                .execute(transaction.peewee)
+            failed = _end(transaction, UploadState.FAILED, failure, _is_mine(upload))
+        self._drop(failed)
+
+    def cancel(self, tenant: str, id: str) -> Upload:
+        """See UploadStore."""
+        with self._database.transaction(Role.APP) as transaction:
+            upload = read_upload(_find(transaction, tenant, id))
+            _hold_knowledge_base(transaction, upload)
+            cancelled = _end(transaction, UploadState.CANCELLED, "", _is(tenant, id))
+            upload = read_upload(_find(transaction, tenant, id))
+        if upload.state is UploadState.COMPLETED:
+            raise UploadConflict(
+                f"{upload.name} is complete; replace its rows by another upload.",
+                {"upload": upload.name, "field": "state"},
             )
-            if failed:
-                transaction.become(Role.INGEST)
-                drop_segment(transaction, upload.segment)
+        self._drop(cancelled)
+        return upload
+
+    def _drop(self, segments: Sequence[str]) -> None:
+        """Drop the tables of uploads that have ended.
+
+        In a transaction of its own: a batch of theirs may hold the tables, and wait for the upload. Where this is cut
+        short, housekeeping finds them.
+        """
+        if segments:
+            with self._database.transaction(Role.INGEST) as transaction:
+                for segment in segments:
+                    drop_segment(transaction, segment)
 
     def publish(self, upload: Upload) -> Receipt:
         """See UploadStore."""
@@ -144,10 +151,10 @@ class PostgresUploadStore:
             row = _lock_mine(transaction, upload)
             if row["state"] == UploadState.INDEXING.value:
                 _check_header(transaction, upload, row["columns"])
-                version = _add_version(transaction, _upload(row), current_version)
+                version = _add_version(transaction, read_upload(row), current_version)
                 _complete(transaction, upload, version)
                 row = _lock(transaction, upload.tenant, upload.id)
-            receipt = _upload(row).receipt
+            receipt = read_upload(row).receipt
             if receipt is None:
                 raise InternalError("An internal error occurred.", {"upload": upload.name})
             return receipt
@@ -155,7 +162,7 @@ class PostgresUploadStore:
     def get(self, tenant: str, id: str) -> Upload:
         """See UploadStore."""
         with self._database.transaction(Role.APP) as transaction:
-            return _upload(_find(transaction, tenant, id))
+            return read_upload(_find(transaction, tenant, id))
 
     def list(self, tenant: str, knowledge_base: str, before: tuple[datetime, str] | None, limit: int) -> list[Upload]:
         """See UploadStore."""
@@ -173,7 +180,7 @@ class PostgresUploadStore:
             same_time = (Uploads.create_time == create_time) & (Uploads.id > id)
             query = query.where((Uploads.create_time < create_time) | same_time)
         with self._database.transaction(Role.APP) as transaction:
-            return [_upload(row) for row in query.execute(transaction.peewee)]
+            return [read_upload(row) for row in query.execute(transaction.peewee)]
 
     def list_rejected(self, tenant: str, id: str, after_offset_bytes: int, limit: int) -> "Sequence[StoredRejectedRow]":
         """See UploadStore."""
@@ -206,7 +213,7 @@ class PostgresUploadStore:
             if row["state"] != UploadState.INDEXING.value or row["index_duration_s"] is not None:
                 return
             transaction.become(Role.INGEST)
-            index_segment(transaction, upload.segment)
+            index_segment(transaction, upload.segment, self._merge_evidence)
             transaction.become(Role.APP)
             (
                 Uploads.update({Uploads.index_duration_s: time.monotonic() - started_s, Uploads.update_time: fn.now()})
@@ -221,10 +228,11 @@ def _new_row(tenant: str, request: OpenUpload) -> dict[str, object]:
         "id": request.id,
         "knowledge_base": request.knowledge_base,
         "mode": request.mode.value,
-        "delimiter": request.dialect.delimiter,
-        "quote": request.dialect.quote,
-        "has_header": request.dialect.has_header,
+        "hints": _hints(request.options.dialect),
+        "replaces_invalid_bytes": request.options.replaces_invalid_bytes,
+        "keeps_ragged_rows": request.options.keeps_ragged_rows,
         "max_rejected_rows": request.max_rejected_rows,
+        "max_rejected_share": request.max_rejected_share,
         "segment": uuid4().hex,
     }
 
@@ -259,9 +267,18 @@ def _lock(transaction: Transaction, tenant: str, id: str) -> dict[str, Any]:
 
 def _lock_mine(transaction: Transaction, upload: Upload) -> dict[str, Any]:
     row = _lock(transaction, upload.tenant, upload.id)
+    _check_mine(row, upload)
+    return row
+
+
+def _check_mine(row: dict[str, Any], upload: Upload) -> None:
+    """Raise UploadConflict where the upload has ended badly, RivalWriter where it is another stream's."""
+    if row["segment"] == upload.segment:
+        ended = has_ended(read_upload(row))
+        if ended is not None:
+            raise ended
     if (row["writer_epoch"], row["segment"]) != (upload.writer_epoch, upload.segment):
         raise _rival(upload)
-    return row
 
 
 def _hold_knowledge_base(transaction: Transaction, upload: Upload, lock: str = _SHARED) -> int | None:
@@ -282,6 +299,64 @@ def _lock_knowledge_base(transaction: Transaction, tenant: str, id: str, lock: A
         .first(transaction.peewee)
     )
     return found
+
+
+def _move_offset(transaction: Transaction, upload: Upload, move: Move) -> None:
+    """The compare-and-set: it takes place where no other stream has opened the upload, nor moved it."""
+    after = move.batch.checkpoint
+    state = UploadState.OPEN if move.sha256 is None else UploadState.INDEXING
+    changes = {
+        Uploads.state: state.value,
+        Uploads.sha256: move.sha256,
+        Uploads.committed_offset_bytes: after.offset_bytes,
+        Uploads.next_line: after.line,
+        Uploads.rows_stored: after.rows_stored,
+        Uploads.rows_rejected: after.rows_rejected,
+        Uploads.lines_set_aside: after.lines_set_aside,
+        Uploads.rows_ragged: after.rows_ragged,
+        Uploads.rows_repaired: after.rows_repaired,
+        Uploads.rows_replaced: after.rows_replaced,
+        Uploads.parser_state: after.state,
+        Uploads.update_time: fn.now(),
+    }
+    if move.makes_tables:
+        changes |= {Uploads.columns: list(after.columns), Uploads.reading: _reading_json(move.reading)}
+    moved = (
+        Uploads.update(changes)
+        .where(
+            _is_mine(upload)
+            & (Uploads.committed_offset_bytes == move.since.offset_bytes)
+            & (Uploads.state == UploadState.OPEN.value)
+        )
+        .execute(transaction.peewee)
+    )
+    if not moved:
+        _lock_mine(transaction, upload)
+        raise _rival(upload)
+
+
+def _write_ledger(transaction: Transaction, upload: Upload, move: Move) -> None:
+    UploadBatches.insert(
+        tenant=upload.tenant,
+        upload=upload.id,
+        start_offset_bytes=move.since.offset_bytes,
+        end_offset_bytes=move.batch.checkpoint.offset_bytes,
+        rows_stored=move.batch.rows_stored,
+        rows_rejected=move.batch.checkpoint.rows_rejected - move.since.rows_rejected,
+    ).execute(transaction.peewee)
+    _insert_rejected(transaction, upload, move.batch)
+
+
+def _end(transaction: Transaction, state: UploadState, failure: str, condition: Any) -> list[str]:
+    """End the uploads, but those that have ended; returns their segments, in the order in which to drop them."""
+    ended = (
+        Uploads.update({Uploads.state: state.value, Uploads.failure: failure, Uploads.update_time: fn.now()})
+        .where(condition & Uploads.state.not_in([state.value for state in ENDED]))
+        .returning(Uploads.segment)
+        .tuples()
+        .execute(transaction.peewee)
+    )
+    return sorted(segment for (segment,) in ended)
 
 
 def _rival(upload: Upload) -> RivalWriter:
@@ -323,16 +398,17 @@ def _check_header(transaction: Transaction, upload: Upload, columns: Sequence[st
     )
 
 
-def _copy(transaction: Transaction, upload: Upload, batch: Batch) -> int:
+def _copy(transaction: Transaction, upload: Upload, move: Move) -> int:
     try:
-        return copy_into_segment(transaction, upload.segment, batch.rows, batch.postings)
+        return copy_into_segment(transaction, upload.segment, move.since.offset_bytes, move.batch)
     except psycopg2.Error as error:
         if sqlstate(error) != _ROW_TOO_BIG:
             raise
+        start, end = move.since.offset_bytes, move.batch.checkpoint.offset_bytes
         raise MalformedFile(
-            f"A row before byte {batch.checkpoint.offset_bytes} has more cells than fit into a row of PostgreSQL: some"
+            f"A row between bytes {start} and {end} has more cells than fit into a row of PostgreSQL: some"
             " hundreds where each has ten characters or more. Send fewer columns, under a new upload_id.",
-            {"code": "row_too_wide", "before_byte": batch.checkpoint.offset_bytes},
+            {"code": "row_too_wide", "byte_offset": start, "before_byte": end},
         ) from error
 
 
@@ -365,11 +441,11 @@ def _add_version(transaction: Transaction, upload: Upload, current: int | None) 
             .tuples()
             .execute(transaction.peewee)
         )
-    segments = [*kept, (upload.segment, upload.rows_stored)]
+    segments = [*kept, (upload.segment, upload.checkpoint.rows_stored)]
     version = {"tenant": upload.tenant, "knowledge_base": upload.knowledge_base}
     number = (current or 0) + 1
     KnowledgeBaseVersions.insert(
-        **version, number=number, row_count=sum(count for _, count in segments), columns=upload.columns
+        **version, number=number, row_count=sum(count for _, count in segments), columns=upload.checkpoint.columns
     ).execute(transaction.peewee)
     rows_before = 0
     for ordinal, (segment, row_count) in enumerate(segments, start=1):
@@ -399,44 +475,72 @@ def _complete(transaction: Transaction, upload: Upload, version: int) -> None:
     ).where(_is(upload.tenant, upload.id)).execute(transaction.peewee)
 
 
-def _upload(row: dict[str, Any]) -> Upload:
-    dialect = Dialect(row["delimiter"], row["quote"], row["has_header"])
-    mode, state = UploadMode(row["mode"]), UploadState(row["state"])
-    receipt = None
-    if state is UploadState.COMPLETED:
-        receipt = Receipt(
-            upload=row["id"],
-            knowledge_base=row["knowledge_base"],
-            version=row["version"],
-            mode=mode,
-            size_bytes=row["committed_offset_bytes"],
-            sha256=bytes(row["sha256"]),
-            rows_stored=row["rows_stored"],
-            rows_rejected=row["rows_rejected"],
-            columns=tuple(row["columns"]),
-            dialect=dialect,
-            create_time=row["create_time"],
-            complete_time=row["complete_time"],
-            index_duration_s=row["index_duration_s"],
-        )
+def read_upload(row: dict[str, Any]) -> Upload:
+    """An upload out of its row of dari.uploads."""
+    state = UploadState(row["state"])
     return Upload(
         tenant=row["tenant"],
         id=row["id"],
         knowledge_base=row["knowledge_base"],
-        mode=mode,
-        dialect=dialect,
+        mode=UploadMode(row["mode"]),
+        options=ParseOptions(Dialect(**row["hints"]), row["replaces_invalid_bytes"], row["keeps_ragged_rows"]),
         max_rejected_rows=row["max_rejected_rows"],
+        max_rejected_share=row["max_rejected_share"],
         state=state,
         writer_epoch=row["writer_epoch"],
-        offset_bytes=row["committed_offset_bytes"],
-        line=row["next_line"],
-        rows_stored=row["rows_stored"],
-        rows_rejected=row["rows_rejected"],
-        columns=list(row["columns"]),
-        sha256_state=bytes(row["sha256_state"]),
+        checkpoint=CommittedCheckpoint(
+            offset_bytes=row["committed_offset_bytes"],
+            line=row["next_line"],
+            **_counts(row),
+            columns=list(row["columns"]),
+            state=bytes(row["parser_state"]),
+        ),
+        reading=_reading(row["reading"]),
         segment=row["segment"],
         failure=row["failure"],
         create_time=row["create_time"],
         update_time=row["update_time"],
-        receipt=receipt,
+        receipt=_receipt(row) if state is UploadState.COMPLETED else None,
     )
+
+
+def _receipt(row: dict[str, Any]) -> Receipt:
+    reading = _reading(row["reading"])
+    if reading is None:
+        raise InternalError("An internal error occurred.", {"upload": row["id"]})
+    return Receipt(
+        upload=row["id"],
+        knowledge_base=row["knowledge_base"],
+        version=row["version"],
+        mode=UploadMode(row["mode"]),
+        size_bytes=row["committed_offset_bytes"],
+        sha256=bytes(row["sha256"]),
+        **_counts(row),
+        columns=tuple(row["columns"]),
+        reading=reading,
+        create_time=row["create_time"],
+        complete_time=row["complete_time"],
+        index_duration_s=row["index_duration_s"],
+    )
+
+
+def _counts(row: dict[str, Any]) -> dict[str, Any]:
+    names = ("rows_stored", "rows_rejected", "lines_set_aside", "rows_ragged", "rows_repaired", "rows_replaced")
+    return {name: row[name] for name in names}
+
+
+def _hints(dialect: Dialect) -> dict[str, object]:
+    return {name: value for name, value in asdict(dialect).items() if value is not None}
+
+
+def _reading(stored: dict[str, Any] | None) -> Reading | None:
+    if stored is None:
+        return None
+    runner_up = stored["runner_up"]
+    return Reading(
+        Dialect(**stored["dialect"]), None if runner_up is None else Dialect(**runner_up), stored["confidence"]
+    )
+
+
+def _reading_json(reading: Reading | None) -> dict[str, object] | None:
+    return None if reading is None else asdict(reading)
