@@ -3,7 +3,8 @@
 //! The first bytes of an input choose, the others are the file. A place in a table is chosen by the rest of a division, so
 //! that no input is refused.
 
-use dari_parser::{Encoding, Hints, Options};
+use dari_parser::Options;
+use dari_parser::reading::{Encoding, Hints};
 
 const CHOOSING_BYTES: usize = 8;
 const DELIMITERS: [u8; 6] = [b',', b';', b'\t', b'|', b' ', b':'];

@@ -3,7 +3,8 @@
 //! The input is a table: bytes become cells, and choose which cells are quoted and how records end. So each input is a
 //! file that both must read, and read alike.
 
-use dari_parser::{Dialect, Encoding, Hints, Options};
+use dari_parser::Options;
+use dari_parser::reading::{Dialect, Encoding, Hints};
 
 use crate::output::read;
 

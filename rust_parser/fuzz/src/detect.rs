@@ -1,6 +1,7 @@
 //! What is found out about any bytes: always something, always the same, and never against what was told.
 
-use dari_parser::{Detected, Encoding, Hints, detect, settle_encoding};
+use dari_parser::detect::{detect, settle_encoding};
+use dari_parser::reading::{Detected, Encoding, Hints};
 
 use crate::case::hints;
 

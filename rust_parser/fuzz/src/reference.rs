@@ -12,7 +12,8 @@
 
 use std::collections::BTreeMap;
 
-use dari_parser::{Dialect, Encoding, ErrorCode, Hints, ParseError, RejectReason, RejectedRow};
+use dari_parser::reading::{Dialect, Encoding, Hints};
+use dari_parser::{ErrorCode, ParseError, RejectReason, RejectedRow};
 
 use crate::case::Case;
 use crate::output::{Output, read};

@@ -1,6 +1,6 @@
 //! A reader of CSV that is slow and plain: the whole file at once, one byte after the other, no limit, no repair.
 
-use dari_parser::Dialect;
+use dari_parser::reading::Dialect;
 
 /// What a record turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
