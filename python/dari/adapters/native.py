@@ -5,18 +5,34 @@ from collections.abc import Sequence
 from dari import _native
 from dari.core.errors import MalformedFile
 from dari.core.search import BLOCK_ROWS
-from dari.core.uploads import Batch, Checkpoint, Dialect
+from dari.core.uploads import Batch, Checkpoint, Dialect, ParseOptions, Reading
 
 _PROBLEMS = {
-    "record_too_long": "The record at line {line} is longer than {limit} bytes; is a quote unclosed?",
-    "cell_too_long": "A cell of the record at line {line} is longer than {limit} bytes; is a quote unclosed?",
-    "too_many_columns": "The record at line {line} has more than {limit} columns; is the delimiter right?",
-    "unclosed_quote": "The quote that opens at line {line} is never closed.",
-    "duplicate_column": "The header at line {line} names a column twice; give each column its own name.",
-    "empty_file": "The file holds no record.",
-    "no_header": "The file holds no header; send one, or say that there is none.",
+    "record_too_long": (
+        "The record at line {line} is longer than {limit} bytes. Is a quote unclosed, or the delimiter of lines missing?"
+        " Otherwise split it, or raise max_record_bytes."
+    ),
+    "cell_too_long": (
+        "The cell at line {line} is longer than {limit} bytes. Is a quote unclosed? Otherwise shorten it, or raise"
+        " max_cell_bytes."
+    ),
+    "header_too_long": (
+        "The header is longer than {limit} bytes at line {line}. Is a quote unclosed, or are there fewer header_rows?"
+        " Otherwise shorten its names, or raise max_header_bytes."
+    ),
+    "too_many_columns": (
+        "The record at line {line} has more than {limit} columns. Is the delimiter right? Otherwise split the table."
+    ),
+    "unclosed_quote": "The quote that opens at line {line} is never closed. Close it, or say that the file has no quotes.",
+    "duplicate_column": "The header at line {line} names a column twice. Give each column its own name.",
+    "empty_file": "The file holds no record. Send one that does.",
+    "no_header": "The file holds no header. Send one, or say that there is none (header_rows 0).",
+    "header_invalid_bytes": (
+        "The header at line {line} has bytes that its encoding does not have. Say which encoding it is, or let invalid"
+        " bytes be replaced."
+    ),
+    "header_nul_byte": "The header at line {line} has a NUL byte. Take it out, or say which encoding the file has.",
 }
-_ANY_PROBLEM = "The file cannot be read at line {line}."
 
 
 class NativeParser:
@@ -29,6 +45,15 @@ class NativeParser:
     def received_bytes(self) -> int:
         """See FileParser."""
         return self._parser.received_bytes
+
+    @property
+    def reading(self) -> Reading | None:
+        """See FileParser."""
+        detected = self._parser.detected
+        if detected is None:
+            return None
+        runner_up = None if detected.runner_up is None else _dialect(detected.runner_up)
+        return Reading(_dialect(detected.reading), runner_up, detected.confidence)
 
     def feed(self, data: bytes) -> Sequence[Batch]:
         """See FileParser."""
@@ -52,26 +77,50 @@ class NativeParser:
 class ParserFactory:
     """Makes parsers with the limits of this server."""
 
-    def __init__(self, *, batch_bytes: int, max_record_bytes: int, max_columns: int) -> None:
+    def __init__(
+        self,
+        *,
+        batch_bytes: int,
+        max_record_bytes: int,
+        max_cell_bytes: int,
+        max_header_bytes: int,
+        max_columns: int,
+    ) -> None:
         self._batch_bytes = batch_bytes
         self._max_record_bytes = max_record_bytes
+        self._max_cell_bytes = max_cell_bytes
+        self._max_header_bytes = max_header_bytes
         self._max_columns = max_columns
 
-    def __call__(self, dialect: Dialect, resume: Checkpoint | None) -> NativeParser:
+    def __call__(self, options: ParseOptions, resume: Checkpoint | None) -> NativeParser:
         """A parser at the beginning of a file, or at a checkpoint."""
+        hints = options.dialect
         return NativeParser(
             _native.Parser(
-                delimiter=dialect.delimiter,
-                quote=dialect.quote,
-                has_header=dialect.has_header,
+                encoding=hints.encoding,
+                delimiter=hints.delimiter,
+                quote=hints.quote,
+                escape=hints.escape,
+                comment=hints.comment,
+                trims_blanks=hints.trims_blanks,
+                preamble_lines=hints.preamble_lines,
+                header_rows=hints.header_rows,
+                replaces_invalid_bytes=options.replaces_invalid_bytes,
+                keeps_ragged_rows=options.keeps_ragged_rows,
                 batch_bytes=self._batch_bytes,
                 block_rows=BLOCK_ROWS,
                 max_record_bytes=self._max_record_bytes,
-                max_cell_bytes=self._max_record_bytes,
+                max_cell_bytes=self._max_cell_bytes,
+                max_header_bytes=self._max_header_bytes,
                 max_columns=self._max_columns,
                 resume=None if resume is None else _checkpoint(resume),
             )
         )
+
+
+def merge_evidence(parts: Sequence[bytes]) -> bytes:
+    """The evidence of all these batches together. Raises ValueError where one of them is no evidence."""
+    return _native.merge_evidence(list(parts))
 
 
 class NativeLexer:
@@ -104,21 +153,38 @@ class NativePostings:
         return _native.best_blocks(list(hashes), list(weights), postings, max_blocks)
 
 
+def _dialect(reading: _native.Reading) -> Dialect:
+    return Dialect(
+        encoding=reading.encoding,
+        delimiter=reading.delimiter,
+        quote=reading.quote,
+        escape=reading.escape,
+        comment=reading.comment,
+        trims_blanks=reading.trims_blanks,
+        preamble_lines=reading.preamble_lines,
+        header_rows=reading.header_rows,
+    )
+
+
 def _checkpoint(checkpoint: Checkpoint) -> _native.Checkpoint:
     return _native.Checkpoint(
         checkpoint.offset_bytes,
         checkpoint.line,
         checkpoint.rows_stored,
         checkpoint.rows_rejected,
+        checkpoint.lines_set_aside,
+        checkpoint.rows_ragged,
+        checkpoint.rows_repaired,
+        checkpoint.rows_replaced,
         checkpoint.columns,
-        checkpoint.sha256_state,
+        checkpoint.state,
     )
 
 
 def _malformed(error: _native.ParseError) -> MalformedFile:
     code, line, byte_offset, limit = error.args
-    problem = _PROBLEMS.get(code, _ANY_PROBLEM).format(line=line, limit=limit)
+    problem = _PROBLEMS[code].format(line=line, limit=limit)
     return MalformedFile(
-        f"{problem} (line {line}, byte {byte_offset}) Mend the file and send it under a new upload_id.",
+        f"{problem} (line {line}, byte {byte_offset}) Then send the file under a new upload_id.",
         {"code": code, "line": line, "byte_offset": byte_offset, "limit": limit},
     )

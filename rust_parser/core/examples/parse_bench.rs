@@ -1,46 +1,72 @@
-//! Bytes a second of the whole parser on one core, beside its peers in the same run: csv-core's bare scan, and SHA-256
-//! alone, which no parser that checks an upload can beat.
+//! Bytes a second of the parser's steps on one core, beside csv-core's bare scan in the same run.
 //!
-//! `cargo run --release --example parse_bench [MiB] [rounds]` prints one JSON line a file. Each file is made from a fixed
-//! seed; each round takes every candidate once, so that a busy machine slows all of them; told are the best round and the
-//! median, in bytes a second. A result that stores another number of rows than were made ends the bench.
+//! `cargo run --release --example parse_bench FILE [ROUNDS]` reads a file; a name of [`MADE`] instead of a path makes one
+//! of 64 MiB from a fixed seed, and `make NAME MIB PATH` only writes it. Each round takes every candidate once, so that a
+//! busy machine slows all of them; time is the thread's own on the processor (`/proc/thread-self/schedstat`; the clock's
+//! where there is none). Prints one JSON line with all seconds. A candidate that finds another number of rows than the
+//! first ends the bench.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss, missing_docs)]
 
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::time::Instant;
 
+use dari_parser::steps::{self, Steps};
 use dari_parser::{Options, Parser};
 use sha2::{Digest, Sha256};
 
 /// As gRPC brings it.
 const FEED_BYTES: usize = 256 * 1024;
+/// Files that can be made, by name.
+const MADE: &[(&str, Row)] = &[("sales", sales), ("korean", korean), ("quoted", quoted), ("numbers", numbers)];
+const CANDIDATES: &[(&str, Candidate)] = &[
+    ("csv_core", csv_core),
+    ("scan", |file| Some(steps::run(file, FEED_BYTES, Steps::default()).0)),
+    ("evidence", |file| Some(steps::run(file, FEED_BYTES, Steps { evidence: true, ..Steps::default() }).0)),
+    ("evidence_copy", |file| Some(steps::run(file, FEED_BYTES, Steps { evidence: true, copy: true, terms: false }).0)),
+    ("terms", |file| Some(steps::run(file, FEED_BYTES, Steps { terms: true, ..Steps::default() }).0)),
+    ("whole", whole),
+    ("sha256", sha256),
+];
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<usize>().unwrap());
-    let mib = arguments.next().unwrap_or(64);
-    let rounds = arguments.next().unwrap_or(7);
-    for (name, row) in [("sales", sales as Row), ("korean", korean), ("quoted", quoted), ("numbers", numbers)] {
-        let (file, rows) = make(mib << 20, row);
-        let candidates: [(&str, Candidate); 3] = [("dari", dari), ("csv_core", csv_core), ("sha256", sha256)];
-        let mut seconds = vec![Vec::new(); candidates.len()];
-        for _ in 0..rounds {
-            for ((_, candidate), seconds) in candidates.iter().zip(&mut seconds) {
-                let begin = Instant::now();
-                let found = candidate(black_box(&file));
-                seconds.push(begin.elapsed().as_secs_f64());
-                assert!(found.is_none_or(|found| found == rows), "{name}: {found:?} rows of {rows}");
-            }
-        }
-        let mut line = format!("{{\"file\":\"{name}\",\"bytes\":{},\"rows\":{rows},\"rounds\":{rounds}", file.len());
-        for ((name, _), seconds) in candidates.iter().zip(&mut seconds) {
-            seconds.sort_by(f64::total_cmp);
-            let speed = |seconds: f64| file.len() as f64 / seconds;
-            let (best, median) = (speed(seconds[0]), speed(seconds[rounds / 2]));
-            write!(line, ",\"{name}\":{{\"best\":{best:.0},\"median\":{median:.0}}}").unwrap();
-        }
-        println!("{line}}}");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["make", name, mib, path] = arguments[..] {
+        std::fs::write(path, make(mib.parse::<usize>().unwrap() << 20, made(name).unwrap())).unwrap();
+        return;
     }
+    let name = arguments[0];
+    let rounds = arguments.get(1).map_or(5, |rounds| rounds.parse().unwrap());
+    let file = made(name).map_or_else(|| std::fs::read(name).unwrap(), |row| make(64 << 20, row));
+    let rows = csv_core(&file);
+    let mut seconds = vec![Vec::new(); CANDIDATES.len()];
+    for _ in 0..rounds {
+        for ((name, candidate), seconds) in CANDIDATES.iter().zip(&mut seconds) {
+            let begin = processor_seconds();
+            let found = candidate(black_box(&file));
+            seconds.push(processor_seconds() - begin);
+            assert!(found.is_none() || found == rows, "{name}: {found:?} rows of {rows:?}");
+        }
+    }
+    let mut line = format!("{{\"bytes\":{},\"rows\":{},\"seconds\":{{", file.len(), rows.unwrap());
+    for (number, ((name, _), seconds)) in CANDIDATES.iter().zip(&seconds).enumerate() {
+        let comma = if number == 0 { "" } else { "," };
+        write!(line, "{comma}\"{name}\":{seconds:?}").unwrap();
+    }
+    println!("{line}}}}}");
+}
+
+/// Seconds that this thread was on a processor.
+fn processor_seconds() -> f64 {
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanoseconds = told.and_then(|told| told.split(' ').next()?.parse::<f64>().ok());
+    nanoseconds.map_or_else(|| START.elapsed().as_secs_f64(), |nanoseconds| nanoseconds / 1e9)
+}
+
+fn made(name: &str) -> Option<Row> {
+    MADE.iter().find(|(made, _)| *made == name).map(|(_, row)| *row)
 }
 
 /// Reads a file; tells how many rows it found, if it counts them.
@@ -49,7 +75,7 @@ type Candidate = fn(&[u8]) -> Option<u64>;
 type Row = fn(&mut String, u64, &mut Random);
 
 #[expect(clippy::unnecessary_wraps, reason = "one type for all candidates")]
-fn dari(file: &[u8]) -> Option<u64> {
+fn whole(file: &[u8]) -> Option<u64> {
     let mut parser = Parser::new(Options::default(), None).unwrap();
     let mut rows = 0;
     for feed in file.chunks(FEED_BYTES) {
@@ -81,7 +107,7 @@ fn sha256(file: &[u8]) -> Option<u64> {
     None
 }
 
-fn make(bytes: usize, row: Row) -> (Vec<u8>, u64) {
+fn make(bytes: usize, row: Row) -> Vec<u8> {
     let mut random = Random(20_240_131);
     let mut file = String::with_capacity(bytes + 1_000);
     let mut rows = 0;
@@ -94,7 +120,7 @@ fn make(bytes: usize, row: Row) -> (Vec<u8>, u64) {
         row(&mut file, rows, &mut random);
         rows += 1;
     }
-    (file.into_bytes(), rows)
+    file.into_bytes()
 }
 
 fn sales(file: &mut String, row: u64, random: &mut Random) {

@@ -3,6 +3,7 @@
 use crate::blocks::Blocks;
 use crate::checkpoint::Checkpoint;
 use crate::copy_binary::CopyBinary;
+use crate::evidence::Evidence;
 use crate::options::Limits;
 use crate::record::{Record, RejectReason};
 use crate::scan::Form;
@@ -30,7 +31,8 @@ pub struct Batch {
     /// `COPY … (FORMAT binary)` of the search index of these rows: bucket (`int4`), number of the batch's first row (`int8`),
     /// postings (`bytea`, see [`crate::best_blocks`]); empty where the rows hold no search term.
     pub postings: Vec<u8>,
-    /// What is in the columns of these rows; empty where no row is stored.
+    /// What is in the columns of these rows, for [`crate::merge_evidence`] and [`crate::profile`]; empty where no row is
+    /// stored.
     pub evidence: Vec<u8>,
     /// Rows in `rows`.
     pub rows_stored: u64,
@@ -61,6 +63,7 @@ pub(crate) struct OpenBatch {
     max_encoded_bytes: u64,
     rows: CopyBinary,
     blocks: Blocks,
+    evidence: Evidence,
     rows_stored: u64,
     rejected: Vec<RejectedRow>,
     /// Buffer of an earlier batch's rows, to be written over.
@@ -76,6 +79,7 @@ impl OpenBatch {
             max_encoded_bytes: (limits.batch_bytes * MAX_GROWTH).max(SMALL_BYTES),
             rows: CopyBinary::default(),
             blocks: Blocks::new(limits.block_rows),
+            evidence: Evidence::default(),
             rows_stored: 0,
             rejected: Vec::new(),
             spare: Vec::new(),
@@ -83,9 +87,9 @@ impl OpenBatch {
         }
     }
 
-    /// Encodes one row of a table with so many columns, and adds its search terms.
+    /// Encodes one row of a table with `columns` columns, and adds its search terms and its evidence.
     #[inline]
-    pub(crate) fn store(&mut self, row_number: u64, record: &Record<'_>, columns: usize) {
+    pub(crate) fn store(&mut self, row_number: u64, columns: usize, record: &Record<'_>) {
         let (cells, extra_cells) = record.spans.split_at(record.spans.len().min(columns));
         // No cell is longer unescaped than it stands in the record; an array takes 20 bytes, and 4 a cell.
         self.rows.begin_tuple(columns as u16 + 2, 8 + record.content_len + 20 + 4 * extra_cells.len());
@@ -107,6 +111,7 @@ impl OpenBatch {
             self.rows.text_array(&record.texts(extra_cells));
         }
         self.blocks.add(row_number, record);
+        self.evidence.row(columns, record);
         self.rows_stored += 1;
     }
 
@@ -144,7 +149,7 @@ impl OpenBatch {
         Batch {
             rows: std::mem::replace(&mut self.rows, next).finish(),
             postings: self.blocks.take(),
-            evidence: Vec::new(),
+            evidence: self.evidence.take(),
             rows_stored: std::mem::take(&mut self.rows_stored),
             rejected: std::mem::take(&mut self.rejected),
             checkpoint,

@@ -13,12 +13,14 @@
 //! │   │   ├── lexeme       text -> terms -> 32-bit hashes
 //! │   │   ├── hash_set     the set, which gives its values back in order
 //! │   │   └── postings     term -> blocks, cut into buckets; also how a search reads them
+//! │   ├── evidence     what is in each column, from every cell
 //! │   └── copy_binary  PostgreSQL's binary COPY encoding
 //! ├── record      a record's bytes and spans -> cells; why a record is rejected
 //! ├── scan        bytes -> ends of cells and records, 64 at a time
 //! ├── digest      SHA-256 that can be saved and resumed
 //! ├── checkpoint  the state between two records
 //! └── options     dialect and limits, checked once
+//! steps        some of these steps without the others, for the bench
 //! error        what ends a file, with line and byte
 //! ```
 //!
@@ -42,9 +44,11 @@ mod batch;
 mod blocks;
 mod checkpoint;
 mod copy_binary;
+mod csv_writer;
 pub mod detect;
 mod digest;
 mod error;
+mod evidence;
 mod hash_set;
 mod lexeme;
 mod options;
@@ -57,12 +61,16 @@ mod repair;
 mod row_width;
 mod scan;
 mod source;
+#[doc(hidden)]
+pub mod steps;
 mod table;
 mod transcode;
 
 pub use batch::{Batch, RAW_BYTES_KEPT, REJECTED_PER_BATCH, RejectedRow};
 pub use checkpoint::{Checkpoint, Counts, InvalidCheckpoint};
+pub use csv_writer::{CsvWriter, InvalidRows};
 pub use error::{ErrorCode, ParseError};
+pub use evidence::{ColumnProfile, ColumnType, InvalidEvidence, NULL_LIKE, Profile, TopValue, merge_evidence, profile};
 pub use lexeme::{MAX_TERM_BYTES, count_matches, lexeme_hashes, lexemes};
 pub use options::{InvalidOption, Limits, MAX_HEADER_ROWS, Options};
 pub use parser::{InvalidStart, Parser};

@@ -71,6 +71,17 @@ pub struct Dialect {
 }
 
 impl Dialect {
+    /// Commas, doubled quotes, one header: <https://www.rfc-editor.org/rfc/rfc4180>.
+    pub const RFC_4180: Self = Self {
+        delimiter: b',',
+        quote: Some(b'"'),
+        escape: None,
+        comment: None,
+        trims_blanks: false,
+        preamble_lines: 0,
+        header_rows: 1,
+    };
+
     /// Whether a byte around a cell is no part of it, where blanks are trimmed.
     pub(crate) fn is_blank(&self, byte: u8) -> bool {
         matches!(byte, b' ' | b'\t') && byte != self.delimiter

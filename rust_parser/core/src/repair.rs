@@ -141,15 +141,7 @@ impl Line<'_> {
 mod tests {
     use super::*;
 
-    const PLAIN: Dialect = Dialect {
-        delimiter: b',',
-        quote: Some(b'"'),
-        escape: None,
-        comment: None,
-        trims_blanks: false,
-        preamble_lines: 0,
-        header_rows: 1,
-    };
+    const PLAIN: Dialect = Dialect::RFC_4180;
     const TRIMMED: Dialect = Dialect { trims_blanks: true, ..PLAIN };
     const ESCAPED: Dialect = Dialect { escape: Some(b'\\'), ..PLAIN };
 

@@ -425,7 +425,7 @@ impl Table {
         self.counts.rows_stored += 1;
         self.counts.rows_ragged += u64::from(found.record.spans.len() != self.columns.len());
         self.counts.rows_repaired += u64::from(found.is_repaired);
-        self.batch.store(self.counts.rows_stored, &found.record, self.columns.len());
+        self.batch.store(self.counts.rows_stored, self.columns.len(), &found.record);
     }
 
     fn set_aside(&mut self, found: &Found<'_>) {

@@ -3,9 +3,12 @@
 //!
 //! The interpreter is released while bytes are parsed. A batch crosses as `bytes`; no row or cell becomes an object.
 
+mod evidence;
+
 use std::sync::Arc;
 
-use dari_parser::{Counts, Encoding, Hints, InvalidStart, Limits, Options};
+use dari_parser::reading::{self, Encoding, Hints};
+use dari_parser::{Counts, InvalidStart, Limits, Options};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -61,7 +64,7 @@ impl RejectedRow {
 
 /// How a file is read.
 #[pyclass(frozen, module = "dari._native")]
-struct Reading(dari_parser::Reading);
+struct Reading(reading::Reading);
 
 #[pymethods]
 impl Reading {
@@ -116,7 +119,7 @@ impl Reading {
 
 /// What was found out about a file, or told.
 #[pyclass(frozen, module = "dari._native")]
-struct Detected(dari_parser::Detected);
+struct Detected(reading::Detected);
 
 #[pymethods]
 impl Detected {
@@ -303,7 +306,7 @@ enum State {
 struct Parser {
     state: State,
     received_bytes: u64,
-    detected: Option<dari_parser::Detected>,
+    detected: Option<reading::Detected>,
 }
 
 #[pymethods]
@@ -517,12 +520,39 @@ fn invalid_postings(error: dari_parser::InvalidPostings) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
 
+/// Turns rows from PostgreSQL into CSV.
+#[pyclass(frozen, module = "dari._native")]
+struct CsvWriter(dari_parser::CsvWriter);
+
+#[pymethods]
+impl CsvWriter {
+    #[new]
+    #[pyo3(signature = (*, escape_formulas = false))]
+    fn new(escape_formulas: bool) -> Self {
+        Self(dari_parser::CsvWriter { escapes_formulas: escape_formulas })
+    }
+
+    /// The first record.
+    #[expect(clippy::needless_pass_by_value, reason = "made from Python's strings")]
+    fn header<'py>(&self, py: Python<'py>, columns: Vec<String>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.header(columns.iter().map(String::as_str)))
+    }
+
+    /// The records of one whole COPY.
+    fn rows<'py>(&self, py: Python<'py>, copy: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+        let csv = py.detach(|| self.0.rows(copy)).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok(PyBytes::new(py, &csv))
+    }
+}
+
 /// The Rust parser.
 #[pymodule]
 mod _native {
     #[pymodule_export]
+    use super::evidence::{ColumnProfile, merge_evidence, profile};
+    #[pymodule_export]
     use super::{
-        Batch, Checkpoint, Detected, ParseError, Parser, Reading, RejectedRow, best_blocks, count_blocks,
+        Batch, Checkpoint, CsvWriter, Detected, ParseError, Parser, Reading, RejectedRow, best_blocks, count_blocks,
         count_matches, lexeme_buckets, lexeme_hashes, lexemes,
     };
 }
