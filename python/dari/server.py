@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from dari.adapters.local_model import model_files
 from dari.adapters.local_model.engines import EngineOptions
 from dari.adapters.local_model.process import LocalModel
-from dari.adapters.native import NativeLexer, NativePostings, ParserFactory, merge_evidence
+from dari.adapters.native import NativeEvidence, NativeLexer, NativePostings, ParserFactory, make_csv_writer
 from dari.adapters.postgres.conversation_store import PostgresConversationStore
 from dari.adapters.postgres.database import Database
 from dari.adapters.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -30,11 +30,14 @@ from dari.adapters.postgres.mapping_store import (
 from dari.adapters.postgres.migrate import MigrationError, create_database, migrate, require_migrated
 from dari.adapters.postgres.row_reader import PostgresRowReader
 from dari.adapters.postgres.upload_store import PostgresUploadStore
+from dari.adapters.postgres.version_reader import PostgresVersionReader
 from dari.adapters.upstreams import UpstreamDirectory
 from dari.core.chat import Chat
 from dari.core.errors import FailedPrecondition
 from dari.core.event_log import EventLog
+from dari.core.exports import Exports
 from dari.core.housekeeping import Housekeeping, Retention
+from dari.core.profiles import Profiles
 from dari.core.search import Search
 from dari.core.upload_session import UploadLimits, Uploads
 from dari.core.upload_watch import UploadWatch
@@ -43,6 +46,7 @@ from dari.core.watchdog import Watchdog
 from dari.logs import captured, make_log
 from dari.rpc.chat import ChatService
 from dari.rpc.errors import ErrorInterceptor
+from dari.rpc.exports import ExportCalls
 from dari.rpc.ingest import IngestService
 from dari.rpc.mapping import MappingService
 from dari.settings import Settings, SettingsError
@@ -261,7 +265,9 @@ class Server:
         conversations = PostgresConversationStore(database)
         links = PostgresLinkStore(database)
         search = Search(PostgresRowReader(database, NativePostings()), NativeLexer())
-        upload_store = PostgresUploadStore(database, merge_evidence)
+        evidence = NativeEvidence()
+        upload_store = PostgresUploadStore(database, evidence)
+        versions = PostgresVersionReader(database, evidence)
         watch = UploadWatch(upload_store, settings.max_watchers)
         housekeeping = Housekeeping(
             upload_store,
@@ -310,6 +316,13 @@ class Server:
                 store=upload_store,
                 watch=watch,
                 search=search,
+                exports=ExportCalls(
+                    tenant=settings.tenant,
+                    exports=Exports(versions, upload_store, make_csv_writer),
+                    watchdog=watchdog,
+                    stall_timeout_s=settings.export_stall_timeout_s,
+                ),
+                profiles=Profiles(versions, evidence),
                 log=self._log,
                 idle_timeout_s=settings.upload_idle_timeout_s,
                 max_rejected_rows=settings.max_rejected_rows,

@@ -101,6 +101,8 @@ class Settings(BaseSettings):
     """The same as a share of all rows."""
     max_watchers: int = Field(default=16, ge=1, le=1_000)
     """Callers of WatchUpload at once; each holds one of `rpc_threads`."""
+    export_stall_timeout_s: Seconds = 60.0
+    """An export whose caller takes nothing for so long is ended."""
 
     # Housekeeping.
     housekeeping_interval_s: Seconds = 30.0

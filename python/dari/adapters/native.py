@@ -153,6 +153,23 @@ class NativePostings:
         return _native.best_blocks(list(hashes), list(weights), postings, max_blocks)
 
 
+class NativeEvidence:
+    """An EvidenceCodec."""
+
+    def merge(self, parts: Sequence[bytes]) -> bytes:
+        """See EvidenceCodec."""
+        return _native.merge_evidence(list(parts))
+
+    def columns(self, evidence: bytes) -> list[_native.ColumnProfile]:
+        """See EvidenceCodec."""
+        return _native.profile(evidence)
+
+
+def make_csv_writer(escape_formulas: bool) -> _native.CsvWriter:
+    """A CsvWriter."""
+    return _native.CsvWriter(escape_formulas=escape_formulas)
+
+
 def _dialect(reading: _native.Reading) -> Dialect:
     return Dialect(
         encoding=reading.encoding,

@@ -10,6 +10,7 @@ import grpc
 
 from dari.core.errors import Cancelled, DariError, DeadlineExceeded, FailedPrecondition, FieldViolation, InvalidArgument
 from dari.core.event_log import EventLog
+from dari.core.profiles import Profiles
 from dari.core.search import Hit, Search
 from dari.core.upload_session import Uploads, UploadSession
 from dari.core.upload_watch import UploadWatch
@@ -29,6 +30,8 @@ from dari.core.uploads import (
     check_finish,
 )
 from dari.rpc import names
+from dari.rpc.exports import ExportCalls
+from dari.rpc.profiles import get_profile
 from dari.rpc.times import duration, timestamp
 from dari.v1 import ingest_pb2 as pb
 from dari.v1 import ingest_pb2_grpc
@@ -51,6 +54,8 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         store: UploadStore,
         watch: UploadWatch,
         search: Search,
+        exports: ExportCalls,
+        profiles: Profiles,
         log: EventLog,
         idle_timeout_s: float,
         max_rejected_rows: int,
@@ -61,6 +66,8 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         self._store = store
         self._watch = watch
         self._search = search
+        self._exports = exports
+        self._profiles = profiles
         self._log = log
         self._idle_timeout_s = idle_timeout_s
         self._max_rejected_rows = max_rejected_rows
@@ -120,6 +127,22 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         found = self._store.list_rejected(self._tenant, id, after, size + 1)
         rows, token = names.page(found, size, _rejected_row, lambda row: (str(row.byte_offset),))
         return pb.ListRejectedRowsResponse(rejected_rows=rows, next_page_token=token)
+
+    def ExportRejectedRows(
+        self, request: pb.ExportRejectedRowsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ExportRejectedRowsResponse]:
+        """See ingest.proto."""
+        return self._exports.rejected_rows(request, context)
+
+    def ExportRows(
+        self, request: pb.ExportRowsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ExportRowsResponse]:
+        """See ingest.proto."""
+        return self._exports.rows(request, context)
+
+    def GetProfile(self, request: pb.GetProfileRequest, context: grpc.ServicerContext) -> pb.GetProfileResponse:
+        """See ingest.proto."""
+        return get_profile(self._profiles, self._tenant, request)
 
     def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
         """See ingest.proto."""

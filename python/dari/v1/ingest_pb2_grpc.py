@@ -172,7 +172,7 @@ class IngestServiceServicer:
 
     def ExportRejectedRows(self, request, context):
         """Streams the same as CSV in UTF-8: line, offset_bytes, length_bytes, reason, raw. `raw` is the record's first bytes:
-        what is UTF-8 as it is, any other byte as backslash, x and two hexadecimal digits, and a backslash doubled.
+        what is UTF-8 as it is, NUL and any other byte as backslash, x and two hexadecimal digits, and a backslash doubled.
 
         Statuses: as ListRejectedRows; CANCELLED.
         """
@@ -195,7 +195,8 @@ class IngestServiceServicer:
         """Tells what is in the columns of a version, gathered from every value when the files came in.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base or the version);
-        UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
+        FAILED_PRECONDITION (FAILED_PRECONDITION: it has rows from before profiles were made); UNAVAILABLE (UNAVAILABLE:
+        the database); INTERNAL (INTERNAL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

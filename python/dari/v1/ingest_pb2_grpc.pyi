@@ -94,7 +94,7 @@ class IngestServiceStub:
     """
     ExportRejectedRows: _grpc.UnaryStreamMultiCallable[_ingest_pb2.ExportRejectedRowsRequest, _ingest_pb2.ExportRejectedRowsResponse]
     """Streams the same as CSV in UTF-8: line, offset_bytes, length_bytes, reason, raw. `raw` is the record's first bytes:
-    what is UTF-8 as it is, any other byte as backslash, x and two hexadecimal digits, and a backslash doubled.
+    what is UTF-8 as it is, NUL and any other byte as backslash, x and two hexadecimal digits, and a backslash doubled.
 
     Statuses: as ListRejectedRows; CANCELLED.
     """
@@ -109,7 +109,8 @@ class IngestServiceStub:
     """Tells what is in the columns of a version, gathered from every value when the files came in.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base or the version);
-    UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
+    FAILED_PRECONDITION (FAILED_PRECONDITION: it has rows from before profiles were made); UNAVAILABLE (UNAVAILABLE:
+    the database); INTERNAL (INTERNAL).
     """
     Search: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.SearchRequest, _ingest_pb2.SearchResponse]
     """Finds rows by words, numbers and codes, best first.
@@ -180,7 +181,7 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """
     ExportRejectedRows: _aio.UnaryStreamMultiCallable[_ingest_pb2.ExportRejectedRowsRequest, _ingest_pb2.ExportRejectedRowsResponse]  # type: ignore[assignment]
     """Streams the same as CSV in UTF-8: line, offset_bytes, length_bytes, reason, raw. `raw` is the record's first bytes:
-    what is UTF-8 as it is, any other byte as backslash, x and two hexadecimal digits, and a backslash doubled.
+    what is UTF-8 as it is, NUL and any other byte as backslash, x and two hexadecimal digits, and a backslash doubled.
 
     Statuses: as ListRejectedRows; CANCELLED.
     """
@@ -195,7 +196,8 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """Tells what is in the columns of a version, gathered from every value when the files came in.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base or the version);
-    UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
+    FAILED_PRECONDITION (FAILED_PRECONDITION: it has rows from before profiles were made); UNAVAILABLE (UNAVAILABLE:
+    the database); INTERNAL (INTERNAL).
     """
     Search: _aio.UnaryUnaryMultiCallable[_ingest_pb2.SearchRequest, _ingest_pb2.SearchResponse]  # type: ignore[assignment]
     """Finds rows by words, numbers and codes, best first.
@@ -305,7 +307,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ingest_pb2.ExportRejectedRowsResponse], _abc.AsyncIterator[_ingest_pb2.ExportRejectedRowsResponse]]:
         """Streams the same as CSV in UTF-8: line, offset_bytes, length_bytes, reason, raw. `raw` is the record's first bytes:
-        what is UTF-8 as it is, any other byte as backslash, x and two hexadecimal digits, and a backslash doubled.
+        what is UTF-8 as it is, NUL and any other byte as backslash, x and two hexadecimal digits, and a backslash doubled.
 
         Statuses: as ListRejectedRows; CANCELLED.
         """
@@ -332,7 +334,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells what is in the columns of a version, gathered from every value when the files came in.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base or the version);
-        UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
+        FAILED_PRECONDITION (FAILED_PRECONDITION: it has rows from before profiles were made); UNAVAILABLE (UNAVAILABLE:
+        the database); INTERNAL (INTERNAL).
         """
 
     @_abc_1.abstractmethod

@@ -87,7 +87,7 @@ def test_the_reader_sees_nothing_where_the_settings_were_never_made(filled: Fill
     with closing(psycopg2.connect(filled.dsns.service_dsn)) as session, session.cursor() as cur:
         cur.execute("SET ROLE dari_reader")
         for base in BASES:
-            for kind in ("rows", "postings", "evidence"):
+            for kind in ("rows", "postings", "evidence", "typed"):
                 cur.execute(f"SELECT count(*) FROM dari_rows.{kind}_{filled.segments[base]}")
                 assert cur.fetchone() == (0,)
 
@@ -102,6 +102,7 @@ def test_what_a_transaction_named_is_forgotten_at_its_end(filled: Filled) -> Non
 REFUSED = [
     (Role.APP, "SELECT * FROM dari_rows.rows_{alpha}"),
     (Role.APP, "SELECT * FROM dari_rows.postings_{alpha}"),
+    (Role.APP, "SELECT * FROM dari_rows.typed_{alpha}"),
     (Role.APP, "DROP TABLE dari_rows.rows_{alpha}"),
     (Role.APP, "CREATE TABLE dari_rows.x (a int)"),
     (Role.READER, "INSERT INTO dari_rows.postings_{alpha} VALUES (0, 0, '')"),
@@ -147,7 +148,7 @@ def test_every_table_of_rows_is_under_row_level_security(filled: Filled) -> None
             """
             SELECT c.relname, c.relrowsecurity, pg_get_userbyid(c.relowner), p.polname, p.polcmd, p.polroles::regrole[]
             FROM pg_class c LEFT JOIN pg_policy p ON p.polrelid = c.oid
-            WHERE c.relnamespace = 'dari_rows'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+            WHERE c.relnamespace = 'dari_rows'::regnamespace AND c.relkind IN ('r', 'p', 'm', 'f')
             """
         )
         found = cur.fetchall()
@@ -156,6 +157,17 @@ def test_every_table_of_rows_is_under_row_level_security(filled: Filled) -> None
         }
         for _, *rest in found:
             assert rest == [True, "dari_ingest", "named_by_transaction", "r", "{dari_reader}"]
+
+
+def test_every_view_of_rows_runs_as_its_caller(filled: Filled) -> None:
+    """As its owner, who owns the rows too, it would show all of them to whoever may select from it."""
+    with closing(psycopg2.connect(filled.dsns.admin_dsn)) as session, session.cursor() as cur:
+        cur.execute(
+            "SELECT relname, reloptions FROM pg_class"
+            " WHERE relnamespace = 'dari_rows'::regnamespace AND relkind = 'v' ORDER BY relname"
+        )
+        expected = sorted(f"typed_{segment}" for segment in filled.segments.values())
+        assert cur.fetchall() == [(view, ["security_invoker=true"]) for view in expected]
 
 
 def test_the_indexes_are_used_in_spite_of_row_level_security(filled: Filled) -> None:

@@ -4,9 +4,12 @@ What removes runs under an advisory lock that ends with its transaction: one ser
 in transactions of their own, since a batch that is being stored, or a reader, may hold them.
 """
 
+from collections.abc import Callable
+
 from dari.adapters.postgres.database import Database, Role, Transaction, sqlstate
 from dari.adapters.postgres.segments import drop_segment, stored_segments
 from dari.adapters.postgres.tables import Uploads
+from dari.adapters.postgres.typed_views import drop_typed_view, stored_typed_views
 from dari.adapters.postgres.upload_store import read_upload
 from dari.core.errors import Unavailable
 from dari.core.uploads import Upload, UploadState
@@ -41,6 +44,11 @@ WHERE (tenant, knowledge_base, number) IN (
 _LIVE_SEGMENTS = """
 SELECT segment FROM dari.uploads WHERE state IN ('OPEN', 'INDEXING')
 UNION SELECT segment FROM dari.version_segments
+"""
+_LIVE_TYPED_VIEWS = """
+SELECT u.segment FROM dari.uploads u
+JOIN dari.knowledge_base_versions v
+    ON v.tenant = u.tenant AND v.knowledge_base = u.knowledge_base AND v.number = u.version
 """
 
 
@@ -83,15 +91,21 @@ class PostgresHousekeepingStore:
         with self._database.transaction(Role.APP, snapshot=True) as transaction:
             stored = stored_segments(transaction)
             live = {segment for (segment,) in transaction.execute(_LIVE_SEGMENTS).fetchall()}
-        return sum(self._drop(segment) for segment in stored if segment not in live)
+            views = stored_typed_views(transaction)
+            live_views = {segment for (segment,) in transaction.execute(_LIVE_TYPED_VIEWS).fetchall()}
+        # A segment may outlive the version that it came with, whose view goes.
+        for segment in views:
+            if segment not in live_views:
+                self._drop(segment, drop_typed_view)
+        return sum(self._drop(segment, drop_segment) for segment in stored if segment not in live)
 
-    def _drop(self, segment: str) -> bool:
+    def _drop(self, segment: str, drop: Callable[[Transaction, str], None]) -> bool:
         try:
             with self._database.transaction(Role.INGEST) as transaction:
                 if not _is_alone(transaction):
                     return False
                 transaction.execute("SELECT set_config('lock_timeout', %s, true)", (_DROP_LOCK_TIMEOUT,))
-                drop_segment(transaction, segment)
+                drop(transaction, segment)
                 return True
         except Unavailable as error:
             if sqlstate(error) != _LOCK_NOT_AVAILABLE:

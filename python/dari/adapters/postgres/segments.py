@@ -28,6 +28,16 @@ _COPY_READ_BYTES = 1024 * 1024
 _EVIDENCE_BYTES_AT_ONCE = 4 * 1024 * 1024
 
 
+def rows_table(segment: str) -> str:
+    """Schema and name of the table of a segment's rows."""
+    return f"dari_rows.rows_{_checked(segment)}"
+
+
+def typed_view(segment: str) -> str:
+    """Schema and name of the typed view of the version that a segment's upload made; see `typed_views`."""
+    return f"dari_rows.typed_{_checked(segment)}"
+
+
 def create_segment(transaction: Transaction, segment: str, tenant: str, knowledge_base: str, columns: int) -> None:
     """Make the empty tables of a segment. As the ingest role."""
     cells = "".join(f", c{number} text" for number in range(1, columns + 1))
@@ -78,8 +88,10 @@ def index_segment(transaction: Transaction, segment: str, merge_evidence: Eviden
 def drop_segment(transaction: Transaction, segment: str) -> None:
     """Drop the tables of a segment, if they exist, and views over them. As the ingest role.
 
-    Those of several segments in one transaction are dropped in the order of their names; see `lock_segments`.
+    Those of several segments in one transaction are dropped in the order of their names; see `lock_segments`. A view
+    goes before its tables, as those who read it lock it first.
     """
+    transaction.execute(f"DROP VIEW IF EXISTS {typed_view(segment)}")
     transaction.execute("; ".join(f"DROP TABLE IF EXISTS {table} CASCADE" for table in _tables(segment)))
 
 
@@ -98,7 +110,7 @@ def lock_segments(transaction: Transaction, segments: Iterable[str]) -> None:
     A snapshot keeps rows, but no tables. Fails with SQLSTATE 42P01 where a segment is gone. The rows are locked, before
     anything else is touched, since dropping begins with them.
     """
-    tables = ", ".join(_rows_table(segment) for segment in sorted(segments))
+    tables = ", ".join(rows_table(segment) for segment in sorted(segments))
     if tables:
         transaction.execute(f"LOCK TABLE {tables} IN ACCESS SHARE MODE")
 
@@ -134,7 +146,7 @@ def read_blocks(
             SELECT r.*, sum({_sum([f"octet_length({name})" for name in names])}) OVER (
                 ORDER BY best.place, r.row_number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
             ) AS bytes_before
-            FROM best JOIN {_rows_table(segment)} r
+            FROM best JOIN {rows_table(segment)} r
             ON r.row_number >= best.first_row_number AND r.row_number < best.end_row_number
         )
         SELECT row_number, {", ".join(names)} FROM measured WHERE coalesce(bytes_before, 0) < %s
@@ -142,6 +154,42 @@ def read_blocks(
         ([first for first, _ in blocks], [first + rows for first, rows in blocks], max_bytes),
     )
     return [(number, tuple(texts)) for number, *texts in cursor.fetchall()]
+
+
+def read_page(
+    transaction: Transaction, segment: str, columns: int, first_row_number: int, max_rows: int, max_bytes: int
+) -> tuple[bytes, int]:
+    """Rows from a number on, as `COPY … (FORMAT binary)` in the order of the table's columns; and how many.
+
+    At most `max_rows`; of these the last is the one with which the COPY reaches `max_bytes`. As the reader role.
+    """
+    names = [f"c{number}" for number in range(1, columns + 1)]
+    lengths = [f"coalesce(octet_length({name}), 0)" for name in names]
+    lengths.append("coalesce(octet_length(array_to_string(extra_cells, '')), 0)")
+    # Fields have a length of four bytes each, a row its number and its count of fields.
+    row_bytes = f"{_sum(lengths)} + {4 * (columns + 2) + 10}"
+    # Rows of neighbouring batches may lie in any order.
+    select = (
+        f"SELECT row_number, {', '.join(names)}, extra_cells FROM ("
+        f"SELECT *, sum({row_bytes}) OVER (ORDER BY row_number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+        f" AS bytes_before FROM {rows_table(segment)}"
+        f" WHERE row_number >= {int(first_row_number)} AND row_number < {int(first_row_number + max_rows)}"
+        f") measured WHERE coalesce(bytes_before, 0) < {int(max_bytes)} ORDER BY row_number"
+    )
+    copied = io.BytesIO()
+    cursor = transaction.cursor()
+    cursor.copy_expert(f"COPY ({select}) TO STDOUT (FORMAT binary)", copied)
+    return copied.getvalue(), cursor.rowcount
+
+
+def read_evidence(transaction: Transaction, segments: Iterable[str], merge: EvidenceMerger) -> bytes:
+    """The evidence of all rows of the segments, merged; b"" where there is none. As the reader or the ingest role."""
+    merged = b""
+    for segment in segments:
+        cursor = transaction.execute(f"SELECT evidence FROM {_evidence_table(segment)} ORDER BY start_offset_bytes")
+        for (evidence,) in cursor:
+            merged = merge([merged, bytes(evidence)]) if merged else bytes(evidence)
+    return merged
 
 
 def _is_named(tenant: str, knowledge_base: str) -> str:
@@ -193,15 +241,15 @@ def _copy_in(transaction: Transaction, table: str, data: bytes) -> int:
 
 def _tables(segment: str) -> tuple[str, str, str]:
     """The tables of rows, postings and evidence."""
-    return _rows_table(segment), _postings_table(segment), f"dari_rows.evidence_{_checked(segment)}"
-
-
-def _rows_table(segment: str) -> str:
-    return f"dari_rows.rows_{_checked(segment)}"
+    return rows_table(segment), _postings_table(segment), _evidence_table(segment)
 
 
 def _postings_table(segment: str) -> str:
     return f"dari_rows.postings_{_checked(segment)}"
+
+
+def _evidence_table(segment: str) -> str:
+    return f"dari_rows.evidence_{_checked(segment)}"
 
 
 def _checked(segment: str) -> str:

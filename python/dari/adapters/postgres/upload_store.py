@@ -12,13 +12,7 @@ from peewee import fn
 from psycopg2.extras import execute_values
 
 from dari.adapters.postgres.database import Database, Role, Transaction, sqlstate
-from dari.adapters.postgres.segments import (
-    EvidenceMerger,
-    copy_into_segment,
-    create_segment,
-    drop_segment,
-    index_segment,
-)
+from dari.adapters.postgres.segments import copy_into_segment, create_segment, drop_segment, index_segment
 from dari.adapters.postgres.tables import (
     KnowledgeBases,
     KnowledgeBaseVersions,
@@ -27,7 +21,9 @@ from dari.adapters.postgres.tables import (
     Uploads,
     VersionSegments,
 )
+from dari.adapters.postgres.typed_views import publish_typed_view
 from dari.core.errors import HeaderConflict, InternalError, MalformedFile, NotFound, RivalWriter, UploadConflict
+from dari.core.profiles import EvidenceCodec
 from dari.core.uploads import (
     ENDED,
     Batch,
@@ -58,9 +54,9 @@ _ROW_TOO_BIG = "54000"
 class PostgresUploadStore:
     """An UploadStore."""
 
-    def __init__(self, database: Database, merge_evidence: EvidenceMerger) -> None:
+    def __init__(self, database: Database, evidence: EvidenceCodec) -> None:
         self._database = database
-        self._merge_evidence = merge_evidence
+        self._evidence = evidence
 
     def open(self, tenant: str, request: OpenUpload) -> Upload:
         """See UploadStore."""
@@ -128,6 +124,9 @@ class PostgresUploadStore:
             if row["state"] == UploadState.INDEXING.value:
                 _check_header(transaction, upload, row["columns"])
                 version = _add_version(transaction, read_upload(row), current_version)
+                publish_typed_view(
+                    transaction, self._evidence, upload.tenant, upload.knowledge_base, version, upload.segment
+                )
                 _complete(transaction, upload, version)
                 row = _lock(transaction, upload.tenant, upload.id)
             receipt = read_upload(row).receipt
@@ -226,7 +225,7 @@ class PostgresUploadStore:
             if row["state"] != UploadState.INDEXING.value or row["index_duration_s"] is not None:
                 return
             transaction.become(Role.INGEST)
-            index_segment(transaction, upload.segment, self._merge_evidence)
+            index_segment(transaction, upload.segment, self._evidence.merge)
             transaction.become(Role.APP)
             (
                 Uploads.update({Uploads.index_duration_s: time.monotonic() - started_s, Uploads.update_time: fn.now()})
