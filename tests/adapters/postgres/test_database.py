@@ -13,7 +13,7 @@ import pytest
 from dari.adapters.postgres.database import Database, Role, sqlstate, translated_errors
 from dari.core.errors import DariError, Exhausted, InternalError, NotFound, Unavailable
 from tests.fix_postgres import PostgresDsns
-from tests.support.swallowing_proxy import SwallowingProxy
+from tests.support.fault_proxy import PostgresProxy
 from tests.support.waiting import until
 
 SECRET = "row content, host=db password=secret"
@@ -180,7 +180,7 @@ def test_a_database_that_swallows_all_bytes_costs_a_limited_time(
     """The peer's system acknowledges every byte, so that no timeout of TCP or PostgreSQL ever comes."""
     monkeypatch.setattr("dari.adapters.postgres.database._CUT_GRACE_S", 0.3)
     with (
-        SwallowingProxy(shared_database.service_dsn) as proxy,
+        PostgresProxy(shared_database.service_dsn) as proxy,
         closing(_opened(proxy.dsn, wait_timeout_s=2.0, statement_timeout_s=0.2)) as pool,
     ):
         assert _pid(pool)
@@ -195,7 +195,7 @@ def test_a_database_that_swallows_all_bytes_costs_a_limited_time(
         assert _pid(pool)
 
 
-def _swallow_within_a_transaction(pool: Database, proxy: SwallowingProxy) -> None:
+def _swallow_within_a_transaction(pool: Database, proxy: PostgresProxy) -> None:
     with pool.transaction(Role.APP) as transaction:
         proxy.swallow()
         transaction.execute("SELECT 1")
@@ -204,7 +204,7 @@ def _swallow_within_a_transaction(pool: Database, proxy: SwallowingProxy) -> Non
 def test_those_who_wait_for_a_server_wait_at_the_same_time(shared_database: PostgresDsns) -> None:
     """One lock around connecting would make the last of four wait four times as long, and with it who gives back."""
     with (
-        SwallowingProxy(shared_database.service_dsn) as proxy,
+        PostgresProxy(shared_database.service_dsn) as proxy,
         closing(_opened(proxy.dsn, wait_timeout_s=2.0)) as pool,
         pool.transaction(Role.APP) as held,
     ):
