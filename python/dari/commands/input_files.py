@@ -90,7 +90,7 @@ def _chosen(folder: str, names: list[str], patterns: Sequence[str], note: Callab
     if not chosen:
         raise SourceUnreadable(f"{folder}: none of its {len(names):,} files fits {' '.join(patterns)}; see --pattern")
     if len(chosen) < len(names):
-        note(f"{folder}: {len(names) - len(chosen):,} files with other names are left out; see --pattern")
+        note(f"{folder}: files left out for their names: {len(names) - len(chosen):,}; see --pattern")
     return chosen
 
 
