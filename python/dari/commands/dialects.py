@@ -17,7 +17,6 @@ ENCODINGS: dict[str, "Encoding.ValueType"] = {
 
 _ENCODING_NAMES = {value: name for name, value in ENCODINGS.items()} | {Encoding.ENCODING_ASCII: "ascii"}
 
-
 _WORDS = {"\t": "tab", " ": "blank"}
 """For characters that are hard to type, or to see."""
 
