@@ -201,7 +201,7 @@ def test_a_web_file_is_named_by_what_its_server_says_of_it(dari: FakeDari, capsy
     with FileServer(CSV) as server:
         assert ingest(dari, server.url) == ExitCode.OK
         assert ingest(dari, server.url) == ExitCode.OK
-        assert "nothing was sent" in capsys.readouterr().out
+        assert f"{server.url}: in already, nothing was sent" in capsys.readouterr().out
         server.etag = '"2"'
         assert ingest(dari, server.url) == ExitCode.OK
         assert len(dari.ingest.uploads) == 2
@@ -218,8 +218,10 @@ WEB_ENDS = [(404, ExitCode.NO_INPUT), (403, ExitCode.NO_INPUT), (503, ExitCode.U
 def test_a_refused_url_has_its_exit_code(dari: FakeDari, capsys: Captured, status: int, expected: ExitCode) -> None:
     with FileServer(CSV) as server:
         server.statuses.append(status)
-        assert ingest(dari, server.url) == expected
-    assert f"HTTP {status}" in capsys.readouterr().err
+        assert ingest(dari, f"{server.url}?key=swordfish") == expected
+    said = capsys.readouterr().err
+    assert f"HTTP {status}" in said
+    assert "swordfish" not in said
 
 
 def test_a_store_s_folder_and_pattern_are_sent(dari: FakeDari, store: Any, capsys: Captured) -> None:
@@ -319,7 +321,7 @@ def test_the_options_that_a_receipt_proposes_choose_that_reading(
         assert getattr(other, field.name) != value
     unsaid = {field.name for field in other.DESCRIPTOR.fields} - {field.name for field, _ in dialect.ListFields()}
     for name in unsaid:
-        other.ClearField(name)
+        other.ClearField(name)  # type: ignore[arg-type]
     options = shlex.split(options_of(dialect, unlike=other))
     assert ingest(dari, folder_with(tmp_path, "1.csv") / "1.csv", *options) == ExitCode.OK
     assert dari.ingest.openings[0].dialect == dialect

@@ -28,8 +28,8 @@ from dari.client import (
     open_source,
 )
 from dari.client.decompression import DecompressedFile
-from dari.client.http_file import without_secrets
 from dari.client.replay import ReplayableSource
+from dari.client.source import name_of
 from dari.v1 import ingest_pb2
 from dari.v1.ingest_pb2 import UPLOAD_MODE_REPLACE
 from tests.support.fake_dari import FakeDari, Fault
@@ -365,12 +365,14 @@ URLS = [
     ("https://user:key@host/a.csv?sig=1#x", "https://host/a.csv"),
     ("http://host/a@b.csv", "http://host/a@b.csv"),
     ("http://host", "http://host"),
+    ("s3://key:secret@bucket/sales-?.csv", "s3://bucket/sales-?.csv"),
+    ("data/a@b.csv", "data/a@b.csv"),
 ]
 
 
 @pytest.mark.parametrize(("url", "shown"), URLS)
-def test_the_secrets_of_a_url_are_not_shown(url: str, shown: str) -> None:
-    assert without_secrets(url) == shown
+def test_the_secrets_of_a_uri_are_not_shown(url: str, shown: str) -> None:
+    assert name_of(url) == shown
 
 
 @pytest.mark.parametrize("packed", [False, True])

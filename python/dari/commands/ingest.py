@@ -21,7 +21,7 @@ from rich.progress import (
 import dari.client
 from dari.client import CallFailed, CannotReplay, Client, Source, open_source
 from dari.commands.dialects import described, options_of
-from dari.commands.input_files import STDIN, InputFile, name_of
+from dari.commands.input_files import STDIN, InputFile, shown_name
 from dari.commands.rejected import count_reasons
 from dari.commands.terminal import Terminal, clean, short_name
 from dari.commands.upload_ids import UploadId, UploadIds, with_mode
@@ -67,8 +67,8 @@ def run(
             except (CallFailed, CannotReplay, OSError):
                 if len(files) > 1 and not terminal.as_json:
                     terminal.note(
-                        f"{file} is not in. Files before it that are in, and stay: {number:,} of {len(files):,}. "
-                        "The same command goes on with it."
+                        f"{shown_name(file)} is not in. Files before it that are in, and stay: "
+                        f"{number:,} of {len(files):,}. The same command goes on with it."
                     )
                 raise
             if terminal.as_json:
@@ -157,7 +157,7 @@ def show(terminal: Terminal, client: Client, file: InputFile, sent: Sent) -> Non
             )
             if value
         ],
-        title=f"{clean(name_of(file))}: {'in already, nothing was sent' if sent.was_complete else 'in'}",
+        title=f"{clean(shown_name(file))}: {'in already, nothing was sent' if sent.was_complete else 'in'}",
     )
     _show_doubt(terminal, receipt.reading)
     if reasons and receipt.rows_rejected:
@@ -212,7 +212,7 @@ class _Bar:
             disable=terminal.as_json or not terminal.err.is_terminal,
             transient=True,
         )
-        self._name = clean(name_of(file))
+        self._name = clean(shown_name(file))
         self._latest: dari.client.Progress | None = None
         self._task: TaskID = self._progress.add_task(self._name, total=None, rows="")
 
