@@ -311,6 +311,16 @@ def test_a_web_file_that_changes_is_never_mixed(knows_ranges: bool, change: Call
                 read_all(source.file)
 
 
+def test_a_web_file_that_may_be_another_one_each_time_is_not_gone_on_with(dari: FakeDari, client: Client) -> None:
+    """No ETag, no Last-Modified: the rest might be of another file."""
+    with FileServer(TEXT) as server:
+        server.etag = None
+        server.cuts.append(300_000)
+        with pytest.raises(SourceUnreadable, match="broke at byte 300,000"):
+            ingest(client, server.url)
+    assert all(known.receipt is None for known in dari.ingest.uploads.values())
+
+
 STATUSES = [(404, SourceUnreadable, "HTTP 404"), (403, SourceUnreadable, "HTTP 403"), (503, SourceAway, "HTTP 503")]
 
 

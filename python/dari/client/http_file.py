@@ -2,7 +2,8 @@
 
 A response that breaks is asked for again from the byte where it broke: with a Range where the server knows them, and
 otherwise from the beginning, dropping what came already. The file must be the same one, by its ETag, Last-Modified and
-size, or reading ends with SourceUnreadable.
+size, or reading ends with SourceUnreadable; so it does where the server sends neither of the first two, since a page
+that is made anew for each request would end as another than it began.
 """
 
 import re
@@ -108,7 +109,7 @@ class HttpFile:
         """`size` bytes, fewer at the end of the file. Raises SourceUnreadable, SourceAway."""
         parts: list[bytes] = []
         wanted = size
-        while wanted and (piece := self._rest or self._next_piece()):
+        while wanted and (piece := self._next_piece()):
             parts.append(piece[:wanted])
             self._rest = piece[wanted:]
             self._position += len(parts[-1])
@@ -142,6 +143,11 @@ class HttpFile:
         """Ask for the rest of the file from the present byte on."""
         if self._position == self.size_bytes:
             return
+        if self.mark is None:
+            raise SourceUnreadable(
+                f"{self._name}: the connection broke at byte {self._position:,}, and nothing tells whether the rest "
+                "would be of the same file: the server sends no ETag and no Last-Modified. Begin again."
+            )
         response = self._response = self._requested(self._position)
         self._pieces = response.iter_raw()
         if response.status_code != HTTPStatus.PARTIAL_CONTENT:
