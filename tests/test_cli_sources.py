@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from dari import cli
+from dari.commands.dialects import options_of
 from dari.commands.exit_codes import ExitCode
 from dari.v1 import ingest_pb2
 from tests.support.fake_dari import FakeDari, Fault
@@ -73,7 +75,7 @@ def test_what_is_named_is_sent_in_order(
 
 def test_what_a_folder_leaves_out_is_told(dari: FakeDari, tmp_path: Path, capsys: Captured) -> None:
     assert ingest(dari, folder_with(tmp_path, *FOLDER)) == ExitCode.OK
-    assert "1 files with other names are left out; see --pattern" in capsys.readouterr().err
+    assert "files left out for their names: 1; see --pattern" in capsys.readouterr().err
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_itself(dari: FakeDari, tmp_path: Path) -> None:
@@ -104,7 +106,7 @@ def test_a_file_with_other_columns_ends_the_command_and_is_named(
         (tmp_path / name).write_text(text)
     assert ingest(dari, tmp_path) == ExitCode.FAILED
     said = capsys.readouterr().err
-    assert f"{tmp_path / '3.csv'} is not in. Of 4 files the 2 before it are, and stay" in said
+    assert f"{tmp_path / '3.csv'} is not in. Files before it that are in, and stay: 2 of 4." in said
     assert "HEADER_CONFLICT" in said
     assert rows(dari) == ["1", "2"]
 
@@ -199,7 +201,7 @@ def test_a_web_file_is_named_by_what_its_server_says_of_it(dari: FakeDari, capsy
     with FileServer(CSV) as server:
         assert ingest(dari, server.url) == ExitCode.OK
         assert ingest(dari, server.url) == ExitCode.OK
-        assert "nothing was sent" in capsys.readouterr().out
+        assert f"{server.url}: in already, nothing was sent" in capsys.readouterr().out
         server.etag = '"2"'
         assert ingest(dari, server.url) == ExitCode.OK
         assert len(dari.ingest.uploads) == 2
@@ -216,8 +218,10 @@ WEB_ENDS = [(404, ExitCode.NO_INPUT), (403, ExitCode.NO_INPUT), (503, ExitCode.U
 def test_a_refused_url_has_its_exit_code(dari: FakeDari, capsys: Captured, status: int, expected: ExitCode) -> None:
     with FileServer(CSV) as server:
         server.statuses.append(status)
-        assert ingest(dari, server.url) == expected
-    assert f"HTTP {status}" in capsys.readouterr().err
+        assert ingest(dari, f"{server.url}?key=swordfish") == expected
+    said = capsys.readouterr().err
+    assert f"HTTP {status}" in said
+    assert "swordfish" not in said
 
 
 def test_a_store_s_folder_and_pattern_are_sent(dari: FakeDari, store: Any, capsys: Captured) -> None:
@@ -225,7 +229,7 @@ def test_a_store_s_folder_and_pattern_are_sent(dari: FakeDari, store: Any, capsy
         store.pipe(f"/bucket/{name}", f"file\n{name}\n".encode())
     assert ingest(dari, "memory://bucket") == ExitCode.OK
     assert rows(dari) == ["1.csv", "deep/2.csv"]
-    assert "1 files with other names" in capsys.readouterr().err
+    assert "files left out for their names: 1" in capsys.readouterr().err
     assert ingest(dari, "memory://bucket/*.md") == ExitCode.OK
     assert rows(dari) == ["notes.md"]
     assert ingest(dari, "memory://bucket/none.csv") == ExitCode.NO_INPUT
@@ -255,7 +259,7 @@ def test_a_receipt_tells_what_became_of_every_row(dari: FakeDari, tmp_path: Path
         "5 with a stray quote",
         "6 with U+FFFD",
         "3: nul byte 2, invalid bytes 1",
-        "2 preamble 1, footer 1",
+        "2: preamble 1, footer 1",
         "line 4",
     ):
         assert said in shown
@@ -296,13 +300,31 @@ def test_a_doubtful_reading_says_how_to_choose_the_other(
         assert f"Say {options} to choose it." in captured.err
 
 
-def test_the_shown_options_are_taken(dari: FakeDari, tmp_path: Path) -> None:
-    """What a receipt proposes, `dari ingest` reads as the same dialect."""
-    path = folder_with(tmp_path, "1.csv") / "1.csv"
-    assert ingest(dari, path, "--delimiter", "tab", "--header-rows", "0", "--encoding", "utf-8") == ExitCode.OK
-    assert dari.ingest.openings[0].dialect == ingest_pb2.Dialect(
-        delimiter="\t", header_rows=0, encoding=ingest_pb2.ENCODING_UTF_8
-    )
+PROPOSED = [
+    ingest_pb2.Dialect(delimiter="\t", header_rows=0, encoding=ingest_pb2.ENCODING_UTF_8),
+    ingest_pb2.Dialect(delimiter=" ", quote="none", escape="\\", comment=";"),
+    ingest_pb2.Dialect(delimiter="|", trims_blanks=True, preamble_lines=2, encoding=ingest_pb2.ENCODING_GB18030),
+    ingest_pb2.Dialect(quote="'", trims_blanks=False, header_rows=3),
+]
+
+
+@pytest.mark.parametrize("dialect", PROPOSED)
+def test_the_options_that_a_receipt_proposes_choose_that_reading(
+    dari: FakeDari, tmp_path: Path, dialect: ingest_pb2.Dialect
+) -> None:
+    """Pasted into the shell, they are the same dialect again."""
+    other = ingest_pb2.Dialect(
+        delimiter="a", quote="b", escape="c", comment="d", trims_blanks=not dialect.trims_blanks, preamble_lines=7,
+        header_rows=7, encoding=ingest_pb2.ENCODING_CP949,
+    )  # fmt: skip
+    for field, value in dialect.ListFields():
+        assert getattr(other, field.name) != value
+    unsaid = {field.name for field in other.DESCRIPTOR.fields} - {field.name for field, _ in dialect.ListFields()}
+    for name in unsaid:
+        other.ClearField(name)  # type: ignore[arg-type]
+    options = shlex.split(options_of(dialect, unlike=other))
+    assert ingest(dari, folder_with(tmp_path, "1.csv") / "1.csv", *options) == ExitCode.OK
+    assert dari.ingest.openings[0].dialect == dialect
 
 
 def test_an_upload_from_stdin_that_is_stopped_by_hand_ends_at_once() -> None:

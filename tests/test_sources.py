@@ -28,8 +28,8 @@ from dari.client import (
     open_source,
 )
 from dari.client.decompression import DecompressedFile
-from dari.client.http_file import without_secrets
 from dari.client.replay import ReplayableSource
+from dari.client.source import name_of
 from dari.v1 import ingest_pb2
 from dari.v1.ingest_pb2 import UPLOAD_MODE_REPLACE
 from tests.support.fake_dari import FakeDari, Fault
@@ -311,6 +311,16 @@ def test_a_web_file_that_changes_is_never_mixed(knows_ranges: bool, change: Call
                 read_all(source.file)
 
 
+def test_a_web_file_that_may_be_another_one_each_time_is_not_gone_on_with(dari: FakeDari, client: Client) -> None:
+    """No ETag, no Last-Modified: the rest might be of another file."""
+    with FileServer(TEXT) as server:
+        server.etag = None
+        server.cuts.append(300_000)
+        with pytest.raises(SourceUnreadable, match="broke at byte 300,000"):
+            ingest(client, server.url)
+    assert all(known.receipt is None for known in dari.ingest.uploads.values())
+
+
 STATUSES = [(404, SourceUnreadable, "HTTP 404"), (403, SourceUnreadable, "HTTP 403"), (503, SourceAway, "HTTP 503")]
 
 
@@ -365,12 +375,14 @@ URLS = [
     ("https://user:key@host/a.csv?sig=1#x", "https://host/a.csv"),
     ("http://host/a@b.csv", "http://host/a@b.csv"),
     ("http://host", "http://host"),
+    ("s3://key:secret@bucket/sales-?.csv", "s3://bucket/sales-?.csv"),
+    ("data/a@b.csv", "data/a@b.csv"),
 ]
 
 
 @pytest.mark.parametrize(("url", "shown"), URLS)
-def test_the_secrets_of_a_url_are_not_shown(url: str, shown: str) -> None:
-    assert without_secrets(url) == shown
+def test_the_secrets_of_a_uri_are_not_shown(url: str, shown: str) -> None:
+    assert name_of(url) == shown
 
 
 @pytest.mark.parametrize("packed", [False, True])

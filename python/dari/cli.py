@@ -182,7 +182,7 @@ def ingest(
     ] = None,
     delimiter: Annotated[
         str | None,
-        typer.Option(rich_help_panel=WRITTEN_PANEL, metavar="CHAR", help="Stands between cells; tab is a tab."),
+        typer.Option(rich_help_panel=WRITTEN_PANEL, metavar="CHAR", help="Stands between cells; also tab, blank."),
     ] = None,
     quote: Annotated[
         str | None,

@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -73,7 +74,8 @@ class FileServer:
         if self.cuts:
             body = body[: self.cuts.popleft()]
             handler.close_connection = True
-        handler.wfile.write(body)
+        with suppress(ConnectionError):  # a client that has enough
+            handler.wfile.write(body)
         self.sent_bytes += len(body)
 
     @staticmethod

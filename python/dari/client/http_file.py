@@ -2,7 +2,8 @@
 
 A response that breaks is asked for again from the byte where it broke: with a Range where the server knows them, and
 otherwise from the beginning, dropping what came already. The file must be the same one, by its ETag, Last-Modified and
-size, or reading ends with SourceUnreadable.
+size, or reading ends with SourceUnreadable; so it does where the server sends neither of the first two, since a page
+that is made anew for each request would end as another than it began.
 """
 
 import re
@@ -43,13 +44,15 @@ class _Busy(httpx.TransportError):
 class HttpFile:
     """The bytes behind a URL; seeks by asking again. Close it. Not thread-safe."""
 
-    def __init__(self, url: str, *, give_up_after_s: float) -> None:
+    def __init__(self, url: str, name: str, *, give_up_after_s: float) -> None:
         """Ask for the file. What fails here is raised at once; later failures are got over for `give_up_after_s`.
+
+        `name` stands in the messages of errors, where the URL itself might tell its keys.
 
         Raises SourceUnreadable for what the server refuses, and SourceAway where it is not reached.
         """
-        self.name = without_secrets(url)
         self._url = url
+        self._name = name
         self._outage = Outage(give_up_after_s)
         self._client = httpx.Client(
             # As it lies there: a server's gzip on the way would hide the size and the byte to go on from.
@@ -65,7 +68,7 @@ class HttpFile:
             self._response = self._requested(0)
         except httpx.TransportError as error:
             self.close()
-            raise SourceAway(f"{self.name}: {_reason(error)}") from error
+            raise SourceAway(f"{self._name}: {_reason(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -106,7 +109,7 @@ class HttpFile:
         """`size` bytes, fewer at the end of the file. Raises SourceUnreadable, SourceAway."""
         parts: list[bytes] = []
         wanted = size
-        while wanted and (piece := self._rest or self._next_piece()):
+        while wanted and (piece := self._next_piece()):
             parts.append(piece[:wanted])
             self._rest = piece[wanted:]
             self._position += len(parts[-1])
@@ -132,7 +135,7 @@ class HttpFile:
         if pause_s is None:
             lasted_s = self._outage.lasted_s
             raise SourceAway(
-                f"{self.name}: gave up after {lasted_s:.0f} s at byte {self._position:,}: {_reason(cause)}"
+                f"{self._name}: gave up after {lasted_s:.0f} s at byte {self._position:,}: {_reason(cause)}"
             ) from cause
         time.sleep(pause_s)
 
@@ -140,6 +143,11 @@ class HttpFile:
         """Ask for the rest of the file from the present byte on."""
         if self._position == self.size_bytes:
             return
+        if self.mark is None:
+            raise SourceUnreadable(
+                f"{self._name}: the connection broke at byte {self._position:,}, and nothing tells whether the rest "
+                "would be of the same file: the server sends no ETag and no Last-Modified. Begin again."
+            )
         response = self._response = self._requested(self._position)
         self._pieces = response.iter_raw()
         if response.status_code != HTTPStatus.PARTIAL_CONTENT:
@@ -148,7 +156,7 @@ class HttpFile:
             return
         content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if content_range is None or int(content_range["first"]) != self._position:
-            raise SourceUnreadable(f"{self.name}: the server gave another range than byte {self._position:,} on.")
+            raise SourceUnreadable(f"{self._name}: the server gave another range than byte {self._position:,} on.")
         self._check_same(response, content_range["size"])
 
     def _check_same(self, response: httpx.Response, size: str | None) -> None:
@@ -158,14 +166,14 @@ class HttpFile:
             (self.size_bytes, int(size) if size not in (None, "*") else None),
         ):
             if before is not None and now is not None and before != now:
-                raise SourceUnreadable(f"{self.name}: the file changed while it was read; begin again.")
+                raise SourceUnreadable(f"{self._name}: the file changed while it was read; begin again.")
 
     def _skip(self, count: int) -> None:
         """Drop the bytes that came before, from a server that gives the whole file only."""
         while count:
             piece = next(self._pieces, b"")
             if not piece:
-                raise SourceUnreadable(f"{self.name}: the file is shorter than it was; begin again.")
+                raise SourceUnreadable(f"{self._name}: the file is shorter than it was; begin again.")
             self._rest = piece[count:]
             count -= min(count, len(piece))
 
@@ -178,7 +186,7 @@ class HttpFile:
         except httpx.TransportError:
             raise
         except (httpx.RequestError, httpx.InvalidURL) as error:
-            raise SourceUnreadable(f"{self.name}: {_reason(error)}") from error
+            raise SourceUnreadable(f"{self._name}: {_reason(error)}") from error
         encoding = response.headers.get("Content-Encoding", "identity")
         if response.status_code in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT) and encoding in _READ_ENCODINGS:
             return response
@@ -186,7 +194,7 @@ class HttpFile:
         status = f"HTTP {response.status_code} {response.reason_phrase}".rstrip()
         if response.status_code in _PASSING_STATUSES:
             raise _Busy(status)
-        raise SourceUnreadable(f"{self.name}: {status}{'' if response.is_error else f', packed as {encoding}'}")
+        raise SourceUnreadable(f"{self._name}: {status}{'' if response.is_error else f', packed as {encoding}'}")
 
     def _drop_response(self) -> None:
         if self._response is not None:
@@ -194,11 +202,6 @@ class HttpFile:
         self._response = None
         self._pieces = iter(())
         self._rest = b""
-
-
-def without_secrets(url: str) -> str:
-    """The URL without user, password, query and fragment, which may hold keys."""
-    return re.sub(r"(?<=://)[^/?#]*@", "", re.split(r"[?#]", url, maxsplit=1)[0])
 
 
 def _reason(error: Exception) -> str:

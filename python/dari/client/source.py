@@ -43,7 +43,7 @@ class Source:
     """An open source of an upload."""
 
     name: str
-    """For people; a URI's user, password and query are left out."""
+    """For people, see `name_of`."""
     file: ReadableFile
     """Its content, unpacked."""
     total_bytes: int | None
@@ -58,6 +58,19 @@ def scheme_of(where: str) -> str | None:
     """The scheme of a URI in small letters; None for a path."""
     found = _SCHEME.match(where)
     return found[1].lower() if found else None
+
+
+def name_of(where: str | os.PathLike[str]) -> str:
+    """How a source is called in messages: without what may be a key in a URI, its user, password and http query."""
+    if path_of(where) is not None:
+        return str(path_of(where))
+    name = re.sub(r"(?<=://)[^/?#]*@", "", str(where))
+    return re.split(r"[?#]", name, maxsplit=1)[0] if is_http(str(where)) else name
+
+
+def is_http(where: str) -> bool:
+    """Whether this is a file on a web server."""
+    return scheme_of(where) in ("http", "https")
 
 
 def path_of(where: str | os.PathLike[str]) -> Path | None:
@@ -106,8 +119,8 @@ def _opened(where: str | os.PathLike[str] | BinaryIO, give_up_after_s: float) ->
     path = path_of(where)
     if path is not None:
         file = path.open("rb")
-        return _Opened(str(path), file, file.close, _remaining_bytes(file))
-    if scheme_of(str(where)) in ("http", "https"):
+        return _Opened(name_of(path), file, file.close, _remaining_bytes(file))
+    if is_http(str(where)):
         return _opened_http(str(where), give_up_after_s)
     return _opened_by_fsspec(str(where))
 
@@ -116,8 +129,8 @@ def _opened_http(url: str, give_up_after_s: float) -> _Opened:
     # Loaded late: httpx takes a tenth of a second, and most uploads are files.
     from dari.client.http_file import HttpFile
 
-    file = HttpFile(url, give_up_after_s=give_up_after_s)
-    return _Opened(file.name, file, file.close, file.size_bytes, goes_back_cheaply=False, mark=file.mark)
+    file = HttpFile(url, name_of(url), give_up_after_s=give_up_after_s)
+    return _Opened(name_of(url), file, file.close, file.size_bytes, goes_back_cheaply=False, mark=file.mark)
 
 
 def _opened_by_fsspec(uri: str) -> _Opened:
@@ -127,7 +140,7 @@ def _opened_by_fsspec(uri: str) -> _Opened:
         file = _RemoteFile(uri, file_system.open(path, "rb"))
     marks = [str(info[field]) for field in _MARKING_FIELDS if info.get(field) is not None]
     return _Opened(
-        uri,
+        name_of(uri),
         file,
         file.close,
         info.get("size"),
@@ -156,7 +169,7 @@ def _remote_file_system(uri: str) -> tuple[Any, str]:
         import fsspec
     except ImportError as error:
         how = "dari reads this with fsspec; install it with: pip install 'dari[remote]'"
-        raise SourceUnreadable(f"{uri}: {how}") from error
+        raise SourceUnreadable(f"{name_of(uri)}: {how}") from error
     with _as_unreadable(uri):
         file_system, path = fsspec.url_to_fs(uri)
         return file_system, str(path)
@@ -168,11 +181,11 @@ def _as_unreadable(uri: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise SourceUnreadable(f"{uri}: No such file") from error
+        raise SourceUnreadable(f"{name_of(uri)}: No such file") from error
     except OSError:
         raise
     except Exception as error:
-        raise SourceUnreadable(f"{uri}: {error or type(error).__name__}") from error
+        raise SourceUnreadable(f"{name_of(uri)}: {error or type(error).__name__}") from error
 
 
 class _RemoteFile:

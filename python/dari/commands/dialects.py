@@ -17,10 +17,13 @@ ENCODINGS: dict[str, "Encoding.ValueType"] = {
 
 _ENCODING_NAMES = {value: name for name, value in ENCODINGS.items()} | {Encoding.ENCODING_ASCII: "ascii"}
 
+_WORDS = {"\t": "tab", " ": "blank"}
+"""For characters that are hard to type, or to see."""
+
 
 def character(typed: str) -> str:
-    r"""A character as people type it: `\t` and "tab" are a tab."""
-    return "\t" if typed in (r"\t", "tab") else typed
+    r"""A character as people type it: itself, its word, or `\t`."""
+    return {word: sign for sign, word in _WORDS.items()}.get(typed, "\t" if typed == r"\t" else typed)
 
 
 def described(dialect: Dialect) -> str:
@@ -51,8 +54,8 @@ def options_of(dialect: Dialect, *, unlike: Dialect) -> str:
         "trims_blanks": ("--trim-blanks",) if dialect.trims_blanks else ("--no-trim-blanks",),
         "preamble_lines": ("--preamble-lines", str(dialect.preamble_lines)),
         "header_rows": ("--header-rows", str(dialect.header_rows)),
-        # Ascii is not asked for: whatever is read as ascii is UTF-8.
-        "encoding": ("--encoding", _ENCODING_NAMES.get(dialect.encoding, "utf-8").replace("ascii", "utf-8")),
+        # ASCII is an answer only; as a hint it is UTF-8.
+        "encoding": ("--encoding", next((name for name in ENCODINGS if ENCODINGS[name] == dialect.encoding), "utf-8")),
     }
     return " ".join(
         shlex.join(option) for field, option in options.items() if getattr(dialect, field) != getattr(unlike, field)
@@ -60,7 +63,7 @@ def options_of(dialect: Dialect, *, unlike: Dialect) -> str:
 
 
 def _shown(typed: str) -> str:
-    return "tab" if typed == "\t" else "blank" if typed == " " else typed
+    return _WORDS.get(typed, typed)
 
 
 def _number(count: int, one: str, many: str) -> str:

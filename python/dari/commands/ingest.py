@@ -21,7 +21,7 @@ from rich.progress import (
 import dari.client
 from dari.client import CallFailed, CannotReplay, Client, Source, open_source
 from dari.commands.dialects import described, options_of
-from dari.commands.input_files import STDIN, InputFile, name_of
+from dari.commands.input_files import STDIN, InputFile, shown_name
 from dari.commands.rejected import count_reasons
 from dari.commands.terminal import Terminal, clean, short_name
 from dari.commands.upload_ids import UploadId, UploadIds, with_mode
@@ -67,8 +67,8 @@ def run(
             except (CallFailed, CannotReplay, OSError):
                 if len(files) > 1 and not terminal.as_json:
                     terminal.note(
-                        f"{file} is not in. Of {len(files):,} files the {number:,} before it are, and stay; "
-                        "the same command goes on with it."
+                        f"{shown_name(file)} is not in. Files before it that are in, and stay: "
+                        f"{number:,} of {len(files):,}. The same command goes on with it."
                     )
                 raise
             if terminal.as_json:
@@ -143,9 +143,9 @@ def show(terminal: Terminal, client: Client, file: InputFile, sent: Sent) -> Non
             for name, value in (
                 ("knowledge base", f"{receipt.knowledge_base}, version {receipt.version} ({_mode(receipt)})"),
                 ("rows stored", f"{receipt.rows_stored:,}"),
-                ("  ragged", _counted(receipt.rows_ragged, "with fewer or more cells than there are columns")),
-                ("  repaired", _counted(receipt.rows_repaired, "with a stray quote, which was taken as text")),
-                ("  replaced", _counted(receipt.rows_replaced, "with U+FFFD for bytes that the encoding has not")),
+                ("  ragged", _counted(receipt.rows_ragged, " with fewer or more cells than there are columns")),
+                ("  repaired", _counted(receipt.rows_repaired, " with a stray quote, which was taken as text")),
+                ("  replaced", _counted(receipt.rows_replaced, " with U+FFFD for bytes that the encoding has not")),
                 ("rows rejected", f"{receipt.rows_rejected:,}{reasons.of_rows if reasons else ''}"),
                 ("lines set aside", _counted(receipt.lines_set_aside, reasons.of_lines if reasons else "")),
                 ("read as", described(receipt.reading.dialect) if receipt.HasField("reading") else ""),
@@ -157,7 +157,7 @@ def show(terminal: Terminal, client: Client, file: InputFile, sent: Sent) -> Non
             )
             if value
         ],
-        title=f"{clean(name_of(file))}: {'in already, nothing was sent' if sent.was_complete else 'in'}",
+        title=f"{clean(shown_name(file))}: {'in already, nothing was sent' if sent.was_complete else 'in'}",
     )
     _show_doubt(terminal, receipt.reading)
     if reasons and receipt.rows_rejected:
@@ -175,7 +175,7 @@ def _mode(receipt: Receipt) -> str:
 
 def _counted(count: int, what: str) -> str:
     """Nothing where there are none."""
-    return f"{count:,} {what}".rstrip() if count else ""
+    return f"{count:,}{what}" if count else ""
 
 
 def _show_doubt(terminal: Terminal, reading: Reading) -> None:
@@ -212,7 +212,7 @@ class _Bar:
             disable=terminal.as_json or not terminal.err.is_terminal,
             transient=True,
         )
-        self._name = clean(name_of(file))
+        self._name = clean(shown_name(file))
         self._latest: dari.client.Progress | None = None
         self._task: TaskID = self._progress.add_task(self._name, total=None, rows="")
 

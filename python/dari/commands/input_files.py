@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from dari.client import SourceUnreadable
-from dari.client.source import path_of, remote_files, scheme_of
+from dari.client.source import is_http, name_of, path_of, remote_files
 
 STDIN = "-"
 
@@ -29,15 +29,13 @@ def input_files(arguments: Sequence[str], patterns: Sequence[str], note: Callabl
     return [file for argument in arguments for file in _expanded(argument, patterns or DEFAULT_PATTERNS, note)]
 
 
-def name_of(file: InputFile) -> str:
-    """How a file is called in messages."""
-    if file == STDIN:
-        return "stdin"
-    return file.name if isinstance(file, Path) else file
+def shown_name(file: InputFile) -> str:
+    """How a file is called in messages; keys that a URI may hold are left out."""
+    return "stdin" if file == STDIN else name_of(file)
 
 
 def _expanded(argument: str, patterns: Sequence[str], note: Callable[[str], None]) -> list[InputFile]:
-    if argument == STDIN or scheme_of(argument) in ("http", "https"):
+    if argument == STDIN or is_http(argument):
         return [argument]
     path = path_of(argument)
     if path is None:
@@ -59,11 +57,11 @@ def _remote(uri: str, patterns: Sequence[str], note: Callable[[str], None]) -> l
         return files
     if glob.has_magic(uri):
         return files or _refuse_pattern(uri)
-    return _chosen(uri, files, patterns, note)
+    return _chosen(name_of(uri), files, patterns, note)
 
 
 def _refuse_pattern(pattern: str) -> NoReturn:
-    raise SourceUnreadable(f"{pattern}: no file has such a name")
+    raise SourceUnreadable(f"{name_of(pattern)}: no file has such a name")
 
 
 def _matches(pattern: Path) -> Iterator[Path]:
@@ -90,7 +88,7 @@ def _chosen(folder: str, names: list[str], patterns: Sequence[str], note: Callab
     if not chosen:
         raise SourceUnreadable(f"{folder}: none of its {len(names):,} files fits {' '.join(patterns)}; see --pattern")
     if len(chosen) < len(names):
-        note(f"{folder}: {len(names) - len(chosen):,} files with other names are left out; see --pattern")
+        note(f"{folder}: files left out for their names: {len(names) - len(chosen):,}; see --pattern")
     return chosen
 
 

@@ -12,6 +12,7 @@ FILL_WIDTH_CHARS = 10
 VALUE_SHOWN_CHARS = 18
 """Of each value in the picture; --column and --json have all of it."""
 TOP_VALUES_SHOWN = 3
+LEAST_SHARE_SHOWN = 0.01
 SHARE_WIDTH_CHARS = 24
 """Of the longest bar of `--column`."""
 
@@ -144,8 +145,8 @@ def _filled(column: ColumnProfile) -> int:
 
 
 def _telling(column: ColumnProfile) -> list[ValueCount]:
-    """The top values, unless no value stands there twice."""
-    return [top for top in column.top_values if top.count - top.error > 1]
+    """The top values that are in a percent of the cells at least, and in two."""
+    return [top for top in column.top_values if top.count - top.error > max(1, column.cell_count * LEAST_SHARE_SHOWN)]
 
 
 def _frequency(column: ColumnProfile, top: ValueCount) -> str:
@@ -156,7 +157,7 @@ def _frequency(column: ColumnProfile, top: ValueCount) -> str:
 
 def _share_text(column: ColumnProfile, top: ValueCount) -> str:
     share = top.count / max(1, column.cell_count)
-    return f"{'≤ ' if top.error else ''}{share:.0%}" if share >= 0.01 else "< 1%"
+    return f"{'≤ ' if top.error else ''}{share:.0%}" if share >= LEAST_SHARE_SHOWN else "< 1%"
 
 
 def _cut(value: str) -> str:

@@ -74,7 +74,7 @@ def count_reasons(client: Client, receipt: Receipt) -> Reasons:
     lines = [row for row in listed if row.reason in SET_ASIDE_REASONS]
     return Reasons(
         of_rows=_counts(rows, receipt.rows_rejected),
-        of_lines=_counts(lines, receipt.lines_set_aside).removeprefix(": "),
+        of_lines=_counts(lines, receipt.lines_set_aside),
         first_rows=[(row.line, _reason(row), _beginning(row)) for row in rows],
     )
 
