@@ -30,6 +30,9 @@ const DELIMITERS: [(u8, f64); 10] = [
 const NOWHERE: u8 = 0x1F;
 /// Blanks between words only, without a column of another kind, are rather the blanks of prose.
 const BLANKS_IN_PROSE: f64 = 0.4;
+/// A comma and a blank between words, not the same number in each line, is rather the comma of prose: `Kim, Minsu` below
+/// `name`. So little less that a table of three columns with one odd row still wins.
+const LISTS_IN_PROSE: f64 = 0.66;
 /// Blanks that stand beside quotes, and quotes nowhere else, are marks.
 const BLANKS_BESIDE_QUOTES: f64 = 0.85;
 /// Quotes are text only if no other reading is much good.
@@ -146,12 +149,14 @@ fn judge(text: &[u8], marks: Marks, is_whole: bool) -> Judged {
     let columns = usual_width(text, &records.records);
     let mut judged = Judged { marks, score: 0.0, records, types, columns };
     if columns > 0 {
+        let has_blanks = judged.has_blanks_everywhere(text);
         judged.score = judged.evenness(text).powi(2)
             * judged.kinds()
             * judged.quoting()
             * width_weight(columns)
-            * judged.mark_weight(text)
-            * judged.blanks(text);
+            * judged.mark_weight(text, has_blanks)
+            // Of readings that are else the same, the one that trims blanks just where all cells have them.
+            * if marks.trims_blanks == has_blanks { 1.0 } else { 1.0 - NUDGE };
     }
     judged
 }
@@ -237,7 +242,7 @@ impl Judged {
     }
 
     /// How much the delimiter itself speaks for a table.
-    fn mark_weight(&self, text: &[u8]) -> f64 {
+    fn mark_weight(&self, text: &[u8], has_blanks: bool) -> f64 {
         let weight =
             DELIMITERS.iter().find(|(mark, _)| *mark == self.marks.delimiter).map_or(1.0, |(_, weight)| *weight);
         match self.marks.delimiter {
@@ -245,14 +250,22 @@ impl Judged {
             b' ' if self.is_prose() => BLANKS_IN_PROSE,
             b' ' if self.records.quoted_cells > 0 && self.records.malformed_records == 0 => BLANKS_BESIDE_QUOTES,
             b',' if self.is_grouped_digits(text) => GROUPED_DIGITS,
+            _ if has_blanks && self.has_words_only() && !self.is_even() => LISTS_IN_PROSE,
             _ => weight,
         }
     }
 
     /// Whether all cells are words and none is quoted.
     fn is_prose(&self) -> bool {
-        let is_value = |kind: &CellType| matches!(kind, CellType::Number | CellType::Time);
-        self.records.quoted_cells == 0 && !self.types.iter().any(is_value)
+        self.records.quoted_cells == 0 && self.has_words_only()
+    }
+
+    fn has_words_only(&self) -> bool {
+        !self.types.iter().any(|kind| matches!(kind, CellType::Number | CellType::Time))
+    }
+
+    fn is_even(&self) -> bool {
+        self.records.records.iter().all(|record| record.width() == self.columns)
     }
 
     fn is_grouped_digits(&self, text: &[u8]) -> bool {
@@ -262,24 +275,18 @@ impl Judged {
         !wide.is_empty() && wide.iter().all(|record| self.records.cells[record.cells.clone()][1..].iter().all(is_group))
     }
 
-    /// Whether blanks are trimmed just where all cells have them; decides between readings that are else the same.
-    fn blanks(&self, text: &[u8]) -> f64 {
+    /// Whether nearly all cells but the first of a row have a blank in front.
+    fn has_blanks_everywhere(&self, text: &[u8]) -> bool {
         let (mut cells, mut blank) = (0.0, 0.0);
         for record in &self.records.records {
-            let inner = &self.records.cells[record.cells.clone()][1..];
-            for cell in inner.iter().filter(|cell| cell.start > 0 && !text[(*cell).clone()].is_empty()) {
-                cells += 1.0;
-                let before = text[cell.start - 1];
+            for cell in &self.records.cells[record.cells.clone()][1..] {
                 // A quote stands between the blank and the cell's text.
-                let first = if self.marks.quote == Some(before) {
-                    text[cell.start.saturating_sub(2)]
-                } else {
-                    text[cell.start]
-                };
-                blank += f64::from(first == b' ');
+                let is_plain = !self.marks.trims_blanks || self.marks.quote != Some(text[cell.start - 1]);
+                let first = if is_plain { text.get(cell.start) } else { text.get(cell.start - 2) };
+                cells += f64::from(!cell.is_empty());
+                blank += f64::from(!cell.is_empty() && first == Some(&b' '));
             }
         }
-        let all_have_blanks = cells > 0.0 && blank >= BLANKS_ARE_MARKS * cells;
-        if self.marks.trims_blanks == all_have_blanks { 1.0 } else { 1.0 - NUDGE }
+        cells > 0.0 && blank >= BLANKS_ARE_MARKS * cells
     }
 }

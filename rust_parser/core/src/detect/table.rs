@@ -175,7 +175,7 @@ impl<'t> Table<'t> {
             return false;
         }
         let behind = (row + 1..self.rows.len()).take(ROWS_BEHIND);
-        let nearly = |row: &usize| self.rows[*row].width().abs_diff(self.judged.columns) <= 1 && !self.is_sparse(*row);
+        let nearly = |row: &usize| self.rows[*row].width().abs_diff(self.judged.columns) <= 1;
         let count = behind.len();
         2 * behind.filter(nearly).count() >= count
     }
@@ -192,34 +192,42 @@ impl<'t> Table<'t> {
 
     /// Whether a row above the first one that fits is a row of the table or its header all the same.
     fn is_odd_row(&self, row: usize, columns: &[Column<'_>]) -> bool {
-        let width = self.rows[row].width();
-        if self.is_sparse(row) || width < 2 || 3 * width.abs_diff(columns.len()) > columns.len().max(3) {
+        let (width, filled) = (self.rows[row].width(), self.filled(row));
+        if filled == 0 || width < 2 || 3 * width.abs_diff(columns.len()) > columns.len().max(3) {
             return false;
         }
         let kinds = self.kinds(row);
         let matches =
             kinds.iter().zip(columns).filter(|(kind, column)| kind.is_typed() && **kind == column.kind).count();
-        let is_full = self.filled(row) + 1 >= width;
-        let names = is_full && !kinds.iter().any(|kind| kind.is_typed()) && self.header_evidence(row, columns) > 0.0;
-        names || 2 * matches >= self.filled(row)
+        let is_value = |kind: &CellType| matches!(kind, CellType::Number | CellType::Time | CellType::Address);
+        let could_be_names = width != columns.len() && filled + 1 >= width && !kinds.iter().any(is_value);
+        2 * matches >= filled || could_be_names && self.header_evidence(row, columns) > 0.0
     }
 
     /// How many rows from `start` on name the columns.
     fn header_rows(&self, start: usize) -> usize {
-        let mut rows = 0;
-        while start + rows < self.rows.len() && rows < MOST_HEADER_ROWS {
-            let row = start + rows;
+        let is_header = |row: usize| {
             let columns = self.columns_below(row + 1, row);
-            let is_header = match rows {
-                0 => self.header_evidence(row, &columns) > 0.0,
-                _ => self.is_same(row, row - 1) || self.is_clearly_header(row, &columns),
-            };
-            if !is_header {
-                break;
-            }
+            self.is_clearly_header(row, &columns) || row == start && self.header_evidence(row, &columns) > 0.0
+        };
+        let end = self.rows.len().min(start + MOST_HEADER_ROWS);
+        let mut rows = 0;
+        while start + rows < end
+            && (is_header(start + rows) || rows > 0 && self.is_same(start + rows, start + rows - 1))
+        {
             rows += 1;
         }
-        rows
+        // Years over names, as in `2019,2019` over `men,women`, look like values.
+        if rows == 0 && start + 1 < end && self.is_above_names(start) && is_header(start + 1) { 2 } else { rows }
+    }
+
+    /// Whether a row holds nothing but words and years.
+    fn is_above_names(&self, row: usize) -> bool {
+        let is_name = |(column, kind): (usize, &CellType)| match kind {
+            CellType::Empty | CellType::Word | CellType::Text => true,
+            _ => is_year(self.value(row, column)),
+        };
+        self.kinds(row).iter().enumerate().all(is_name)
     }
 
     fn is_same(&self, a: usize, b: usize) -> bool {
