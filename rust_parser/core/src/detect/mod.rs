@@ -87,6 +87,11 @@ fn behind_lines(text: &[u8], lines: u32) -> &[u8] {
     &text[at..]
 }
 
+/// A number of things in a head, which holds fewer than 2³² of anything.
+fn count(things: usize) -> f64 {
+    f64::from(things as u32)
+}
+
 fn confidence(best: &Judged, next: Option<(Marks, f64)>) -> f64 {
     match next {
         None => 1.0,

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use super::cell_type::{CellType, trim};
+use super::count;
 use super::dialect::{Judged, is_comment};
 use super::records::Record;
 use crate::reading::Hints;
@@ -25,52 +26,9 @@ const ROWS_BEHIND: usize = 3;
 const SURE: f64 = 0.5;
 
 /// Words that head columns and hardly ever stand in them.
-const HEADINGS: [&str; 44] = [
-    "id",
-    "no",
-    "no.",
-    "name",
-    "date",
-    "time",
-    "code",
-    "type",
-    "title",
-    "description",
-    "address",
-    "email",
-    "phone",
-    "url",
-    "price",
-    "amount",
-    "quantity",
-    "qty",
-    "count",
-    "category",
-    "status",
-    "year",
-    "month",
-    "city",
-    "country",
-    "comment",
-    "comments",
-    "순번",
-    "연번",
-    "번호",
-    "이름",
-    "성명",
-    "명칭",
-    "코드",
-    "구분",
-    "종류",
-    "주소",
-    "전화번호",
-    "날짜",
-    "일자",
-    "비고",
-    "합계",
-    "내용",
-    "단위",
-];
+const HEADINGS: &str = "id no no. name date time code type title description address email phone url price amount quantity \
+    qty count category status year month city country comment comments 순번 연번 번호 이름 성명 명칭 코드 구분 종류 주소 전화번호 날짜 \
+    일자 비고 내용 단위";
 
 /// What stands around the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +43,7 @@ pub(super) struct Frame {
 pub(super) fn find(text: &[u8], judged: &Judged, hints: &Hints) -> Frame {
     let comment = hints.comment.unwrap_or_else(|| comment_mark(text, judged));
     let is_row = |record: &&Record| comment.is_none_or(|mark| text[record.start] != mark);
-    let rows: Vec<&Record> = judged.records.records.iter().filter(is_row).collect();
+    let rows: Vec<&Record> = judged.sample.records.iter().filter(is_row).collect();
     let table = Table { text, judged, rows };
     let start = if hints.preamble_lines.is_some() { 0 } else { table.start() };
     Frame {
@@ -97,7 +55,7 @@ pub(super) fn find(text: &[u8], judged: &Judged, hints: &Hints) -> Frame {
 
 /// `#` if lines begin with it that are no rows: most are not as wide as rows, and none is in the place of the header.
 fn comment_mark(text: &[u8], judged: &Judged) -> Option<u8> {
-    let records = &judged.records.records;
+    let records = &judged.sample.records;
     let marked: Vec<&Record> = records.iter().filter(|record| is_comment(text, record)).collect();
     let as_wide = marked.iter().filter(|record| record.width() == judged.columns).count();
     let are_notes =
@@ -129,7 +87,7 @@ impl<'t> Table<'t> {
     }
 
     fn value(&self, row: usize, column: usize) -> &'t [u8] {
-        let cell = self.judged.records.cells[self.rows[row].cells.clone()][column].clone();
+        let cell = self.judged.sample.cells[self.rows[row].cells.clone()][column].clone();
         trim(&self.text[cell])
     }
 
@@ -142,14 +100,12 @@ impl<'t> Table<'t> {
     fn is_sparse(&self, row: usize) -> bool {
         let filled = self.filled(row);
         match self.judged.columns {
-            0 | 1 => false,
             2 if filled == 0 || self.rows[row].width() == 1 => true,
             // One of two cells: `,price` above prices is a header, `,(KRW)` above a header is not.
             2 if filled == 1 && row < MOST_HEADER_ROWS => {
                 row + 1 < self.rows.len() && self.filled(row + 1) == 0 || self.is_surely_header(row + 1)
             }
-            2 => false,
-            _ => filled <= 1,
+            columns => columns > 2 && filled <= 1,
         }
     }
 
@@ -208,7 +164,9 @@ impl<'t> Table<'t> {
     fn header_rows(&self, start: usize) -> usize {
         let is_header = |row: usize| {
             let columns = self.columns_below(row + 1, row);
-            self.is_clearly_header(row, &columns) || row == start && self.header_evidence(row, &columns) > 0.0
+            let is_complete = self.rows[row].width() + 1 >= columns.len();
+            let is_first = row == start && self.header_evidence(row, &columns) > 0.0;
+            is_first || is_complete && self.is_clearly_header(row, &columns)
         };
         let end = self.rows.len().min(start + MOST_HEADER_ROWS);
         let mut rows = 0;
@@ -274,16 +232,16 @@ impl<'t> Table<'t> {
             years += u32::from(is_year(value));
             values.insert(value);
         }
-        let (most, count) = counts.into_iter().max_by_key(|(_, count)| *count).unwrap_or_default();
+        let (most, times) = counts.into_iter().max_by_key(|(_, times)| *times).unwrap_or_default();
         let kind = match most {
             _ if present == 0 => CellType::Empty,
-            kind if f64::from(count) >= DOMINANT * f64::from(present) => kind,
+            kind if f64::from(times) >= DOMINANT * f64::from(present) => kind,
             _ => CellType::Text,
         };
         Column {
             kind,
             values,
-            mean_bytes: bytes as f64 / f64::from(present.max(1)),
+            mean_bytes: count(bytes) / f64::from(present.max(1)),
             has_years: present > 0 && years == present,
         }
     }
@@ -309,7 +267,7 @@ impl<'t> Table<'t> {
 
 /// For or against a cell's being the name of the column below it.
 fn name_evidence(kind: CellType, name: &[u8], column: &Column<'_>) -> f64 {
-    use CellType::{Empty, Missing, Number, Text, Word};
+    use CellType::{Address, Boolean, Empty, Missing, Number, Text, Time, Word};
     if is_heading(name) {
         return 1.0;
     }
@@ -319,23 +277,18 @@ fn name_evidence(kind: CellType, name: &[u8], column: &Column<'_>) -> f64 {
         (Number, Number | Empty) if is_year(name) && !column.has_years => 0.3,
         (kind, below) if below.is_typed() && kind == below => -1.0,
         (Word | Text, below) if below.is_typed() => 1.0,
-        (kind, below) if below.is_typed() => {
-            if kind.is_typed() {
-                0.3
-            } else {
-                0.5
-            }
-        }
-        (kind, _) if matches!(kind, Number | CellType::Time | CellType::Address | CellType::Boolean) => -0.7,
+        (kind, below) if below.is_typed() && kind.is_typed() => 0.3,
+        (_, below) if below.is_typed() => 0.5,
+        (Number | Time | Address | Boolean, _) => -0.7,
         _ if column.values.contains(name) => -1.0,
         _ if name.len() > LONG_NAME_BYTES => -0.5,
-        _ if column.mean_bytes > 3.0 * name.len() as f64 => 0.4,
+        _ if column.mean_bytes > 3.0 * count(name.len()) => 0.4,
         _ => 0.1,
     }
 }
 
 fn is_heading(name: &[u8]) -> bool {
-    HEADINGS.iter().any(|heading| name.eq_ignore_ascii_case(heading.as_bytes()))
+    HEADINGS.split(' ').any(|heading| name.eq_ignore_ascii_case(heading.as_bytes()))
 }
 
 fn is_year(value: &[u8]) -> bool {
