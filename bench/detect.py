@@ -150,11 +150,14 @@ class _Text:
     def quoted(self, at: int, end: int) -> tuple[str, int, bool] | None:
         """The quoted cell at a position and where it ends, if it ends."""
         quote, escape = self.reading["quote"], self.reading["escape"]
+        marks = re.compile(f"[{re.escape(quote + (escape or ''))}]")
         pieces = []
         at += 1
-        while at < end:
+        while found := marks.search(self.text, at, end):
+            pieces.append(self.text[at : found.start()])
+            at = found.start()
             pair = self.text[at : at + 2]
-            if pair[1:] and (pair == quote + quote or (escape and pair[0] == escape and pair[1] in {quote, escape})):
+            if pair == quote * 2 or (pair[0] == escape and pair[1:] in {quote, escape}):
                 pieces.append(pair[1])
                 at += 2
             elif pair[0] == quote:
@@ -165,12 +168,15 @@ class _Text:
         return None
 
     def quoted_in_line(self, begin: int, end: int) -> tuple[str, int, bool]:
-        """The cell at a quote in a line in which quotes stand anywhere: one closes it before a delimiter or the end."""
+        """The cell at a quote in a line in which quotes stand anywhere.
+
+        One before a delimiter or the line's end closes the cell; two together are one, as ever.
+        """
         delimiter, quote, at = self.reading["delimiter"], self.reading["quote"], begin
         while (at := self.text.find(quote, at + 1, end)) >= 0:
             behind = self.behind_blanks(at + 1)
             if behind >= end or self.text[behind] == delimiter:
-                return self.text[begin + 1 : at], at + 1, False
+                return self.text[begin + 1 : at].replace(quote * 2, quote), at + 1, False
             if self.text[at - 1] == delimiter:
                 break
         return self.plain(begin)

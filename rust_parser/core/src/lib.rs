@@ -19,6 +19,8 @@
 //! ├── digest      SHA-256 that can be saved and resumed
 //! ├── checkpoint  the state between two records
 //! └── options     dialect and limits, checked once
+//! detect       the head of a file -> how to read it
+//! reading      encoding and dialect: as a caller says them, as they are found
 //! error        what ends a file, with line and byte
 //! ```
 //!
