@@ -9,9 +9,8 @@
 //! ```text
 //! parser      ties the steps together; owns the record in progress, the counters and the digest
 //! ├── batch        the open batch: rows, blocks and rejected rows until it closes
-//! │   ├── blocks       search terms of up to `block_rows` rows, once each
+//! │   ├── blocks       search terms of up to `block_rows` rows
 //! │   │   ├── lexeme       text -> terms -> 32-bit hashes
-//! │   │   ├── hash_set     the set, which gives its values back in order
 //! │   │   └── postings     term -> blocks, cut into buckets; also how a search reads them
 //! │   ├── evidence     what is in each column, from every cell
 //! │   └── copy_binary  PostgreSQL's binary COPY encoding
@@ -47,7 +46,6 @@ mod copy_binary;
 mod digest;
 mod error;
 mod evidence;
-mod hash_set;
 mod lexeme;
 mod options;
 mod parser;
