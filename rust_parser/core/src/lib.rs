@@ -13,9 +13,8 @@
 //!     ├── table       what each record is: header, row, or none; where the table ends
 //!     │   ├── row_width   whether PostgreSQL can store a row
 //!     │   └── batch       the open batch: rows, blocks, evidence and rejected rows until it closes
-//!     │       ├── blocks       search terms of up to `block_rows` rows, once each
+//!     │       ├── blocks       search terms of up to `block_rows` rows
 //!     │       │   ├── lexeme       text -> terms -> 32-bit hashes
-//!     │       │   ├── hash_set     the set, which gives its values back in order
 //!     │       │   └── postings     term -> blocks, cut into buckets; also how a search reads them
 //!     │       ├── evidence     what is in each column, from every cell
 //!     │       └── copy_binary  PostgreSQL's binary COPY encoding
@@ -63,7 +62,6 @@ pub mod detect;
 mod digest;
 mod error;
 mod evidence;
-mod hash_set;
 mod lexeme;
 mod options;
 mod parser;
