@@ -163,7 +163,7 @@ def _large_csv(rows: int) -> bytes:
 
 
 def test_a_version_that_is_removed_meanwhile_ends_the_export_with_an_error(server: ServedDari) -> None:
-    server.uploader.upload(_large_csv(40_000), dialect=TOLD)
+    server.uploader.upload(_large_csv(16_000), dialect=TOLD)
     messages = _call(server)
     next(messages)
     server.dari.mapping.DeleteKnowledgeBase(mapping_pb2.DeleteKnowledgeBaseRequest(name="knowledgeBases/kb"))
@@ -173,17 +173,17 @@ def test_a_version_that_is_removed_meanwhile_ends_the_export_with_an_error(serve
 
 def test_a_knowledge_base_that_is_made_again_meanwhile_is_another_one(server: ServedDari) -> None:
     """Its first version has the number of the one that is being read, and as many rows."""
-    server.uploader.upload(_large_csv(40_000), dialect=TOLD)
+    server.uploader.upload(_large_csv(16_000), dialect=TOLD)
     messages = _call(server)
     next(messages)
     server.dari.mapping.DeleteKnowledgeBase(mapping_pb2.DeleteKnowledgeBaseRequest(name="knowledgeBases/kb"))
     server.dari.make_knowledge_base("kb")
-    server.uploader.upload(_large_csv(40_000), "again", dialect=TOLD)
+    server.uploader.upload(_large_csv(16_000), "again", dialect=TOLD)
     assert _refused(messages).status == "NOT_FOUND"
 
 
 def test_an_export_that_nobody_reads_holds_nothing_in_the_database(server: ServedDari) -> None:
-    server.uploader.upload(_large_csv(40_000), dialect=TOLD)
+    server.uploader.upload(_large_csv(16_000), dialect=TOLD)
     messages = _call(server)
     first = next(messages)
     user = psycopg2.extensions.parse_dsn(server.dsns.service_dsn)["user"]
@@ -220,7 +220,7 @@ def test_a_caller_who_takes_nothing_is_cut_off() -> None:
 def test_a_caller_who_takes_nothing_keeps_no_thread_of_the_server(start_server: StartServer) -> None:
     server = start_server(export_stall_timeout_s=0.2, rpc_threads=4)
     server.dari.make_knowledge_base("kb")
-    server.uploader.upload(_large_csv(40_000), dialect=TOLD)
+    server.uploader.upload(_large_csv(16_000), dialect=TOLD)
     stalled = [_call(server) for _ in range(4)]
     for messages in stalled:
         next(messages)
@@ -242,14 +242,14 @@ def test_a_caller_who_takes_nothing_keeps_no_thread_of_the_server(start_server: 
 
 
 def test_a_caller_who_leaves_ends_the_export(server: ServedDari) -> None:
-    server.uploader.upload(_large_csv(40_000), dialect=TOLD)
+    server.uploader.upload(_large_csv(16_000), dialect=TOLD)
     messages = server.dari.ingest.ExportRows(pb.ExportRowsRequest(knowledge_base="knowledgeBases/kb"), timeout=SOON_S)
     next(messages)
     messages.cancel()
     with pytest.raises(grpc.RpcError) as raised:
         list(messages)
     assert status_of(raised.value) == "CANCELLED"
-    assert hashlib.sha256(_exported(server)).digest() == hashlib.sha256(_large_csv(40_000)).digest()
+    assert hashlib.sha256(_exported(server)).digest() == hashlib.sha256(_large_csv(16_000)).digest()
 
 
 def _rejected(served: ServedDari, upload: str = "uploads/u") -> bytes:
