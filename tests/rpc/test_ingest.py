@@ -788,6 +788,154 @@ def test_a_stream_of_a_deleted_upload_writes_nothing_into_one_of_the_same_name(s
     assert len(tables_of_rows(server)) == 3
 
 
+# Cancelling, watching
+
+
+def cancel(served: ServedDari, upload_id: str = "u") -> pb.Upload:
+    return served.dari.ingest.CancelUpload(pb.CancelUploadRequest(name=f"uploads/{upload_id}")).upload
+
+
+def test_a_cancelled_upload_ends_the_stream_that_sends_it_and_leaves_the_version_before(server: ServedDari) -> None:
+    server.uploader.upload(b"a\nbefore\n", "before")
+    stream = server.uploader.stream()
+    stream.open()
+    stream.opened()
+    stream.chunks(FILE[:HALF])
+    stream.committed(SMALL_BATCH_BYTES)
+    assert cancel(server).state == pb.UPLOAD_STATE_CANCELLED
+    stream.chunks(FILE, HALF)
+    stream.finish(len(FILE))
+    refused = stream.refusal()
+    assert (refused.status, refused.reason) == ("FAILED_PRECONDITION", "UPLOAD_CONFLICT")
+    assert refused.metadata["field"] == "state"
+    assert cancel(server) == server.uploader.state(), "again it changes nothing"
+    assert server.uploader.refused(FILE).reason == "UPLOAD_CONFLICT"
+    until(lambda: len(tables_of_rows(server)) == 3)
+    assert version_of(server) == (1, 1)
+    assert server.uploader.search("before") == [{"a": "before"}]
+
+
+def test_an_upload_that_has_ended_is_not_cancelled(server: ServedDari) -> None:
+    server.uploader.upload(FILE, "complete")
+    with pytest.raises(grpc.RpcError) as raised:
+        cancel(server, "complete")
+    refused = refusal(raised.value)
+    assert (refused.status, refused.reason) == ("FAILED_PRECONDITION", "UPLOAD_CONFLICT")
+    assert version_of(server) == (1, ROWS)
+    server.uploader.refused(b"", "failed")
+    assert cancel(server, "failed").state == pb.UPLOAD_STATE_FAILED
+    with pytest.raises(grpc.RpcError) as raised:
+        cancel(server, "never")
+    assert refusal(raised.value).reason == "NOT_FOUND"
+
+
+def test_an_upload_is_cancelled_while_its_batches_wait_for_their_turn(server: ServedDari) -> None:
+    """The batches hold the tables and wait for the upload, so whoever ends it must not hold the upload and wait."""
+    for number in range(6):
+        id = f"u{number}"
+        stream = server.uploader.stream()
+        stream.open(id)
+        stream.opened()
+        stream.chunks(FILE[:HALF])
+        stream.committed(SMALL_BATCH_BYTES)
+        stream.chunks(FILE, HALF)
+        assert cancel(server, id).state == pb.UPLOAD_STATE_CANCELLED
+        assert stream.refusal().reason == "UPLOAD_CONFLICT"
+    until(lambda: tables_of_rows(server) == [])
+
+
+def watch(served: ServedDari, upload_id: str = "u") -> Any:
+    return served.dari.ingest.WatchUpload(pb.WatchUploadRequest(name=f"uploads/{upload_id}"), timeout=SOON_S)
+
+
+def test_a_watched_upload_is_told_from_its_state_at_once_to_its_end(server: ServedDari) -> None:
+    stream = server.uploader.stream()
+    stream.open()
+    stream.opened()
+    watched = watch(server)
+    assert next(watched).upload.state == pb.UPLOAD_STATE_OPEN
+    stream.chunks(FILE[:HALF])
+    while next(watched).upload.committed_offset_bytes < SMALL_BATCH_BYTES:
+        pass
+    stream.chunks(FILE, HALF)
+    stream.finish(len(FILE))
+    receipt = stream.receipt()
+    *_, last = watched
+    assert (last.upload.state, last.upload.receipt) == (pb.UPLOAD_STATE_COMPLETED, receipt)
+    (only,) = watch(server)
+    assert only == last
+    server.uploader.refused(b"", "failed")
+    assert [answer.upload.state for answer in watch(server, "failed")] == [pb.UPLOAD_STATE_FAILED]
+    with pytest.raises(grpc.RpcError) as raised:
+        list(watch(server, "never"))
+    assert refusal(raised.value).reason == "NOT_FOUND"
+
+
+def test_watchers_beyond_the_limit_are_refused_and_one_that_leaves_makes_room(start_server: StartServer) -> None:
+    server = start_server(max_watchers=1)
+    server.dari.make_knowledge_base("kb")
+    stream = server.uploader.stream()
+    stream.open()
+    stream.opened()
+    first = watch(server)
+    next(first)
+    with pytest.raises(grpc.RpcError) as raised:
+        list(watch(server))
+    refused = refusal(raised.value)
+    assert (refused.reason, refused.metadata) == ("RESOURCE_EXHAUSTED", {"limit": "max_watchers", "value": "1"})
+    first.cancel()
+
+    def is_let_in() -> bool:
+        second = watch(server)
+        try:
+            return bool(next(second))
+        except grpc.RpcError:
+            return False
+        finally:
+            second.cancel()
+
+    until(is_let_in)
+    stream.leave()
+
+
+def test_watchers_are_let_go_when_the_server_stops(start_server: StartServer) -> None:
+    server = start_server()
+    server.dari.make_knowledge_base("kb")
+    stream = server.uploader.stream()
+    stream.open()
+    stream.opened()
+    watched = watch(server)
+    next(watched)
+    stream.leave()
+    stopping = threading.Thread(target=server.server.stop)
+    stopping.start()
+    with pytest.raises(grpc.RpcError) as raised:
+        list(watched)
+    assert refusal(raised.value).metadata == {"neighbour": "server"}
+    stopping.join()
+
+
+# Limits
+
+
+def test_a_file_beyond_the_largest_size_is_refused_before_it_is_stored(start_server: StartServer) -> None:
+    server = start_server(max_upload_bytes=SMALL_BATCH_BYTES)
+    server.dari.make_knowledge_base("kb")
+    refused = server.uploader.refused(FILE)
+    assert (refused.status, refused.reason) == ("RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED")
+    assert refused.metadata["limit"] == "max_upload_bytes"
+    assert server.uploader.state().committed_offset_bytes <= SMALL_BATCH_BYTES
+
+
+def test_too_large_a_share_of_rejected_rows_fails_the_upload(server: ServedDari) -> None:
+    data = b"a,b\n" + b"1,\0\n1,2\n1,2\n" * 400
+    assert server.uploader.upload(data, "a-third-is-allowed", max_rejected_share=0.34).rows_rejected == 400
+    refused = server.uploader.refused(data, max_rejected_share=0.33)
+    assert (refused.status, refused.reason) == ("INVALID_ARGUMENT", "MALFORMED_FILE")
+    assert refused.metadata["code"] == "too_large_rejected_share"
+    assert server.uploader.state().state == pb.UPLOAD_STATE_FAILED
+
+
 # Listing
 
 

@@ -46,6 +46,7 @@ _INDEX_TIMEOUT_S = 3_600.0
 # Locks on a knowledge base. The first keeps it from being deleted, the second also from getting another version.
 _SHARED = "FOR KEY SHARE"
 _EXCLUSIVE = "FOR NO KEY UPDATE"
+_UNDEFINED_TABLE = "42P01"
 _ROW_TOO_BIG = "54000"
 """SQLSTATE of a row that fits no page of PostgreSQL, which are 8 KiB; long cells lie elsewhere, but not short ones."""
 
@@ -80,30 +81,16 @@ class PostgresUploadStore:
 
     def commit(self, upload: Upload, move: Move, await_turn: Callable[[], None] = lambda: None) -> None:
         """See UploadStore."""
-        batch, after = move.batch, move.batch.checkpoint
-        with self._database.transaction(Role.APP) as transaction:
-            _hold_knowledge_base(transaction, upload)
-            if move.makes_tables:
-                # The compare-and-set comes first here: of two streams that make the same tables one would fail late.
-                _move_offset(transaction, upload, move)
-                _check_header(transaction, upload, after.columns)
-            if after.offset_bytes > move.since.offset_bytes:
-                transaction.become(Role.INGEST)
-                if move.makes_tables:
-                    create_segment(
-                        transaction, upload.segment, upload.tenant, upload.knowledge_base, len(after.columns)
-                    )
-                stored = _copy(transaction, upload, move)
-                if stored != batch.rows_stored:
-                    raise InternalError(
-                        "An internal error occurred.", {"expected_rows": batch.rows_stored, "rows": stored}
-                    )
-                transaction.become(Role.APP)
-            if not move.makes_tables:
-                await_turn()
-                _move_offset(transaction, upload, move)
-            if after.offset_bytes > move.since.offset_bytes:
-                _write_ledger(transaction, upload, move)
+        try:
+            self._commit(upload, move, await_turn)
+        except InternalError as error:
+            if sqlstate(error) != _UNDEFINED_TABLE:
+                raise
+            # The tables went with the upload: cancelled, expired, deleted.
+            with self._database.transaction(Role.APP) as transaction:
+                _hold_knowledge_base(transaction, upload)
+                _lock_mine(transaction, upload)
+            raise
 
     def fail(self, upload: Upload, failure: str) -> None:
         """See UploadStore."""
@@ -127,17 +114,6 @@ class PostgresUploadStore:
             )
         self._drop(cancelled)
         return upload
-
-    def _drop(self, segments: Sequence[str]) -> None:
-        """Drop the tables of uploads that have ended.
-
-        In a transaction of its own: a batch of theirs may hold the tables, and wait for the upload. Where this is cut
-        short, housekeeping finds them.
-        """
-        if segments:
-            with self._database.transaction(Role.INGEST) as transaction:
-                for segment in segments:
-                    drop_segment(transaction, segment)
 
     def publish(self, upload: Upload) -> Receipt:
         """See UploadStore."""
@@ -202,6 +178,43 @@ class PostgresUploadStore:
                 )
                 for row in query.execute(transaction.peewee)
             ]
+
+    def _commit(self, upload: Upload, move: Move, await_turn: Callable[[], None]) -> None:
+        batch, after = move.batch, move.batch.checkpoint
+        with self._database.transaction(Role.APP) as transaction:
+            _hold_knowledge_base(transaction, upload)
+            if move.makes_tables:
+                # The compare-and-set comes first here: of two streams that make the same tables one would fail late.
+                _move_offset(transaction, upload, move)
+                _check_header(transaction, upload, after.columns)
+            if after.offset_bytes > move.since.offset_bytes:
+                transaction.become(Role.INGEST)
+                if move.makes_tables:
+                    create_segment(
+                        transaction, upload.segment, upload.tenant, upload.knowledge_base, len(after.columns)
+                    )
+                stored = _copy(transaction, upload, move)
+                if stored != batch.rows_stored:
+                    raise InternalError(
+                        "An internal error occurred.", {"expected_rows": batch.rows_stored, "rows": stored}
+                    )
+                transaction.become(Role.APP)
+            if not move.makes_tables:
+                await_turn()
+                _move_offset(transaction, upload, move)
+            if after.offset_bytes > move.since.offset_bytes:
+                _write_ledger(transaction, upload, move)
+
+    def _drop(self, segments: Sequence[str]) -> None:
+        """Drop the tables of uploads that have ended.
+
+        In a transaction of its own: a batch of theirs may hold the tables, and wait for the upload. Where this is cut
+        short, housekeeping finds them.
+        """
+        if segments:
+            with self._database.transaction(Role.INGEST) as transaction:
+                for segment in segments:
+                    drop_segment(transaction, segment)
 
     def _index(self, upload: Upload) -> None:
         """Build the search index in a transaction of its own, unless it is built."""
