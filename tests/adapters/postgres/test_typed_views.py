@@ -283,8 +283,7 @@ def _stamps(draw: st.DrawFn, day_form: str, clock_form: str, *, zoned: bool) -> 
     if not zoned:
         return f"{day_text}{joint}{clock_text}", meant
     zone = draw(st.sampled_from(sorted(ZONES)))
-    at = meant.replace(tzinfo=timezone(timedelta(minutes=ZONES[zone])))
-    return f"{day_text}{joint}{clock_text}{zone}", at.astimezone(UTC)
+    return f"{day_text}{joint}{clock_text}{zone}", meant.replace(tzinfo=timezone(timedelta(minutes=ZONES[zone])))
 
 
 def _decimal(number: Decimal) -> tuple[str, Decimal]:
