@@ -14,6 +14,7 @@ import psycopg2
 import pytest
 
 from dari.client import Client, Progress
+from dari.v1 import ingest_pb2 as pb
 from tests.faults.conftest import StartProcess
 from tests.fix_postgres import PostgresDsns
 from tests.support.exactly_once import assert_exactly_once
@@ -114,7 +115,7 @@ STOPS = {
 def test_an_upload_whose_server_dies_between_commit_and_publish_is_published_once(
     start_process: StartProcess, database: PostgresDsns, stop: Stop
 ) -> None:
-    """By another server, which the client finds; nothing is sent again."""
+    """By another server, when the client comes to it; nothing is sent again."""
     file = seeded_file(random.Random(1))
     dying, heir = start_process(), start_process()
     with held_before_publish(dying, database, file.data, stop):
@@ -123,6 +124,24 @@ def test_an_upload_whose_server_dies_between_commit_and_publish_is_published_onc
         receipt = send(client, "u", file.data)
         assert receipt.version == 1
         assert send(client, "u", file.data) == receipt
+    assert_exactly_once(database.admin_dsn, "u", file.expected)
+
+
+@pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
+def test_an_upload_whose_server_and_client_die_before_publish_is_published_by_another_server(
+    start_process: StartProcess, database: PostgresDsns, stop: Stop
+) -> None:
+    """By itself; two of them that race for it make one version."""
+    file = seeded_file(random.Random(1))
+    dying = start_process()
+    heirs = [start_process(housekeeping_interval_s=0.1) for _ in range(2)]
+    with held_before_publish(dying, database, file.data, stop):
+        dying.kill()
+    with Client(heirs[0].address) as client:
+        upload = pb.GetUploadRequest(name="uploads/u")
+        until(lambda: client.ingests.GetUpload(upload).upload.state == pb.UPLOAD_STATE_COMPLETED)
+        assert client.ingests.GetUpload(upload).upload.receipt.version == 1
+        assert send(client, "next", b"a,b\n1,2\n").version == 2
     assert_exactly_once(database.admin_dsn, "u", file.expected)
 
 

@@ -12,9 +12,9 @@
 pub mod any_file;
 mod case;
 pub mod csv_crate;
-//pub mod csv_writer;
+pub mod csv_writer;
 pub mod detect;
-//pub mod evidence;
+pub mod evidence;
 mod output;
 pub mod reference;
 mod reference_reader;
