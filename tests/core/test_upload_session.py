@@ -25,7 +25,6 @@ from dari.core.errors import (
 )
 from dari.core.upload_session import UploadLimits, Uploads, UploadSession
 from dari.core.uploads import (
-    Batch,
     Checkpoint,
     Committed,
     CommittedCheckpoint,

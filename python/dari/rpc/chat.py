@@ -193,8 +193,7 @@ def _citation(citation: Citation) -> pb.Citation:
         version=citation.version,
         row_number=citation.row_number,
         cells=[
-            ingest_pb2.Cell(column=column, text=text)
-            for column, text in named_cells(citation.columns, citation.cells)
+            ingest_pb2.Cell(column=column, text=text) for column, text in named_cells(citation.columns, citation.cells)
         ],
     )
 
