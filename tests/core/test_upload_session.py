@@ -25,6 +25,8 @@ from dari.core.errors import (
 )
 from dari.core.upload_session import UploadLimits, Uploads, UploadSession
 from dari.core.uploads import (
+    ALONE,
+    Batch,
     Checkpoint,
     Committed,
     CommittedCheckpoint,
@@ -35,6 +37,7 @@ from dari.core.uploads import (
     Reading,
     Receipt,
     StoredRejectedRow,
+    Turn,
     Upload,
     UploadMode,
     UploadState,
@@ -136,7 +139,7 @@ class Memory:
         self.upload = replace(self.upload, writer_epoch=self.upload.writer_epoch + 1)
         return self.upload
 
-    def commit(self, upload: Upload, move: Move, await_turn: Callable[[], None] = lambda: None) -> None:
+    def commit(self, upload: Upload, move: Move, turn: Turn = ALONE) -> None:
         with self.lock:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
@@ -146,7 +149,9 @@ class Memory:
             assert self.gate.wait(30)
             if fault == "before":
                 raise Unavailable.of("database")
-            await_turn()
+            turn.await_locks()
+            turn.has_locks()
+            turn.await_commit()
             self._store(upload, move)
             if fault == "after":
                 raise Unavailable.of("database")

@@ -302,6 +302,30 @@ class Move:
         return not self.since.columns and bool(self.batch.checkpoint.columns)
 
 
+def _go_on() -> None:
+    """Wait for nothing, tell nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The place of a batch among those of one upload that go into the database at once.
+
+    Locks are taken, and offsets moved, in the order of the file. So no batch waits for a lock that one behind it holds,
+    also where somebody who wants the tables for himself stands in the queue for it.
+    """
+
+    await_locks: Callable[[], None] = _go_on
+    """Returns when the batch before holds every lock on the tables that it will need, or has ended."""
+    has_locks: Callable[[], None] = _go_on
+    """Called when this one does."""
+    await_commit: Callable[[], None] = _go_on
+    """Returns when the batch before is committed; raises what kept it from that."""
+
+
+ALONE = Turn()
+"""Of a batch that nothing goes beside."""
+
+
 class UploadStore(Protocol):
     """Keeps uploads and their rows. All methods raise `Unavailable` where the database is down."""
 
@@ -312,11 +336,11 @@ class UploadStore(Protocol):
         """
         ...
 
-    def commit(self, upload: Upload, move: Move, await_turn: Callable[[], None] = lambda: None) -> None:
+    def commit(self, upload: Upload, move: Move, turn: Turn = ALONE) -> None:
         """Store a batch and move the committed offset, all or nothing.
 
-        The rows go to the database at once; then, unless the move makes the tables, `await_turn` is called, and only
-        when it returns is the offset moved and all of it committed. What it raises rolls the batch back.
+        The rows go to the database at once; only when the batch before is committed is the offset moved, and all of it
+        committed. A move that makes the tables must be alone.
 
         Raises RivalWriter where the upload was opened again since, or the offset is not `since`; UploadConflict where
         it was cancelled or has failed; HeaderConflict; MalformedFile where the database cannot hold a row; NotFound for

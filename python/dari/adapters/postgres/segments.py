@@ -70,6 +70,11 @@ def create_segment(transaction: Transaction, segment: str, tenant: str, knowledg
         )
 
 
+def lock_for_copy(transaction: Transaction, segment: str) -> None:
+    """Take every lock that `copy_into_segment` needs. As the ingest role."""
+    transaction.execute(f"LOCK TABLE {', '.join(_tables(segment))} IN ROW EXCLUSIVE MODE")
+
+
 def copy_into_segment(transaction: Transaction, segment: str, start_offset_bytes: int, batch: Batch) -> int:
     """Add a batch that begins at this byte of its file; returns how many rows PostgreSQL says it stored.
 
