@@ -18,23 +18,11 @@ from dari.v1 import chat_pb2, ingest_pb2
 from tests.fix_postgres import PostgresDsns
 from tests.support.fake_dari import FakeDari, Fault, refuse
 
+pytestmark = pytest.mark.usefixtures("wide_terminal")
+
 Captured = pytest.CaptureFixture[str]
 
 CSV = b"id,name\n1,JetBlue Airways\n2,\xeb\x8c\x80\xed\x95\x9c\xed\x95\xad\xea\xb3\xb5\n"
-
-
-@pytest.fixture(autouse=True)
-def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables are not folded, and no variable of the machine takes part."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("DARI_ADDRESS", raising=False)
-    monkeypatch.delenv("DARI_ADMIN_ADDRESS", raising=False)
-
-
-@pytest.fixture
-def dari() -> Iterator[FakeDari]:
-    with FakeDari() as fake:
-        yield fake
 
 
 @pytest.fixture
@@ -70,7 +58,12 @@ WRONG_USAGE = [
     ["ingest"],
     ["ingest", "a.csv"],
     ["ingest", "a.csv", "--kb", "sales", "--mode", "merge"],
-    ["ingest", "a.csv", "b.csv", "--kb", "sales", "--upload-id", "one"],
+    ["ingest", __file__, __file__, "--kb", "sales", "--upload-id", "one"],
+    ["ingest", __file__, "--kb", "sales", "--no-header", "--header-rows", "2"],
+    ["ingest", __file__, "--kb", "sales", "--encoding", "utf-7"],
+    ["rejected", "upload-1", "--output", "a.csv"],
+    ["--json", "export", "sales"],
+    ["--json", "rejected", "upload-1", "--csv"],
     ["map", "link", "flights"],
     ["map", "model", "create", "m"],
     ["--unknown"],
@@ -95,19 +88,45 @@ def test_ingest_sends_a_file_and_prints_its_receipt(dari: FakeDari, csv: Path, c
     assert "knowledgeBases/sales, version 1 (replace)" in capsys.readouterr().out
 
 
-def test_ingest_hands_the_dialect_on(dari: FakeDari, csv: Path) -> None:
+def test_ingest_hands_every_hint_and_limit_on(dari: FakeDari, csv: Path) -> None:
     """Every option reaches `open`."""
-    options = ["--mode", "append", "--delimiter", r"\t", "--quote", "none", "--no-header", "--max-rejected-rows", "7"]
+    options = [
+        *("--mode", "append", "--delimiter", r"\t", "--quote", "none", "--escape", "\\", "--comment", "#"),
+        *("--no-header", "--trim-blanks", "--preamble-lines", "3", "--encoding", "cp949"),
+        *("--max-rejected-rows", "7", "--max-rejected-share", "0.25"),
+        *("--invalid-bytes", "replace", "--ragged-rows", "reject"),
+    ]
     assert run(dari, "ingest", str(csv), "--kb", "sales", "--upload-id", "sales-7", *options) == ExitCode.OK
     assert dari.ingest.openings == [
         ingest_pb2.OpenUpload(
             knowledge_base="knowledgeBases/sales",
             upload_id="sales-7",
             mode=ingest_pb2.UPLOAD_MODE_APPEND,
-            dialect=ingest_pb2.Dialect(delimiter="\t", quote="none", header=ingest_pb2.HEADER_ABSENT),
+            dialect=ingest_pb2.Dialect(
+                delimiter="\t",
+                quote="none",
+                escape="\\",
+                comment="#",
+                header_rows=0,
+                trims_blanks=True,
+                preamble_lines=3,
+                encoding=ingest_pb2.ENCODING_CP949,
+            ),
             max_rejected_rows=7,
+            max_rejected_share=0.25,
+            invalid_bytes=ingest_pb2.INVALID_BYTES_REPLACE,
+            ragged_rows=ingest_pb2.RAGGED_ROWS_REJECT,
         )
     ]
+
+
+def test_what_is_not_said_is_found_out(dari: FakeDari, csv: Path) -> None:
+    """No hint is set, and no limit."""
+    assert run(dari, "ingest", str(csv), "--kb", "sales", "--upload-id", "sales-7") == ExitCode.OK
+    (opening,) = dari.ingest.openings
+    assert not opening.dialect.ListFields()
+    assert not opening.HasField("max_rejected_rows")
+    assert not opening.HasField("max_rejected_share")
 
 
 def test_ingest_in_json_prints_one_receipt_a_file(dari: FakeDari, csv: Path, capsys: Captured) -> None:

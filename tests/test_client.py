@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 from dari.client import CHUNK_BYTES, CallFailed, CannotReplay, Client, Progress, UploadInterrupted
-from dari.client.source import ReplayableSource
+from dari.client.replay import ReplayableSource
 from dari.client.upload import may_pass
 from dari.v1 import chat_pb2, ingest_pb2, mapping_pb2
 from dari.v1.ingest_pb2 import UPLOAD_MODE_REPLACE
@@ -29,18 +29,6 @@ def lines(size_bytes: int) -> bytes:
     """Numbered lines of exactly this many bytes in all; the last one may lack its end."""
     rows = b"".join(b"%09d,some text of the row\n" % number for number in range(size_bytes // 30 + 1))
     return rows[:size_bytes]
-
-
-@pytest.fixture
-def dari() -> Iterator[FakeDari]:
-    with FakeDari() as fake:
-        yield fake
-
-
-@pytest.fixture
-def client(dari: FakeDari) -> Iterator[Client]:
-    with Client(dari.address) as opened:
-        yield opened
 
 
 def ingest(client: Client, source: Any, **options: Any) -> ingest_pb2.Receipt:
@@ -232,7 +220,7 @@ def test_a_server_that_takes_nothing_for_too_long_is_left(dari: FakeDari, client
 def test_an_error_of_the_source_reaches_the_caller(dari: FakeDari, client: Client) -> None:
     """Not an UNKNOWN of gRPC, but what the file object raised."""
     with pytest.raises(OSError, match="disk is gone"):
-        ingest(client, BrokenFile())
+        ingest(client, BrokenFile(lines(2 * CHUNK_BYTES)))
     assert len(dari.ingest.openings) == 1
 
 
@@ -405,10 +393,12 @@ class CountingFile(io.BytesIO):
 
 
 class BrokenFile(io.BytesIO):
-    """Fails at its first byte."""
+    """Fails in its middle."""
 
     def read(self, size: int | None = -1) -> bytes:
-        raise OSError("the disk is gone")
+        if self.tell() >= CHUNK_BYTES:
+            raise OSError("the disk is gone")
+        return super().read(size)
 
 
 class CuttingRelay:

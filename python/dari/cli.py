@@ -29,6 +29,14 @@ app.add_typer(map_commands.app, name="map")
 app.add_typer(model_app, name="model")
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Default: the setting DARI_DATA_DIR, or .dari.")]
+KnowledgeBase = Annotated[str, typer.Argument(metavar="KNOWLEDGE_BASE", help="Its id.")]
+Version = Annotated[int, typer.Option(min=0, help="Number of the version. Default (0): the current one.")]
+UploadName = Annotated[str, typer.Argument(metavar="UPLOAD", help="Its id; dari uploads lists them.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: stdout.")]
+
+WRITTEN_PANEL = "How the files are written (default: found out)"
+UNFIT_PANEL = "Rows that do not fit"
+GOING_ON_PANEL = "After an interruption"
 
 
 class Mode(StrEnum):
@@ -36,6 +44,41 @@ class Mode(StrEnum):
 
     REPLACE = "replace"
     APPEND = "append"
+
+
+class CompressionName(StrEnum):
+    """How a source is packed: dari.client.Compression, which is not loaded for `--help`."""
+
+    AUTO = "auto"
+    NONE = "none"
+    GZIP = "gzip"
+    ZSTD = "zstd"
+
+
+class EncodingName(StrEnum):
+    """What bytes mean: the names in dari.commands.dialects."""
+
+    UTF_8 = "utf-8"
+    UTF_16LE = "utf-16le"
+    UTF_16BE = "utf-16be"
+    CP949 = "cp949"
+    SHIFT_JIS = "shift-jis"
+    GB18030 = "gb18030"
+    WINDOWS_1252 = "windows-1252"
+
+
+class InvalidBytesChoice(StrEnum):
+    """What becomes of rows with bytes that the encoding does not have."""
+
+    REJECT = "reject"
+    REPLACE = "replace"
+
+
+class RaggedRowsChoice(StrEnum):
+    """What becomes of rows of another width than the header."""
+
+    KEEP = "keep"
+    REJECT = "reject"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -113,40 +156,235 @@ def demo(
 @app.command()
 def ingest(
     context: typer.Context,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="CSV files; - is stdin.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Files, folders, glob patterns, http(s):// or s3://… URIs; - is stdin. gzip and zstd are unpacked.",
+        ),
+    ],
     knowledge_base: Annotated[str, typer.Option("--knowledge-base", "--kb", "-k", help="Where the rows go.")],
     mode: Annotated[Mode, typer.Option(help="What becomes of the rows that are there.")] = Mode.REPLACE,
     create: Annotated[bool, typer.Option("--create", help="Make the knowledge base if it is missing.")] = False,
-    delimiter: Annotated[str, typer.Option(help="One ASCII character between cells; \\t is a tab.")] = ",",
-    quote: Annotated[str, typer.Option(help='One ASCII character around cells; "none" for no quoting.')] = '"',
-    no_header: Annotated[bool, typer.Option("--no-header", help="Every record is a row.")] = False,
-    max_rejected_rows: Annotated[int | None, typer.Option(min=0, help="Default: the server's limit.")] = None,
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Which files of folders are taken. Default: *.csv, *.tsv, *.tab, and these with .gz or .zst.",
+        ),
+    ] = None,
+    compression: Annotated[
+        CompressionName, typer.Option(help="How the files are packed; auto goes by their first bytes.")
+    ] = CompressionName.AUTO,
+    encoding: Annotated[
+        EncodingName | None,
+        typer.Option(rich_help_panel=WRITTEN_PANEL, metavar="NAME", help=f"One of {', '.join(EncodingName)}."),
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=WRITTEN_PANEL, metavar="CHAR", help="Stands between cells; also tab, blank."),
+    ] = None,
+    quote: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=WRITTEN_PANEL, metavar="CHAR", help="Stands around cells; none for no quotes."),
+    ] = None,
+    escape: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=WRITTEN_PANEL,
+            metavar="CHAR",
+            help="Makes the next character text, in quotes; none where quotes are doubled.",
+        ),
+    ] = None,
+    comment: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=WRITTEN_PANEL, metavar="CHAR", help="Begins lines that are no rows; none for none."
+        ),
+    ] = None,
+    trim_blanks: Annotated[
+        bool | None,
+        typer.Option(
+            "--trim-blanks/--no-trim-blanks", rich_help_panel=WRITTEN_PANEL, help="Blanks around cells are no text."
+        ),
+    ] = None,
+    preamble_lines: Annotated[
+        int | None,
+        typer.Option(min=0, rich_help_panel=WRITTEN_PANEL, metavar="N", help="Lines before the header, to set aside."),
+    ] = None,
+    header_rows: Annotated[
+        int | None,
+        typer.Option(min=0, max=8, rich_help_panel=WRITTEN_PANEL, metavar="N", help="Rows that name the columns."),
+    ] = None,
+    no_header: Annotated[
+        bool, typer.Option("--no-header", rich_help_panel=WRITTEN_PANEL, help="The same as --header-rows 0.")
+    ] = False,
+    invalid_bytes: Annotated[
+        InvalidBytesChoice,
+        typer.Option(
+            rich_help_panel=UNFIT_PANEL, help="Bytes that the encoding does not have: reject the row, or put U+FFFD."
+        ),
+    ] = InvalidBytesChoice.REJECT,
+    ragged_rows: Annotated[
+        RaggedRowsChoice, typer.Option(rich_help_panel=UNFIT_PANEL, help="Rows with more or fewer cells than columns.")
+    ] = RaggedRowsChoice.KEEP,
+    max_rejected_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=0, rich_help_panel=UNFIT_PANEL, metavar="N", help="More fail the upload. Default: the server's limit."
+        ),
+    ] = None,
+    max_rejected_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            rich_help_panel=UNFIT_PANEL,
+            metavar="SHARE",
+            help="A larger share, 0 to 1, fails it too. Default: the server's limit.",
+        ),
+    ] = None,
     upload_id: Annotated[
-        str, typer.Option(help="Names the upload. Default: by the file's content, so that the same command goes on.")
+        str,
+        typer.Option(
+            rich_help_panel=GOING_ON_PANEL,
+            metavar="ID",
+            help="Names the upload. Default: by the file's content, so that the same command goes on.",
+        ),
     ] = "",
-    give_up_after_s: Annotated[float, typer.Option(min=0, help="Longest outage that is waited for.")] = 300.0,
+    give_up_after_s: Annotated[
+        float,
+        typer.Option(
+            min=0, rich_help_panel=GOING_ON_PANEL, metavar="SECONDS", help="Longest outage that is waited for."
+        ),
+    ] = 300.0,
 ) -> None:
     """Send CSV files. An interrupted upload goes on when the same command is given again.
 
-    Of several files in mode replace the first takes the place of all rows, the others come after it.
+    Of several files in mode replace the first takes the place of all rows, the others come after it; all have the same
+    columns, or the first that has not ends the command. The receipt tells how a file was read; options correct it.
     """
-    if upload_id and len(files) > 1:
-        raise typer.BadParameter("--upload-id names one upload; give one file")
+    if no_header and header_rows:
+        raise typer.BadParameter("--no-header and --header-rows contradict each other")
     from dari.commands import ingest as command
+    from dari.commands.dialects import ENCODINGS, character
+    from dari.commands.input_files import input_files
     from dari.v1 import ingest_pb2 as wire
 
+    files = input_files(sources, pattern or (), context.obj.note)
+    if upload_id and len(files) > 1:
+        raise typer.BadParameter("--upload-id names one upload; give one file")
     opening = wire.OpenUpload(
         knowledge_base=resource_name("knowledgeBases", knowledge_base),
         upload_id=upload_id,
         mode=wire.UPLOAD_MODE_REPLACE if mode is Mode.REPLACE else wire.UPLOAD_MODE_APPEND,
         dialect=wire.Dialect(
-            delimiter="\t" if delimiter == r"\t" else delimiter,
+            encoding=ENCODINGS[encoding] if encoding else wire.ENCODING_UNSPECIFIED,
+            delimiter=None if delimiter is None else character(delimiter),
             quote=quote,
-            header=wire.HEADER_ABSENT if no_header else wire.HEADER_PRESENT,
+            escape=escape,
+            comment=comment,
+            trims_blanks=trim_blanks,
+            preamble_lines=preamble_lines,
+            header_rows=0 if no_header else header_rows,
         ),
         max_rejected_rows=max_rejected_rows,
+        max_rejected_share=max_rejected_share,
+        invalid_bytes=wire.InvalidBytes.Value(f"INVALID_BYTES_{invalid_bytes.name}"),
+        ragged_rows=wire.RaggedRows.Value(f"RAGGED_ROWS_{ragged_rows.name}"),
     )
-    command.run(context.obj, files, opening, create=create, give_up_after_s=give_up_after_s)
+    command.run(context.obj, files, opening, compression=compression, create=create, give_up_after_s=give_up_after_s)
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    knowledge_base: KnowledgeBase,
+    output: Output = None,
+    version: Version = 0,
+    escape_formulas: Annotated[
+        bool, typer.Option("--escape-formulas", help="Put ' before cells that a spreadsheet would compute.")
+    ] = False,
+    rejected: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the rows that were rejected on their way in here.")
+    ] = None,
+) -> None:
+    """Write the rows as CSV: UTF-8, with a header, every cell as it came in. A file is written whole or not at all."""
+    from dari.commands import export as command
+
+    _refuse_json_on_stdout(context, output)
+    name = resource_name("knowledgeBases", knowledge_base)
+    raise typer.Exit(
+        command.run(context.obj, name, output, version, escape_formulas=escape_formulas, rejected=rejected)
+    )
+
+
+@app.command()
+def profile(
+    context: typer.Context,
+    knowledge_base: KnowledgeBase,
+    version: Version = 0,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Show all that is known of this one.")
+    ] = None,
+) -> None:
+    """Show what is in the columns, from every value: types, gaps, range, the most frequent values."""
+    from dari.commands import profile as command
+
+    name = resource_name("knowledgeBases", knowledge_base)
+    try:
+        raise typer.Exit(command.run(context.obj, name, version, column or ()))
+    except command.NoSuchColumn as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
+def uploads(
+    context: typer.Context,
+    knowledge_base: Annotated[str | None, typer.Argument(help="Only those into this one. Default: all.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 50,
+) -> None:
+    """List uploads: how far they are, and what became of them."""
+    from dari.commands import uploads as command
+
+    name = resource_name("knowledgeBases", knowledge_base) if knowledge_base else ""
+    raise typer.Exit(command.run_list(context.obj, name, limit))
+
+
+@app.command()
+def watch(context: typer.Context, upload: UploadName) -> None:
+    """Show how far an upload is until it ends; the exit code tells whether its rows are in."""
+    from dari.commands import uploads as command
+
+    raise typer.Exit(command.run_watch(context.obj, resource_name("uploads", upload)))
+
+
+@app.command()
+def cancel(context: typer.Context, upload: UploadName) -> None:
+    """End an upload that is not complete: its rows are dropped, what was there before stays."""
+    from dari.commands import uploads as command
+
+    raise typer.Exit(command.run_cancel(context.obj, resource_name("uploads", upload)))
+
+
+@app.command()
+def rejected(
+    context: typer.Context,
+    upload: UploadName,
+    limit: Annotated[int, typer.Option(min=1, help="How many, in the order of the file.")] = 50,
+    as_csv: Annotated[bool, typer.Option("--csv", help="All of them as CSV.")] = False,
+    output: Output = None,
+) -> None:
+    """Show what of a file is not stored as rows: line, byte and reason."""
+    from dari.commands import rejected as command
+
+    name = resource_name("uploads", upload)
+    if as_csv:
+        _refuse_json_on_stdout(context, output)
+        raise typer.Exit(command.run_csv(context.obj, name, output))
+    if output is not None:
+        raise typer.BadParameter("--output goes with --csv")
+    raise typer.Exit(command.run(context.obj, name, limit))
 
 
 @app.command()
@@ -207,12 +445,16 @@ def add_model_file(
     raise typer.Exit(command.run_add(context.obj, data_dir, path, model_id, architecture, licence, for_ctransformers))
 
 
+def _refuse_json_on_stdout(context: typer.Context, output: Path | None) -> None:
+    if context.obj.as_json and output is None:
+        raise typer.BadParameter("CSV goes to stdout here; with --json give --output too")
+
+
 def _report(error: Exception, *, as_json: bool) -> ExitCode | None:
     """Say on stderr what ended the command; None for what is a defect and shows its traceback."""
     terminal = Terminal(None, as_json=as_json)
     if isinstance(error, OSError):
-        terminal.note(f"{error.filename or 'input'}: {error.strerror or error}")
-        return ExitCode.NO_INPUT
+        return _report_source(terminal, error)
     from dari.client import CallFailed, CannotReplay
 
     if isinstance(error, CannotReplay):
@@ -222,3 +464,15 @@ def _report(error: Exception, *, as_json: bool) -> ExitCode | None:
         return None
     terminal.failure(error)
     return ExitCode.UNAVAILABLE if error.code.name == "UNAVAILABLE" else ExitCode.FAILED
+
+
+def _report_source(terminal: Terminal, error: OSError) -> ExitCode:
+    from dari.client import SourceAway, SourceDamaged, SourceUnreadable
+
+    if not isinstance(error, SourceUnreadable):
+        terminal.note(f"{error.filename or 'input'}: {error.strerror or error}")
+        return ExitCode.NO_INPUT
+    terminal.note(str(error))
+    if isinstance(error, SourceDamaged):
+        return ExitCode.BAD_INPUT
+    return ExitCode.UNAVAILABLE if isinstance(error, SourceAway) else ExitCode.NO_INPUT

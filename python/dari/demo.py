@@ -153,6 +153,7 @@ def _own_server(terminal: Terminal, data_dir: Path) -> Iterator[str]:
 def _ingest_all(terminal: Terminal, client: Client, tables: dict[str, Path]) -> None:
     _step(terminal, "Five files in, over gRPC")
     receipts = []
+    sending = ingest.Sending(terminal, client, give_up_after_s=60.0)
     for table, path in tables.items():
         base = wire.CreateKnowledgeBaseRequest(
             knowledge_base_id=_base(table).removeprefix("knowledgeBases/"),
@@ -160,7 +161,7 @@ def _ingest_all(terminal: Terminal, client: Client, tables: dict[str, Path]) -> 
         )
         _made(client.mapping.CreateKnowledgeBase, base)
         opening = ingest_pb2.OpenUpload(knowledge_base=_base(table), mode=ingest_pb2.UPLOAD_MODE_REPLACE)
-        sent = ingest.send(terminal, client, path, opening, give_up_after_s=60.0)
+        sent = sending.send(path, opening)
         receipts.append(sent)
         if terminal.as_json:
             terminal.json_line(sent.receipt)

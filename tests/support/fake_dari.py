@@ -1,8 +1,9 @@
 """A dari made of dictionaries, on a real gRPC server, for tests of the client and the command line.
 
 It keeps the Ingest protocol as ingest.proto tells it: offsets, resume at the last whole line of a batch, receipts that
-are given again, checksums, rivals. `faults` says which stream breaks, where, and how. Rows are lines; nothing is
-parsed.
+are given again, checksums, rivals, other columns. `faults` says which stream breaks, where, and how. Rows are lines,
+and the first line of a file is its columns; nothing else is parsed. What a server finds out by parsing, a test puts in:
+`findings`, `rejected_rows`, `profile`.
 """
 
 import hashlib
@@ -45,7 +46,7 @@ class FakeUpload:
     writer: object = None
     """The stream that opened it last."""
     receipt: ingest_pb2.Receipt | None = None
-    rejected: int = 0
+    is_cancelled: bool = False
 
 
 def refuse(
@@ -83,6 +84,19 @@ class FakeIngest(ingest_pb2_grpc.IngestServiceServicer):
         self.may_take.set()
         self.opened = threading.Event()
         """Set once a client's first bytes came, which it sends when it has the answer to `open`."""
+        self.findings = ingest_pb2.Receipt()
+        """Merged into every receipt."""
+        self.rejected_rows: list[ingest_pb2.RejectedRow] = []
+        """Of every upload."""
+        self.files: dict[tuple[str, int], bytes] = {}
+        """What ExportRows gives, by knowledge base and version."""
+        self.export_piece_bytes = 10
+        self.exports: list[ingest_pb2.ExportRowsRequest] = []
+        self.export_breaks = False
+        """Every export breaks after its first piece."""
+        self.profile = ingest_pb2.Profile()
+        self.watched: deque[list[ingest_pb2.Upload | grpc.StatusCode]] = deque()
+        """What each WatchUpload gives, one list a call; it ends with the status, or OK behind the last upload."""
 
     def Ingest(
         self, requests: Iterator[ingest_pb2.IngestRequest], context: grpc.ServicerContext
@@ -98,6 +112,8 @@ class FakeIngest(ingest_pb2_grpc.IngestServiceServicer):
         known = self.uploads.setdefault(opening.upload_id, FakeUpload(opening))
         if known.opening != opening:
             refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_CONFLICT", "Opened before otherwise.")
+        if known.is_cancelled:
+            refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_CONFLICT", "The upload was cancelled.")
         if known.receipt is not None:
             yield ingest_pb2.IngestResponse(completed=ingest_pb2.UploadCompleted(receipt=known.receipt))
             return
@@ -156,9 +172,7 @@ class FakeIngest(ingest_pb2_grpc.IngestServiceServicer):
     def _committed(known: FakeUpload) -> ingest_pb2.IngestResponse:
         rows = known.safe.count(b"\n")
         return ingest_pb2.IngestResponse(
-            committed=ingest_pb2.BatchCommitted(
-                offset_bytes=len(known.safe), rows_stored=rows, rows_rejected=known.rejected
-            )
+            committed=ingest_pb2.BatchCommitted(offset_bytes=len(known.safe), rows_stored=rows, rows_rejected=0)
         )
 
     def _finish(
@@ -174,7 +188,14 @@ class FakeIngest(ingest_pb2_grpc.IngestServiceServicer):
             refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "CHECKSUM_MISMATCH", "Other bytes came.")
         yield self._committed(known)
         name = known.opening.knowledge_base
+        columns, _, rows = bytes(known.safe).partition(b"\n")
+        before = self.files.get((name, self.versions[name]))
+        if known.opening.mode == ingest_pb2.UPLOAD_MODE_APPEND and before is not None:
+            if columns != before.partition(b"\n")[0]:
+                refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "HEADER_CONFLICT", "The columns are others.")
+            rows = before.partition(b"\n")[2] + rows
         self.versions[name] += 1
+        self.files[name, self.versions[name]] = columns + b"\n" + rows
         known.receipt = ingest_pb2.Receipt(
             upload=f"uploads/{known.opening.upload_id}",
             knowledge_base=name,
@@ -183,24 +204,97 @@ class FakeIngest(ingest_pb2_grpc.IngestServiceServicer):
             size_bytes=len(known.safe),
             sha256=digest,
             rows_stored=known.safe.count(b"\n"),
-            rows_rejected=known.rejected,
-            columns=["all"],
+            columns=columns.decode(errors="replace").split(","),
         )
+        known.receipt.MergeFrom(self.findings)
         yield ingest_pb2.IngestResponse(completed=ingest_pb2.UploadCompleted(receipt=known.receipt))
 
     def GetUpload(
         self, request: ingest_pb2.GetUploadRequest, context: grpc.ServicerContext
     ) -> ingest_pb2.GetUploadResponse:
-        known = self.uploads.get(request.name.removeprefix("uploads/"))
-        if known is None:
-            refuse(context, grpc.StatusCode.NOT_FOUND, "NOT_FOUND", "No such upload.", {"resource": request.name})
-        return ingest_pb2.GetUploadResponse(upload=self._upload(known))
+        return ingest_pb2.GetUploadResponse(upload=self._upload(self._known(request.name, context)))
 
     def ListUploads(
         self, request: ingest_pb2.ListUploadsRequest, context: grpc.ServicerContext
     ) -> ingest_pb2.ListUploadsResponse:
+        """Pages of three, newest first."""
+        del context
+        uploads = [
+            self._upload(known)
+            for known in reversed(self.uploads.values())
+            if request.knowledge_base in ("", known.opening.knowledge_base)
+        ]
+        at = int(request.page_token or 0)
+        following = str(at + 3) if at + 3 < len(uploads) else ""
+        return ingest_pb2.ListUploadsResponse(uploads=uploads[at : at + 3], next_page_token=following)
+
+    def WatchUpload(
+        self, request: ingest_pb2.WatchUploadRequest, context: grpc.ServicerContext
+    ) -> Iterator[ingest_pb2.WatchUploadResponse]:
+        for step in self.watched.popleft():
+            if isinstance(step, grpc.StatusCode):
+                refuse(context, step, step.name, "The fault that the test ordered.")
+            yield ingest_pb2.WatchUploadResponse(upload=step)
+
+    def CancelUpload(
+        self, request: ingest_pb2.CancelUploadRequest, context: grpc.ServicerContext
+    ) -> ingest_pb2.CancelUploadResponse:
+        known = self._known(request.name, context)
+        if known.receipt is not None:
+            refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_CONFLICT", "The upload is complete.")
+        known.is_cancelled = True
+        return ingest_pb2.CancelUploadResponse(upload=self._upload(known))
+
+    def ListRejectedRows(
+        self, request: ingest_pb2.ListRejectedRowsRequest, context: grpc.ServicerContext
+    ) -> ingest_pb2.ListRejectedRowsResponse:
+        """Pages of two at most."""
+        self._known(request.upload, context)
+        at, most = int(request.page_token or 0), min(2, request.page_size)
+        following = str(at + most) if at + most < len(self.rejected_rows) else ""
+        return ingest_pb2.ListRejectedRowsResponse(
+            rejected_rows=self.rejected_rows[at : at + most], next_page_token=following
+        )
+
+    def ExportRejectedRows(
+        self, request: ingest_pb2.ExportRejectedRowsRequest, context: grpc.ServicerContext
+    ) -> Iterator[ingest_pb2.ExportRejectedRowsResponse]:
+        self._known(request.upload, context)
+        text = b"line,offset_bytes,length_bytes,reason,raw\n"
+        for row in self.rejected_rows:
+            reason = ingest_pb2.RejectionReason.Name(row.reason).removeprefix("REJECTION_REASON_").lower()
+            raw = row.raw.decode().replace('"', '""')
+            text += f'{row.line},{row.offset_bytes},{row.length_bytes},{reason},"{raw}"\n'.encode()
+        for piece in self._pieces(text, context):
+            yield ingest_pb2.ExportRejectedRowsResponse(data=piece)
+
+    def ExportRows(
+        self, request: ingest_pb2.ExportRowsRequest, context: grpc.ServicerContext
+    ) -> Iterator[ingest_pb2.ExportRowsResponse]:
+        self.exports.append(request)
+        name = request.knowledge_base
+        if name not in self.versions:
+            refuse(context, grpc.StatusCode.NOT_FOUND, "NOT_FOUND", f"{name} does not exist.", {"resource": name})
+        for piece in self._pieces(self.files[name, request.version or self.versions[name]], context):
+            yield ingest_pb2.ExportRowsResponse(data=piece)
+
+    def GetProfile(
+        self, request: ingest_pb2.GetProfileRequest, context: grpc.ServicerContext
+    ) -> ingest_pb2.GetProfileResponse:
         del request, context
-        return ingest_pb2.ListUploadsResponse(uploads=[self._upload(known) for known in self.uploads.values()])
+        return ingest_pb2.GetProfileResponse(profile=self.profile)
+
+    def _pieces(self, text: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        for start in range(0, len(text), self.export_piece_bytes):
+            yield text[start : start + self.export_piece_bytes]
+            if self.export_breaks:
+                refuse(context, grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE", "The fault that the test ordered.")
+
+    def _known(self, name: str, context: grpc.ServicerContext) -> FakeUpload:
+        known = self.uploads.get(name.removeprefix("uploads/"))
+        if known is None:
+            refuse(context, grpc.StatusCode.NOT_FOUND, "NOT_FOUND", "No such upload.", {"resource": name})
+        return known
 
     @staticmethod
     def _upload(known: FakeUpload) -> ingest_pb2.Upload:
@@ -208,7 +302,11 @@ class FakeIngest(ingest_pb2_grpc.IngestServiceServicer):
             name=f"uploads/{known.opening.upload_id}",
             knowledge_base=known.opening.knowledge_base,
             mode=known.opening.mode,
-            state=ingest_pb2.UPLOAD_STATE_COMPLETED if known.receipt else ingest_pb2.UPLOAD_STATE_OPEN,
+            state=ingest_pb2.UPLOAD_STATE_CANCELLED
+            if known.is_cancelled
+            else ingest_pb2.UPLOAD_STATE_COMPLETED
+            if known.receipt
+            else ingest_pb2.UPLOAD_STATE_OPEN,
             committed_offset_bytes=len(known.safe),
             rows_stored=known.safe.count(b"\n"),
             receipt=known.receipt,

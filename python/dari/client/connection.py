@@ -3,19 +3,37 @@
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import grpc
 
+from dari.client.decompression import Compression
+from dari.client.download import messages, save, states
 from dari.client.errors import CallFailed
-from dari.client.source import ReplayableSource
+from dari.client.replay import ReplayableSource
+from dari.client.source import Source, open_source
 from dari.client.upload import Patience, Progress, ResumingUpload
 from dari.v1.chat_pb2 import AskRequest, ChatRequest, ChatResponse, Turn
 from dari.v1.chat_pb2_grpc import ChatServiceStub
-from dari.v1.ingest_pb2 import Dialect, OpenUpload, Receipt, UploadMode
+from dari.v1.ingest_pb2 import (
+    INVALID_BYTES_UNSPECIFIED,
+    RAGGED_ROWS_UNSPECIFIED,
+    CancelUploadRequest,
+    Dialect,
+    ExportRejectedRowsRequest,
+    ExportRowsRequest,
+    GetProfileRequest,
+    InvalidBytes,
+    OpenUpload,
+    Profile,
+    RaggedRows,
+    Receipt,
+    Upload,
+    UploadMode,
+    WatchUploadRequest,
+)
 from dari.v1.ingest_pb2_grpc import IngestServiceStub
 from dari.v1.mapping_pb2_grpc import MappingServiceStub
 
@@ -75,29 +93,42 @@ class Client:
 
     def ingest(
         self,
-        source: str | os.PathLike[str] | BinaryIO,
+        source: str | os.PathLike[str] | BinaryIO | Source,
         knowledge_base: str,
         mode: "UploadMode.ValueType",
         *,
         upload_id: str | None = None,
+        compression: Compression | str = Compression.AUTO,
         dialect: Dialect | None = None,
+        invalid_bytes: "InvalidBytes.ValueType" = INVALID_BYTES_UNSPECIFIED,
+        ragged_rows: "RaggedRows.ValueType" = RAGGED_ROWS_UNSPECIFIED,
         max_rejected_rows: int | None = None,
+        max_rejected_share: float | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         open_timeout_s: float = 30.0,
         stall_timeout_s: float = 120.0,
         give_up_after_s: float = 300.0,
     ) -> Receipt:
-        """Send a file, or an open binary file or pipe, and wait until its rows are visible.
+        """Send a file, and wait until its rows are visible.
+
+        `source` is a path, a URI (`https://…`; with the extra `remote` also `s3://…` and whatever fsspec knows), an
+        open binary file or pipe, which is read from where it stands and is not closed, or an opened Source. What is
+        packed with gzip or zstd is unpacked on the way, by its first bytes unless `compression` says "none", "gzip"
+        or "zstd".
 
         Cut connections and a server that is away are got over by resuming at the committed offset, until an outage has
-        lasted `give_up_after_s`. An open file is read from where it stands, and is not closed.
+        lasted `give_up_after_s`; the same holds for the http server of a source.
 
         `upload_id` names the upload for good; with the same one another process can go on, and a finished upload gives
         its receipt again. Default: a random one, so that one call is one upload; `on_progress`, `Receipt.upload` and
         UploadInterrupted tell it. Bytes already committed by an earlier process are read and hashed before the first
         new byte goes out, about 1 s for each GB.
 
-        Raises CallFailed, UploadInterrupted, CannotReplay, and OSError where the source cannot be read.
+        `dialect` says what is known of how the file is written; the rest is found out by the server, and
+        `Receipt.reading` tells what was found. The other options are those of OpenUpload, with the same defaults.
+
+        Raises CallFailed, UploadInterrupted, CannotReplay, and OSError where the source cannot be read: SourceDamaged
+        where it is packed and not whole, SourceAway where its server cannot be reached.
         """
         opening = OpenUpload(
             knowledge_base=knowledge_base,
@@ -105,17 +136,67 @@ class Client:
             mode=mode,
             dialect=dialect,
             max_rejected_rows=max_rejected_rows,
+            max_rejected_share=max_rejected_share,
+            invalid_bytes=invalid_bytes,
+            ragged_rows=ragged_rows,
         )
-        with ExitStack() as stack:
-            file = stack.enter_context(Path(source).open("rb")) if isinstance(source, str | os.PathLike) else source
+        with (
+            nullcontext(source)
+            if isinstance(source, Source)
+            else open_source(source, compression=compression, give_up_after_s=give_up_after_s)
+        ) as opened:
             return ResumingUpload(
                 self.ingests,
                 opening,
-                ReplayableSource(file),
-                total_bytes=_remaining_bytes(file),
+                ReplayableSource(opened.file, goes_back_cheaply=opened.goes_back_cheaply),
+                total_bytes=opened.total_bytes,
                 patience=Patience(open_timeout_s, stall_timeout_s, give_up_after_s),
                 on_progress=on_progress or (lambda _: None),
             ).run()
+
+    def watch(self, upload: str, *, stall_timeout_s: float = 60.0, give_up_after_s: float = 300.0) -> Iterator[Upload]:
+        """An upload (`uploads/{upload_id}`) as it is now, and again whenever it has moved, until it has ended.
+
+        The last one's state is COMPLETED, FAILED or CANCELLED. A connection that breaks is opened again, until an
+        outage has lasted `give_up_after_s`; an upload that does not move for `stall_timeout_s` is looked at anew.
+        Leaving the iterator ends the watching. Raises CallFailed.
+        """
+        request = WatchUploadRequest(name=upload)
+        return states(lambda: messages(self.ingests.WatchUpload(request), stall_timeout_s), give_up_after_s)
+
+    def cancel(self, upload: str) -> Upload:
+        """End an upload that is not complete; its rows are dropped. Again, it changes nothing. Raises CallFailed."""
+        return self.ingests.CancelUpload(CancelUploadRequest(name=upload)).upload
+
+    def export(
+        self,
+        knowledge_base: str,
+        target: str | os.PathLike[str] | BinaryIO,
+        *,
+        version: int = 0,
+        escape_formulas: bool = False,
+        stall_timeout_s: float = 120.0,
+    ) -> int:
+        """Write the rows of a version as CSV to a path or an open binary file; returns the number of bytes.
+
+        A path gets its new content once that is whole; where the call fails it keeps what it was. `version` 0 is the
+        current one. `escape_formulas` puts ' before cells that a spreadsheet would compute. Raises CallFailed, and
+        OSError where the target cannot be written.
+        """
+        request = ExportRowsRequest(knowledge_base=knowledge_base, version=version, escape_formulas=escape_formulas)
+        call = self.ingests.ExportRows(request)
+        return save((message.data for message in messages(call, stall_timeout_s)), target)
+
+    def export_rejected_rows(
+        self, upload: str, target: str | os.PathLike[str] | BinaryIO, *, stall_timeout_s: float = 120.0
+    ) -> int:
+        """Write what of an upload's file is not stored, as CSV with line, byte and reason; otherwise as `export`."""
+        call = self.ingests.ExportRejectedRows(ExportRejectedRowsRequest(upload=upload))
+        return save((message.data for message in messages(call, stall_timeout_s)), target)
+
+    def profile(self, knowledge_base: str, *, version: int = 0) -> Profile:
+        """What is in the columns of a version, from every value; `version` 0 is the current one. Raises CallFailed."""
+        return self.ingests.GetProfile(GetProfileRequest(knowledge_base=knowledge_base, version=version)).profile
 
     def chat(
         self,
@@ -185,13 +266,3 @@ class _WithTimeout(grpc.ClientCallDetails):
         self.credentials = details.credentials
         self.wait_for_ready = details.wait_for_ready
         self.compression = details.compression
-
-
-def _remaining_bytes(file: BinaryIO) -> int | None:
-    """Size of what is left to read; None for a pipe."""
-    if not file.seekable():
-        return None
-    here = file.tell()
-    end = file.seek(0, os.SEEK_END)
-    file.seek(here)
-    return end - here

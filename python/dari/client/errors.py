@@ -3,6 +3,9 @@
     CallFailed               the server, or the way to it, refused: code, reason, message, metadata, violations
     └── UploadInterrupted    an upload that may go on: the id and the offset to go on with
     CannotReplay             a pipe would have to give bytes again that are no longer kept
+    SourceUnreadable         a file or URI that cannot be read, or is of a kind that is not; an OSError
+    ├── SourceDamaged        it is cut or damaged: the end of its gzip or zstd is not there, or its checksum is wrong
+    └── SourceAway           its server is not reached, or was away for as long as was waited: it may work later
 
 `CallFailed.of` is the one place where gRPC's exceptions are read.
 """
@@ -88,6 +91,18 @@ class CannotReplay(Exception):
             f"The upload must go on from byte {wanted_offset_bytes:,}, but the pipe's bytes are kept only from "
             f"{oldest_offset_bytes:,} on; feed the data again from its beginning under the same upload_id."
         )
+
+
+class SourceUnreadable(OSError):
+    """A source of an upload cannot be read; the message names it."""
+
+
+class SourceDamaged(SourceUnreadable):
+    """A compressed source is not whole."""
+
+
+class SourceAway(SourceUnreadable):
+    """A source's server does not give its bytes now."""
 
 
 def _details(call: grpc.Call) -> tuple[ErrorInfo, BadRequest]:

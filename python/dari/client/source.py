@@ -1,111 +1,313 @@
-"""Bytes of an upload by their offset, from a file that can seek or from a pipe that cannot.
+"""Opens what an upload reads: a path, a URI, or a file that the caller has open; unpacked where it is packed.
 
-The source is read once from its beginning to its end, and hashed as it goes: that is the *frontier*. What lies below
-the frontier and is asked for again, because a connection broke, comes from the file itself, or for a pipe from a
-buffer of the bytes that are not yet committed. So a reconnect hashes nothing twice, and the hash is of what was read
-first: where a file changes meanwhile, the server finds that the bytes do not fit it.
+- A path, and `file://`: read from the disk.
+- `http://` and `https://`: read as they come, gone on with where the connection broke.
+- Any other URI, such as `s3://bucket/sales.csv` or `memory://sales.csv`: read by fsspec with the package that knows the
+  scheme. Both are optional: `pip install 'dari[remote]'`, and s3fs for `s3://`.
 
-A pipe's buffer holds what the server has not committed: one or two batches (4 MiB each by default) and what is under
-way. It is bounded by dropping its oldest bytes, never by waiting for a `committed`: a server with larger batches than
-the buffer would then never commit. `CannotReplay` says so if a dropped byte is wanted.
+Nothing is read whole: what is held of a source is a piece or two, fsspec's read-ahead, and the bytes for a replay.
 """
 
-import hashlib
+import os
+import re
 import threading
-from collections import deque
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from dari.client.errors import CannotReplay
+from dari.client.decompression import HEAD_BYTES, Compression, DecompressedFile, ReadableFile, compression_of
+from dari.client.errors import SourceUnreadable
 
-CHUNK_BYTES = 256 * 1024
-"""Bytes in a message: what the protocol advises.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
-Over loopback to a server that only counts, on two cores: 64 KiB carried 204 to 209 MB/s, 256 KiB 360 to 378 MB/s, and
-1 MiB 267 to 617 MB/s. A server that stores rows takes some 50 MB/s.
-"""
+_MARKING_FIELDS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "mtime",
+    "modified",
+    "created",
+)
+"""Where fsspec's file systems tell that a file has changed."""
 
-REPLAY_LIMIT_BYTES = 64 * 1024 * 1024
-"""Most bytes of a pipe kept for a reconnect: sixteen of the server's default batches."""
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An open source of an upload."""
+
+    name: str
+    """For people, see `name_of`."""
+    file: ReadableFile
+    """Its content, unpacked."""
+    total_bytes: int | None
+    """Size of the content from where it stands; None where only its end will tell."""
+    goes_back_cheaply: bool
+    """Whether the file seeks without reading again what lies between."""
+    mark: str | None
+    """Tells this content of a URI from another without reading it; None where nothing does."""
 
 
-class ReplayableSource:
-    """Positional reads over a binary file or pipe. Thread-safe; whoever opened the file closes it.
+def scheme_of(where: str) -> str | None:
+    """The scheme of a URI in small letters; None for a path."""
+    found = _SCHEME.match(where)
+    return found[1].lower() if found else None
 
-    Offsets count from where the file stood when it was handed in.
+
+def name_of(where: str | os.PathLike[str]) -> str:
+    """How a source is called in messages: without what may be a key in a URI, its user, password and http query."""
+    if path_of(where) is not None:
+        return str(path_of(where))
+    name = re.sub(r"(?<=://)[^/?#]*@", "", str(where))
+    return re.split(r"[?#]", name, maxsplit=1)[0] if is_http(str(where)) else name
+
+
+def is_http(where: str) -> bool:
+    """Whether this is a file on a web server."""
+    return scheme_of(where) in ("http", "https")
+
+
+def path_of(where: str | os.PathLike[str]) -> Path | None:
+    """The path that this names, also as a `file://` URI; None for another URI."""
+    if isinstance(where, os.PathLike) or scheme_of(where) is None:
+        return Path(where)
+    return Path(url2pathname(urlsplit(where).path)) if scheme_of(where) == "file" else None
+
+
+@contextmanager
+def open_source(
+    where: str | os.PathLike[str] | BinaryIO,
+    *,
+    compression: Compression | str = Compression.AUTO,
+    give_up_after_s: float = 300.0,
+) -> Iterator[Source]:
+    """Open it, and close what was opened here: at once, or where a thread still reads, when that read ends.
+
+    Raises OSError where there is nothing to read, SourceUnreadable for kinds that are not read and for what a server
+    refuses, and SourceAway where a server is not reached. `give_up_after_s` bounds later outages of an http server.
+    """
+    opened = _opened(where, give_up_after_s)
+    file = _Guarded(opened)
+    try:
+        yield _unpacked(opened, file, Compression(compression))
+    finally:
+        file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A source before it is unpacked."""
+
+    name: str
+    file: ReadableFile
+    close: Callable[[], None]
+    total_bytes: int | None = None
+    goes_back_cheaply: bool = True
+    mark: str | None = None
+
+
+def _opened(where: str | os.PathLike[str] | BinaryIO, give_up_after_s: float) -> _Opened:
+    if not isinstance(where, str | os.PathLike):
+        name = getattr(where, "name", None)
+        return _Opened(name if isinstance(name, str) else "input", where, lambda: None, _remaining_bytes(where))
+    path = path_of(where)
+    if path is not None:
+        file = path.open("rb")
+        return _Opened(name_of(path), file, file.close, _remaining_bytes(file))
+    if is_http(str(where)):
+        return _opened_http(str(where), give_up_after_s)
+    return _opened_by_fsspec(str(where))
+
+
+def _opened_http(url: str, give_up_after_s: float) -> _Opened:
+    # Loaded late: httpx takes a tenth of a second, and most uploads are files.
+    from dari.client.http_file import HttpFile
+
+    file = HttpFile(url, name_of(url), give_up_after_s=give_up_after_s)
+    return _Opened(name_of(url), file, file.close, file.size_bytes, goes_back_cheaply=False, mark=file.mark)
+
+
+def _opened_by_fsspec(uri: str) -> _Opened:
+    file_system, path = _remote_file_system(uri)
+    with _as_unreadable(uri):
+        info = file_system.info(path)
+        file = _RemoteFile(uri, file_system.open(path, "rb"))
+    marks = [str(info[field]) for field in _MARKING_FIELDS if info.get(field) is not None]
+    return _Opened(
+        name_of(uri),
+        file,
+        file.close,
+        info.get("size"),
+        goes_back_cheaply=False,
+        mark=" ".join([*marks, str(info.get("size"))]) if marks else None,
+    )
+
+
+def remote_files(uri: str) -> list[str]:
+    """The files of a folder, and of all below it, or of a glob pattern, on a store that fsspec knows, in order.
+
+    A file is the one file of itself. Raises SourceUnreadable, and OSError where the store refuses.
+    """
+    file_system, path = _remote_file_system(uri)
+    with _as_unreadable(uri):
+        if file_system.isfile(path):
+            return [uri]
+        is_pattern = any(sign in path for sign in "*?[")
+        found = file_system.glob(path, detail=True) if is_pattern else file_system.find(path, detail=True)
+        return sorted(file_system.unstrip_protocol(name) for name, info in found.items() if info["type"] == "file")
+
+
+def _remote_file_system(uri: str) -> tuple[Any, str]:
+    """The file system of fsspec that knows this URI, and the path within it. Raises SourceUnreadable."""
+    try:
+        import fsspec
+    except ImportError as error:
+        how = "dari reads this with fsspec; install it with: pip install 'dari[remote]'"
+        raise SourceUnreadable(f"{name_of(uri)}: {how}") from error
+    with _as_unreadable(uri):
+        file_system, path = fsspec.url_to_fs(uri)
+        return file_system, str(path)
+
+
+@contextmanager
+def _as_unreadable(uri: str) -> Iterator[None]:
+    """A file system of fsspec raises what its own library does; what is no OSError becomes SourceUnreadable."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise SourceUnreadable(f"{name_of(uri)}: No such file") from error
+    except OSError:
+        raise
+    except Exception as error:
+        raise SourceUnreadable(f"{name_of(uri)}: {error or type(error).__name__}") from error
+
+
+class _RemoteFile:
+    """A file of fsspec; what its library raises while it is read is told as SourceUnreadable too."""
+
+    def __init__(self, uri: str, file: Any) -> None:
+        self._uri = uri
+        self._file = file
+
+    def read(self, size: int, /) -> bytes:
+        with _as_unreadable(self._uri):
+            return bytes(self._file.read(size))
+
+    def seekable(self) -> bool:
+        return bool(self._file.seekable())
+
+    def seek(self, offset: int, /) -> int:
+        with _as_unreadable(self._uri):
+            return int(self._file.seek(offset))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        with _as_unreadable(self._uri):
+            self._file.close()
+
+
+def _unpacked(opened: _Opened, file: "_Guarded", compression: Compression) -> Source:
+    readable: ReadableFile = file
+    if compression is Compression.AUTO:
+        readable = prefixed = _Prefixed(file)
+        compression = compression_of(prefixed.head, opened.name)
+    if compression is Compression.NONE:
+        return Source(opened.name, readable, opened.total_bytes, opened.goes_back_cheaply, opened.mark)
+    unpacked = DecompressedFile(readable, compression, opened.name)
+    return Source(opened.name, unpacked, None, goes_back_cheaply=False, mark=opened.mark)
+
+
+class _Prefixed:
+    """A file whose first bytes are read and kept, so that nobody goes back for them. Offsets begin at them."""
+
+    def __init__(self, file: ReadableFile) -> None:
+        self._file = file
+        self._start = file.tell() if file.seekable() else 0
+        self._position = 0
+        self.head = b""
+        while len(self.head) < HEAD_BYTES and (piece := file.read(HEAD_BYTES - len(self.head))):
+            self.head += piece
+
+    def read(self, size: int, /) -> bytes:
+        piece = self.head[self._position : self._position + size]
+        piece += self._file.read(size - len(piece)) if len(piece) < size else b""
+        self._position += len(piece)
+        return piece
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def seek(self, offset: int, /) -> int:
+        self._file.seek(self._start + max(offset, len(self.head)))
+        self._position = offset
+        return offset
+
+    def tell(self) -> int:
+        return self._position
+
+
+class _Guarded:
+    """A file that one thread reads and another closes without waiting: a pipe may give nothing for ever.
+
+    Where a read is under way, it is the reader who closes, once the read has ended.
     """
 
-    def __init__(
-        self, file: BinaryIO, *, chunk_bytes: int = CHUNK_BYTES, replay_limit_bytes: int = REPLAY_LIMIT_BYTES
-    ) -> None:
-        self._file = file
-        self._chunk_bytes = chunk_bytes
-        self._replay_limit_bytes = replay_limit_bytes
-        self._seekable = file.seekable()
-        self._start = file.tell() if self._seekable else 0
-        self._committed_offset = 0
-        # _lock guards what follows. It is held while a pipe blocks in read: the thread that waits for it next finds
-        # the bytes in the buffer, so that none is lost when a stream breaks while its sender reads.
+    def __init__(self, opened: _Opened) -> None:
+        self._file = opened.file
+        self._close_file = opened.close
+        self._is_closed = False
+        # Held by whoever uses the file.
         self._lock = threading.Lock()
-        self._frontier = 0
-        self._hash = hashlib.sha256()
-        self._kept: deque[tuple[int, bytes]] = deque()
-        self._kept_bytes = 0
 
-    @property
-    def read_bytes(self) -> int:
-        """How many bytes have been read; the size, once `read` has given an empty piece."""
-        return self._frontier
+    def read(self, size: int, /) -> bytes:
+        with self._in_use():
+            return self._file.read(size)
 
-    def digest(self) -> bytes:
-        """SHA-256 of all bytes read so far."""
-        with self._lock:
-            return self._hash.digest()
+    def seekable(self) -> bool:
+        return self._file.seekable()
 
-    def read(self, offset: int) -> bytes:
-        """The bytes at this offset: 1 to `chunk_bytes` of them, and none at the end of the source.
+    def seek(self, offset: int, /) -> int:
+        with self._in_use():
+            return self._file.seek(offset)
 
-        Raises CannotReplay, and OSError where the file cannot be read or is shorter than it was.
-        """
-        with self._lock:
-            while self._frontier < offset:
-                if not self._advance():
-                    raise OSError(f"The source ends at byte {self._frontier:,}, before byte {offset:,}.")
-            if offset == self._frontier:
-                return self._advance()
-            return self._again_from_file(offset) if self._seekable else self._again_from_buffer(offset)
+    def tell(self) -> int:
+        with self._in_use():
+            return self._file.tell()
 
-    def release(self, committed_offset: int) -> None:
-        """Say that no byte before this one will be asked for again. Never blocks."""
-        self._committed_offset = max(self._committed_offset, committed_offset)
+    def close(self) -> None:
+        self._is_closed = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._close_file()
+            finally:
+                self._lock.release()
 
-    def _advance(self) -> bytes:
-        if self._seekable:
-            self._file.seek(self._start + self._frontier)
-        piece = self._file.read(self._chunk_bytes)
-        self._hash.update(piece)
-        if piece and not self._seekable:
-            self._keep(piece)
-        self._frontier += len(piece)
-        return piece
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                if self._is_closed:
+                    raise ValueError("read of closed source")
+                yield
+        finally:
+            # After the lock is let go: `close` either got it then, or has left the closing to this thread.
+            if self._is_closed:
+                self.close()
 
-    def _keep(self, piece: bytes) -> None:
-        self._kept.append((self._frontier, piece))
-        self._kept_bytes += len(piece)
-        while self._kept and self._may_drop(*self._kept[0]):
-            self._kept_bytes -= len(self._kept.popleft()[1])
 
-    def _may_drop(self, offset: int, piece: bytes) -> bool:
-        return offset + len(piece) <= self._committed_offset or self._kept_bytes > self._replay_limit_bytes
-
-    def _again_from_file(self, offset: int) -> bytes:
-        self._file.seek(self._start + offset)
-        piece = self._file.read(min(self._chunk_bytes, self._frontier - offset))
-        if not piece:
-            raise OSError(f"The file ends before byte {self._frontier:,}, which was read before: it has changed.")
-        return piece
-
-    def _again_from_buffer(self, offset: int) -> bytes:
-        for start, piece in self._kept:
-            if start <= offset < start + len(piece):
-                return piece[offset - start :]
-        raise CannotReplay(offset, self._kept[0][0] if self._kept else self._frontier)
+def _remaining_bytes(file: BinaryIO) -> int | None:
+    """Size of what is left to read; None for a pipe."""
+    if not file.seekable():
+        return None
+    here = file.tell()
+    end = file.seek(0, os.SEEK_END)
+    file.seek(here)
+    return end - here

@@ -10,7 +10,6 @@ An outage begins with a failure that may pass and ends with the next newly commi
 """
 
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,13 +18,10 @@ from dataclasses import dataclass, replace
 import grpc
 
 from dari.client.errors import CallFailed, UploadInterrupted
-from dari.client.source import ReplayableSource
+from dari.client.outage import Outage
+from dari.client.replay import ReplayableSource
 from dari.v1.ingest_pb2 import FinishUpload, IngestRequest, IngestResponse, OpenUpload, Receipt, UploadChunk
 from dari.v1.ingest_pb2_grpc import IngestServiceStub
-
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 10.0
-"""Between these two the pause before a reconnect doubles. The pause taken is a random 50 to 100 % of it."""
 
 WATCH_INTERVAL_S = 1.0
 """How often a silent stream is looked at."""
@@ -104,8 +100,7 @@ class ResumingUpload:
         self._patience = patience
         self._on_progress = on_progress
         self._progress = Progress(opening.upload_id, total_bytes)
-        self._outage_began_s: float | None = None
-        self._pause_s = FIRST_PAUSE_S
+        self._outage = Outage(patience.give_up_after_s)
 
     def run(self) -> Receipt:
         """Send the source until the receipt is there.
@@ -149,8 +144,7 @@ class ResumingUpload:
             offset = response.committed.offset_bytes
             stored, rejected = response.committed.rows_stored, response.committed.rows_rejected
         if offset > before.committed_bytes:
-            self._outage_began_s = None
-            self._pause_s = FIRST_PAUSE_S
+            self._outage.end()
         self._source.release(offset)
         self._report(
             replace(
@@ -166,18 +160,13 @@ class ResumingUpload:
 
     def _pause(self, failure: CallFailed) -> None:
         """Wait before the next stream, or give up."""
-        now_s = time.monotonic()
-        if self._outage_began_s is None:
-            self._outage_began_s = now_s
-        left_s = self._outage_began_s + self._patience.give_up_after_s - now_s
-        if left_s <= 0:
-            lasted_s = now_s - self._outage_began_s
+        pause_s = self._outage.next_pause_s()
+        if pause_s is None:
             raise UploadInterrupted(
-                failure, self._opening.upload_id, self._progress.committed_bytes, lasted_s
+                failure, self._opening.upload_id, self._progress.committed_bytes, self._outage.lasted_s
             ) from failure
         self._report(replace(self._progress, failures=self._progress.failures + 1, pause_cause=failure))
-        time.sleep(min(left_s, self._pause_s * random.uniform(0.5, 1.0)))  # noqa: S311 - it spreads reconnects
-        self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2)
+        time.sleep(pause_s)
 
     def _report(self, progress: Progress) -> None:
         self._progress = progress

@@ -3,15 +3,17 @@
 | code | name        | when                                                                                       |
 |------|-------------|--------------------------------------------------------------------------------------------|
 | 0    | OK          | done                                                                                       |
-| 1    | FAILED      | the server, or the database of `migrate`, refused; reason and message are on stderr        |
+| 1    | FAILED      | the server, or the database of `migrate`, refused; a watched upload came to nothing        |
 | 2    | USAGE       | the command line is wrong                                                                  |
-| 66   | NO_INPUT    | a file that was to be read cannot be                                                       |
+| 65   | BAD_INPUT   | a file that was read is cut or damaged: its gzip or zstd is not whole                      |
+| 66   | NO_INPUT    | a file or URI that was to be read cannot be                                                |
 | 69   | UNAVAILABLE | the server, or a neighbour that it needs, was not reached: the same command may work later |
 | 70   | UNEXPECTED  | `demo` saw something else than it must                                                     |
+| 73   | NO_OUTPUT   | a file that was to be written cannot be                                                    |
 | 78   | CONFIG      | the settings cannot be used; all problems are on stderr                                    |
 | 130  | INTERRUPTED | Ctrl-C                                                                                     |
 
-From 66 on they are those of sysexits.h, and the shell's for SIGINT.
+From 65 on they are those of sysexits.h, and the shell's for SIGINT.
 """
 
 from enum import IntEnum
@@ -23,8 +25,10 @@ class ExitCode(IntEnum):
     OK = 0
     FAILED = 1
     USAGE = 2
+    BAD_INPUT = 65
     NO_INPUT = 66
     UNAVAILABLE = 69
     UNEXPECTED = 70
+    NO_OUTPUT = 73
     CONFIG = 78
     INTERRUPTED = 130

@@ -5,8 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 import grpc
 from rich.progress import (
@@ -20,21 +19,18 @@ from rich.progress import (
 )
 
 import dari.client
-from dari.client import CallFailed, Client
+from dari.client import CallFailed, CannotReplay, Client, Source, open_source
+from dari.commands.dialects import described, options_of
+from dari.commands.input_files import STDIN, InputFile, shown_name
+from dari.commands.rejected import count_reasons
 from dari.commands.terminal import Terminal, clean, short_name
-from dari.commands.upload_ids import upload_id_for
-from dari.v1.ingest_pb2 import (
-    UPLOAD_MODE_APPEND,
-    ListRejectedRowsRequest,
-    OpenUpload,
-    Receipt,
-    RejectionReason,
-    UploadMode,
-)
+from dari.commands.upload_ids import UploadId, UploadIds, with_mode
+from dari.v1.ingest_pb2 import UPLOAD_MODE_APPEND, OpenUpload, Reading, Receipt, UploadMode
 from dari.v1.mapping_pb2 import CreateKnowledgeBaseRequest
 
-STDIN = Path("-")
 REJECTED_ROWS_SHOWN = 5
+LOW_CONFIDENCE = 0.5
+"""Below it the next best reading is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +45,10 @@ class Sent:
 
 def run(
     terminal: Terminal,
-    files: Sequence[Path],
+    files: Sequence[InputFile],
     opening: OpenUpload,
     *,
+    compression: str,
     create: bool,
     give_up_after_s: float,
 ) -> None:
@@ -62,13 +59,22 @@ def run(
     with terminal.connect() as client:
         if create:
             create_knowledge_base(client, opening.knowledge_base)
-        for number, path in enumerate(files):
+        sending = Sending(terminal, client, compression, give_up_after_s)
+        for number, file in enumerate(files):
             mode = opening.mode if number == 0 else UPLOAD_MODE_APPEND
-            sent = send(terminal, client, path, _with_mode(opening, mode), give_up_after_s=give_up_after_s)
+            try:
+                sent = sending.send(file, with_mode(opening, mode), files[number + 1 :])
+            except (CallFailed, CannotReplay, OSError):
+                if len(files) > 1 and not terminal.as_json:
+                    terminal.note(
+                        f"{shown_name(file)} is not in. Files before it that are in, and stay: "
+                        f"{number:,} of {len(files):,}. The same command goes on with it."
+                    )
+                raise
             if terminal.as_json:
                 terminal.json_line(sent.receipt)
             else:
-                show(terminal, client, path, sent)
+                show(terminal, client, file, sent)
 
 
 def create_knowledge_base(client: Client, name: str) -> None:
@@ -82,49 +88,105 @@ def create_knowledge_base(client: Client, name: str) -> None:
             raise
 
 
-def send(terminal: Terminal, client: Client, path: Path, opening: OpenUpload, *, give_up_after_s: float) -> Sent:
-    """Send one file, or stdin for `-`, and show how far it is."""
-    upload_id, was_complete = opening.upload_id, False
-    if not upload_id and path != STDIN:
-        upload_id, was_complete = upload_id_for(client, path, opening)
-    began_s = time.monotonic()
-    with _opened(path) as file, _Bar(terminal, path) as bar:
-        try:
-            receipt = client.ingest(
-                file,
-                opening.knowledge_base,
-                opening.mode,
-                upload_id=upload_id or None,
-                dialect=opening.dialect,
-                max_rejected_rows=opening.max_rejected_rows if opening.HasField("max_rejected_rows") else None,
-                on_progress=bar.update,
-                give_up_after_s=give_up_after_s,
-            )
-        except KeyboardInterrupt:
-            bar.note_interruption()
-            raise
-    return Sent(receipt, time.monotonic() - began_s, was_complete)
+class Sending:
+    """Sends files of one command, one after the other, and shows how far they are."""
+
+    def __init__(
+        self, terminal: Terminal, client: Client, compression: str = "auto", give_up_after_s: float = 300.0
+    ) -> None:
+        self._terminal = terminal
+        self._client = client
+        self._compression = compression
+        self._give_up_after_s = give_up_after_s
+        self._ids = UploadIds(client, compression)
+
+    def send(self, file: InputFile, opening: OpenUpload, following: Sequence[InputFile] = ()) -> Sent:
+        """Send one file, or stdin for `-`. `following` are the files that the command appends to it."""
+        upload_id = UploadId(opening.upload_id, is_complete=False)
+        if not opening.upload_id:
+            upload_id = self._ids.id_for(file, opening, following)
+        began_s = time.monotonic()
+        with self._opened(file) as source, _Bar(self._terminal, file) as bar:
+            try:
+                receipt = self._client.ingest(
+                    source,
+                    opening.knowledge_base,
+                    opening.mode,
+                    upload_id=upload_id.upload_id,
+                    dialect=opening.dialect,
+                    invalid_bytes=opening.invalid_bytes,
+                    ragged_rows=opening.ragged_rows,
+                    max_rejected_rows=opening.max_rejected_rows if opening.HasField("max_rejected_rows") else None,
+                    max_rejected_share=opening.max_rejected_share if opening.HasField("max_rejected_share") else None,
+                    on_progress=bar.update,
+                    give_up_after_s=self._give_up_after_s,
+                )
+            except (KeyboardInterrupt, OSError):
+                bar.note_interruption()
+                raise
+        return Sent(receipt, time.monotonic() - began_s, upload_id.is_complete)
+
+    @contextmanager
+    def _opened(self, file: InputFile) -> Iterator[Source]:
+        where = sys.stdin.buffer if file == STDIN else file
+        with open_source(where, compression=self._compression, give_up_after_s=self._give_up_after_s) as source:
+            yield source
 
 
-def show(terminal: Terminal, client: Client, path: Path, sent: Sent) -> None:
-    """Print a receipt for people, with the first rejected rows."""
+def show(terminal: Terminal, client: Client, file: InputFile, sent: Sent) -> None:
+    """Print a receipt for people, with how the file was read and the first rejected rows."""
     receipt = sent.receipt
-    mode = short_name(UploadMode.Name(receipt.mode), "UPLOAD_MODE_")
+    reasons = count_reasons(client, receipt) if receipt.rows_rejected or receipt.lines_set_aside else None
     terminal.facts(
         [
-            ("knowledge base", f"{receipt.knowledge_base}, version {receipt.version} ({mode})"),
-            ("rows stored", f"{receipt.rows_stored:,}"),
-            ("rows rejected", f"{receipt.rows_rejected:,}"),
-            ("columns", ", ".join(receipt.columns)),
-            ("bytes", f"{receipt.size_bytes:,}"),
-            ("SHA-256", receipt.sha256.hex()),
-            ("took", _speed(sent)),
-            ("upload", receipt.upload),
+            (name, value)
+            for name, value in (
+                ("knowledge base", f"{receipt.knowledge_base}, version {receipt.version} ({_mode(receipt)})"),
+                ("rows stored", f"{receipt.rows_stored:,}"),
+                ("  ragged", _counted(receipt.rows_ragged, " with fewer or more cells than there are columns")),
+                ("  repaired", _counted(receipt.rows_repaired, " with a stray quote, which was taken as text")),
+                ("  replaced", _counted(receipt.rows_replaced, " with U+FFFD for bytes that the encoding has not")),
+                ("rows rejected", f"{receipt.rows_rejected:,}{reasons.of_rows if reasons else ''}"),
+                ("lines set aside", _counted(receipt.lines_set_aside, reasons.of_lines if reasons else "")),
+                ("read as", described(receipt.reading.dialect) if receipt.HasField("reading") else ""),
+                ("columns", ", ".join(receipt.columns)),
+                ("bytes", f"{receipt.size_bytes:,}"),
+                ("SHA-256", receipt.sha256.hex()),
+                ("took", _speed(sent)),
+                ("upload", receipt.upload),
+            )
+            if value
         ],
-        title=f"{_name(path)}: {'in already, nothing was sent' if sent.was_complete else 'in'}",
+        title=f"{clean(shown_name(file))}: {'in already, nothing was sent' if sent.was_complete else 'in'}",
     )
-    if receipt.rows_rejected:
-        _show_rejected(terminal, client, receipt)
+    _show_doubt(terminal, receipt.reading)
+    if reasons and receipt.rows_rejected:
+        terminal.table(
+            ("line", "why", "begins with"),
+            reasons.first_rows[:REJECTED_ROWS_SHOWN],
+            title=f"The first of {receipt.rows_rejected:,} rejected rows; "
+            f"dari rejected {receipt.upload.removeprefix('uploads/')} shows all",
+        )
+
+
+def _mode(receipt: Receipt) -> str:
+    return short_name(UploadMode.Name(receipt.mode), "UPLOAD_MODE_")
+
+
+def _counted(count: int, what: str) -> str:
+    """Nothing where there are none."""
+    return f"{count:,}{what}" if count else ""
+
+
+def _show_doubt(terminal: Terminal, reading: Reading) -> None:
+    """Where another reading was nearly as good: which, and how to choose it."""
+    if not reading.HasField("runner_up") or reading.confidence >= LOW_CONFIDENCE:
+        return
+    terminal.note(
+        f"read as {described(reading.dialect)}; the next best was {described(reading.runner_up)} "
+        f"(confidence {reading.confidence:.2f} of 1). Say {options_of(reading.runner_up, unlike=reading.dialect)} "
+        "to choose it."
+    )
 
 
 def _speed(sent: Sent) -> str:
@@ -134,47 +196,10 @@ def _speed(sent: Sent) -> str:
     return f"{sent.elapsed_s:.1f} s, {speed}"
 
 
-def _show_rejected(terminal: Terminal, client: Client, receipt: Receipt) -> None:
-    request = ListRejectedRowsRequest(upload=receipt.upload, page_size=REJECTED_ROWS_SHOWN)
-    rows = client.ingests.ListRejectedRows(request).rejected_rows
-    terminal.table(
-        ("line", "why", "begins with"),
-        [
-            (
-                row.line,
-                short_name(RejectionReason.Name(row.reason), "REJECTION_REASON_"),
-                row.raw[:80].decode(errors="replace").rstrip("\r\n"),
-            )
-            for row in rows
-        ],
-        title=f"The first of {receipt.rows_rejected:,} rejected rows; the RPC ListRejectedRows gives all",
-    )
-
-
-def _with_mode(opening: OpenUpload, mode: "UploadMode.ValueType") -> OpenUpload:
-    changed = OpenUpload()
-    changed.CopyFrom(opening)
-    changed.mode = mode
-    return changed
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    if path == STDIN:
-        yield sys.stdin.buffer
-        return
-    with path.open("rb") as file:
-        yield file
-
-
-def _name(path: Path) -> str:
-    return "stdin" if path == STDIN else clean(path.name)
-
-
 class _Bar:
     """The progress bar of one file, on stderr where that is a terminal; for a pipe it has no end."""
 
-    def __init__(self, terminal: Terminal, path: Path) -> None:
+    def __init__(self, terminal: Terminal, file: InputFile) -> None:
         self._terminal = terminal
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -187,7 +212,7 @@ class _Bar:
             disable=terminal.as_json or not terminal.err.is_terminal,
             transient=True,
         )
-        self._name = _name(path)
+        self._name = clean(shown_name(file))
         self._latest: dari.client.Progress | None = None
         self._task: TaskID = self._progress.add_task(self._name, total=None, rows="")
 
@@ -213,9 +238,10 @@ class _Bar:
         )
 
     def note_interruption(self) -> None:
-        """Say how the upload can go on."""
+        """Say how the upload can go on, or end."""
         if self._latest is not None:
+            upload_id = self._latest.upload_id
             self._terminal.note(
                 f"{self._name}: {self._latest.committed_bytes:,} bytes are safe; the same command, or "
-                f"--upload-id {self._latest.upload_id}, goes on from there."
+                f"--upload-id {upload_id}, goes on from there; dari cancel {upload_id} drops them."
             )

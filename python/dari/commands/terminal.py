@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -53,7 +54,7 @@ class Terminal:
         self.out.file.flush()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-        """Print a table; None is shown as nothing, and a table without rows in words."""
+        """Print a table; None is shown as nothing, a rich Text as it is, and a table without rows in words."""
         rows = list(rows)
         if not rows:
             self.out.print(f"{clean(title)}: none" if title else "none")
@@ -62,7 +63,9 @@ class Terminal:
         for column in table.columns:
             column.overflow = "fold"
         for row in rows:
-            table.add_row(*("" if cell is None else clean(str(cell)) for cell in row))
+            table.add_row(
+                *(cell if isinstance(cell, Text) else clean("" if cell is None else str(cell)) for cell in row)
+            )
         self.out.print(table)
 
     def facts(self, facts: Iterable[tuple[str, object]], title: str | None = None) -> None:
