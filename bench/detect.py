@@ -1,12 +1,13 @@
 """Reads polluted files as dari decides to and as its peers do, and counts what each gets right.
 
     python -m bench.detect                                   all generated files and 1,000 Korean encodings
-    python -m bench.detect --files FOLDER --peers duckdb     files of one's own, each beside its truth (see bench.pollute)
+    python -m bench.detect --files FOLDER --peers duckdb     one's own files, each beside its truth (bench.pollute)
 
 No reader is told anything: neither encoding nor dialect nor header. A file scores the F1 of its header's cells, of its
-records (a record counts by its joined cells, as in Pollock), and of its cells; no reader's cells are normalised beyond what
-its own options turn off (types, NULLs). The peers are DuckDB (`read_csv`, which sniffs), pandas (its defaults), Python's
-`csv.Sniffer`, and CleverCSV; one that cannot be imported is left out, one that raises scores 0 for the file.
+records (a record counts by its joined cells, as in Pollock), and of its cells; cells are compared as they are, without
+types and NULLs where a reader can turn them off. The peers are DuckDB (`read_csv`, which sniffs), pandas (its
+defaults), Python's `csv.Sniffer`, and CleverCSV; one that cannot be imported is left out, one that raises scores 0 for
+the file.
 
 The table before is for people; the last line on stdout is one JSON object.
 """
@@ -17,6 +18,7 @@ import io
 import json
 import platform
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,6 +35,7 @@ DETECT = ["cargo", "run", "--release", "--quiet", "--package", "dari_parser", "-
 CODECS = {"ascii": "ascii", "windows-1252": "cp1252", "shift_jis": "cp932"}
 """Python's names where they are others than dari's."""
 FILES_A_CALL = 200
+LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,12 @@ def scores(truth: Polluted, loaded: Loaded) -> dict[str, float]:
     """Header, record and cell F1 of one file."""
     header, found = list(truth.header or ()), list(loaded.header or ())
     rows = truth.rows
+    cells = [*header, *(cell for row in rows for cell in row)]
     return {
         "header": f1(header, found),
         "record": f1(map("".join, rows), map("".join, loaded.rows)),
-        "cell": f1([*header, *(cell for row in rows for cell in row)], [*found, *(cell for row in loaded.rows for cell in row)]),
-    }  # fmt: skip
+        "cell": f1(cells, [*found, *(cell for row in loaded.rows for cell in row)]),
+    }
 
 
 def decisions(paths: list[Path]) -> Iterator[dict[str, Any]]:
@@ -76,121 +80,126 @@ def decisions(paths: list[Path]) -> Iterator[dict[str, Any]]:
 def read_as_decided(data: bytes, reading: dict[str, Any]) -> Loaded:
     """Reads a file under a decision, as the parser does, in plain Python."""
     text = data.decode(CODECS.get(reading["encoding"], reading["encoding"]), errors="replace").removeprefix("\ufeff")
-    lines = _lines(text)[reading["preamble_lines"] :]
-    records = list(_records(lines, reading))
+    for _ in range(reading["preamble_lines"]):
+        text = text[_behind_line(text, 0) :]
+    records = list(_Text(text, reading).records())
     names, rows = records[: reading["header_rows"]], records[reading["header_rows"] :]
     if not names:
-        return Loaded(None, _first_table(rows, None))
+        return Loaded(None, rows)
     width = max(map(len, names))
-    header = [" ".join(cell for row in names if (cell := "".join(row[column : column + 1]))) for column in range(width)]
+    header = [" ".join(filter(None, (row[column] for row in names if column < len(row)))) for column in range(width)]
     return Loaded(header, _first_table(rows, names[0]))
 
 
-def _lines(text: str) -> list[str]:
-    return io.StringIO(text, newline="").readlines()
+def _line_end(text: str, at: int) -> int:
+    found = LINE_END.search(text, at)
+    return found.start() if found else len(text)
 
 
-def _records(lines: list[str], reading: dict[str, Any]) -> Iterator[list[str]]:
-    """Records, malformed ones by their first line alone."""
-    at = 0
-    while at < len(lines):
-        line = lines[at].rstrip("\r\n")
-        if not line or (reading["comment"] and line.startswith(reading["comment"])):
+def _behind_line(text: str, at: int) -> int:
+    found = LINE_END.search(text, at)
+    return found.end() if found else len(text)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Decoded text and the marks that it is read by."""
+
+    text: str
+    reading: dict[str, Any]
+
+    def records(self) -> Iterator[list[str]]:
+        """Cells of each record; a malformed one ends with its first line."""
+        at, comment = 0, self.reading["comment"]
+        while at < len(self.text):
+            if at == _line_end(self.text, at) or (comment and self.text.startswith(comment, at)):
+                at = _behind_line(self.text, at)
+                continue
+            found = self.cells(at, len(self.text), self.quoted)
+            if found is None:
+                end = _line_end(self.text, at)
+                found = self.cells(at, end, self.quoted_in_line) or ([self.text[at:end]], end)
+            cells, at = found
+            yield cells
+            at = _behind_line(self.text, at)
+
+    def cells(self, at: int, end: int, quoted: "Quoted") -> tuple[list[str], int] | None:
+        """The cells from a position on, and where the last one ends; None if a quote is in the wrong place."""
+        delimiter, quote, trims = self.reading["delimiter"], self.reading["quote"], self.reading["trims_blanks"]
+        cells = []
+        while True:
+            begin = self.behind_blanks(at)
+            cell = quoted(begin, end) if quote and self.text.startswith(quote, begin) else self.plain(at)
+            if cell is None:
+                return None
+            cells.append(cell[0].strip() if trims and cell[2] else cell[0])
+            at = self.behind_blanks(cell[1])
+            if at >= end or self.text[at] in "\r\n":
+                return cells, at
+            if self.text[at] != delimiter:
+                return None
             at += 1
-            continue
-        end, cells = _well_formed(lines, at, reading)
-        if cells is None:
-            end, cells = at + 1, _line_alone(line, reading)
-        yield cells
-        at = end
 
+    def plain(self, at: int) -> tuple[str, int, bool]:
+        """The cell without quotes at a position, where it ends, and that blanks around it may go."""
+        end = _line_end(self.text, at)
+        found = self.text.find(self.reading["delimiter"], at, end)
+        end = end if found < 0 else found
+        return self.text[at:end], end, True
 
-def _well_formed(lines: list[str], first: int, reading: dict[str, Any]) -> tuple[int, list[str] | None]:
-    """Cells of the record that begins with a line, and the line behind it; None if a quote is in the wrong place."""
-    delimiter, quote, escape, trims = (reading[key] for key in ("delimiter", "quote", "escape", "trims_blanks"))
-    line, at, cells = lines[first], 0, []
-    while True:
-        begin = _behind_blanks(line, at, trims)
-        if quote and line.startswith(quote, begin):
-            text, at = [], begin + 1
-            while True:
-                if at >= len(line):
-                    first += 1
-                    if first >= len(lines):
-                        return 0, None
-                    line, at = lines[first], 0
-                elif escape and line[at] == escape and line[at + 1 : at + 2] in {quote, escape}:
-                    text.append(line[at + 1])
-                    at += 2
-                elif line[at] != quote:
-                    text.append(line[at])
-                    at += 1
-                elif line[at + 1 : at + 2] == quote:
-                    text.append(quote)
-                    at += 2
-                else:
-                    break
-            at = _behind_blanks(line, at + 1, trims)
-            if line[at : at + 1].strip("\r\n") not in {"", delimiter}:
-                return 0, None
-            cells.append("".join(text))
-        else:
-            end = line.find(delimiter, at)
-            end = len(line.rstrip("\r\n")) if end < 0 else end
-            cells.append(line[at:end].strip() if trims else line[at:end])
-            at = end
-        if line[at : at + 1] != delimiter:
-            return first + 1, cells
+    def quoted(self, at: int, end: int) -> tuple[str, int, bool] | None:
+        """The quoted cell at a position and where it ends, if it ends."""
+        quote, escape = self.reading["quote"], self.reading["escape"]
+        marks = re.compile(f"[{re.escape(quote + (escape or ''))}]")
+        pieces = []
         at += 1
+        while found := marks.search(self.text, at, end):
+            pieces.append(self.text[at : found.start()])
+            at = found.start()
+            pair = self.text[at : at + 2]
+            if pair == quote * 2 or (pair[0] == escape and pair[1:] in {quote, escape}):
+                pieces.append(pair[1])
+                at += 2
+            elif pair[0] == quote:
+                return "".join(pieces), at + 1, False
+            else:
+                pieces.append(pair[0])
+                at += 1
+        return None
 
+    def quoted_in_line(self, begin: int, end: int) -> tuple[str, int, bool]:
+        """The cell at a quote in a line in which quotes stand anywhere.
 
-def _line_alone(line: str, reading: dict[str, Any]) -> list[str]:
-    """Cells of a line in which quotes stand anywhere: one closes a cell only before a delimiter or the line's end."""
-    delimiter, quote, trims = reading["delimiter"], reading["quote"], reading["trims_blanks"]
-    cells, at = [], 0
-    while True:
-        begin = _behind_blanks(line, at, trims)
-        close = _closing(line, begin, delimiter, quote, trims) if quote and line.startswith(quote, begin) else None
-        if close is not None:
-            cells.append(line[begin + 1 : close])
-            at = _behind_blanks(line, close + 1, trims)
-        else:
-            end = line.find(delimiter, at)
-            end = len(line) if end < 0 else end
-            cells.append(line[at:end].strip() if trims else line[at:end])
-            at = end
-        if at >= len(line):
-            return cells
-        at += 1
-
-
-def _closing(line: str, begin: int, delimiter: str, quote: str, trims: bool) -> int | None:
-    at = begin
-    while (at := line.find(quote, at + 1)) >= 0:
-        behind = _behind_blanks(line, at + 1, trims)
-        if behind >= len(line) or line[behind] == delimiter:
-            return at
-        if line[at - 1] == delimiter:
-            return None
-    return None
-
-
-def _behind_blanks(line: str, at: int, trims: bool) -> int:
-    while trims and line[at : at + 1] in {" ", "\t"}:
-        at += 1
-    return at
-
-
-def _first_table(rows: list[list[str]], names: list[str] | None) -> list[list[str]]:
-    """The rows up to a second table, which begins with the header or a part of it, and without a last line of one cell."""
-    if names:
-        for at, row in enumerate(rows):
-            same = min(len(row), len(names))
-            if same > 1 and row[:same] == names[:same]:
-                rows = rows[:at]
+        One before a delimiter or the line's end closes the cell; two together are one, as ever.
+        """
+        delimiter, quote, at = self.reading["delimiter"], self.reading["quote"], begin
+        while (at := self.text.find(quote, at + 1, end)) >= 0:
+            behind = self.behind_blanks(at + 1)
+            if behind >= end or self.text[behind] == delimiter:
+                return self.text[begin + 1 : at].replace(quote * 2, quote), at + 1, False
+            if self.text[at - 1] == delimiter:
                 break
-        while rows and len(names) > 2 and len(rows[-1]) == 1:
-            rows = rows[:-1]
+        return self.plain(begin)
+
+    def behind_blanks(self, at: int) -> int:
+        """The position of the next byte that is no blank, where blanks are no part of cells."""
+        while self.reading["trims_blanks"] and self.text[at : at + 1] in {" ", "\t"}:
+            at += 1
+        return at
+
+
+Quoted = Callable[[int, int], tuple[str, int, bool] | None]
+
+
+def _first_table(rows: list[list[str]], names: list[str]) -> list[list[str]]:
+    """The rows above a second table, which begins with the header or a part of it, and above last lines of one cell."""
+    for at, row in enumerate(rows):
+        same = min(len(row), len(names))
+        if same > 1 and row[:same] == names[:same]:
+            rows = rows[:at]
+            break
+    while rows and len(names) > 2 and len(rows[-1]) == 1:
+        rows = rows[:-1]
     return rows
 
 
@@ -209,7 +218,7 @@ def duckdb_reader() -> Reader:
 
 
 def pandas_reader() -> Reader:
-    """pandas with its defaults, but no types and no NULLs."""
+    """Pandas with its defaults, but no types and no NULLs."""
     import pandas as pd
 
     def read(path: Path) -> Loaded:
@@ -238,8 +247,10 @@ def clevercsv_reader() -> Reader:
 
     def read(path: Path) -> Loaded:
         encoding = clevercsv.encoding.get_encoding(str(path))
-        text = path.read_text(encoding=encoding, newline="")
+        text = path.read_bytes().decode(encoding or "utf-8")
         dialect = clevercsv.Detector().detect(text)
+        if dialect is None:
+            return Loaded(None, [])
         rows = [row for row in clevercsv.reader(io.StringIO(text, newline=""), dialect) if row]
         return Loaded(rows[0], rows[1:]) if clevercsv.Detector().has_header(text) else Loaded(None, rows)
 
@@ -255,22 +266,30 @@ PEERS: dict[str, Callable[[], Reader]] = {
 
 
 def korean_files(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """Encoding and bytes of Korean files of 1 KB to 10 MB; a fifth of them are ASCII for most of their length."""
+    """Encoding and bytes of Korean files of 1 KB to 10 MB.
+
+    A fifth of them are ASCII for most of their length; in another fifth only the header and a row in fifty are Korean.
+    """
     draw = random.Random(f"korean {seed}")
     encodings = ["utf-8", "cp949", "utf-16le", "utf-16be"]
-    korean = [table for table in tables(seed, 200) if table.name in {"people", "population", "codes", "offices", "notes"}]
+    korean = [
+        table for table in tables(seed, 200) if table.name in {"people", "population", "codes", "offices", "notes"}
+    ]
     ascii_rows = [",".join(row) for row in next(table for table in tables(seed, 200) if table.name == "sensors").rows]
     for number in range(count):
         encoding = encodings[number % len(encodings)]
         size = int(1_000 * 10_000 ** draw.random())
         table = draw.choice(korean)
-        lines = [",".join(row) for row in draw.sample(table.rows, 50)]
-        begins_ascii = number % 5 == 4
-        body = "\r\n".join([",".join(table.header), *lines]) if not begins_ascii else "\r\n".join(ascii_rows)
-        data = (body + "\r\n").encode(encoding)
+        rows = [",".join(row) for row in draw.sample(table.rows, 50)]
+        lines = [row for row in rows if not row.isascii()]
+        body = [",".join(table.header), *rows]
+        if number % 5 == 3:
+            body = [body[0], lines[0], *ascii_rows[:49]]
+        elif number % 5 == 4:
+            body = ascii_rows
+        data = ("\r\n".join(body) + "\r\n").encode(encoding)
         data *= max(1, size // len(data))
-        if begins_ascii:
-            # The Korean rows come last, as few as one.
+        if number % 5 == 4:
             data += ("\r\n".join(lines[: draw.randint(1, 5)]) + "\r\n").encode(encoding)
         if draw.random() < 0.2 and encoding != "cp949":
             data = "\ufeff".encode(encoding) + data
@@ -281,13 +300,35 @@ def other_files(seed: int) -> Iterator[tuple[str, bytes]]:
     """Files in other encodings, none of which is CP949."""
     draw = random.Random(f"other {seed}")
     words = {
-        "shift_jis": ["東京都", "大阪府", "佐藤さん", "売上", "カード", "名古屋市", "ひらがな", "株式会社", "電話番号", "在庫数"],
-        "gb18030": ["北京市", "上海市", "姓名", "销售额", "王小明", "有限公司", "电话号码", "库存数量", "广东省", "日期"],
+        "shift_jis": [
+            "東京都",
+            "大阪府",
+            "佐藤さん",
+            "売上",
+            "カード",
+            "名古屋市",
+            "ひらがな",
+            "株式会社",
+            "電話番号",
+            "在庫数",
+        ],
+        "gb18030": [
+            "北京市",
+            "上海市",
+            "姓名",
+            "销售额",
+            "王小明",
+            "有限公司",
+            "电话号码",
+            "库存数量",
+            "广东省",
+            "日期",
+        ],
         "windows-1252": ["café", "Müller", "Besançon", "São Paulo", "20 °C", "naïve", "£5", "Ñandú", "Århus", "élève"],
     }
     for encoding, vocabulary in words.items():
         for _ in range(100):
-            lines = [",".join(draw.choices(vocabulary, k=3) + ["12"]) for _ in range(draw.randint(1, 60))]
+            lines = [",".join([*draw.choices(vocabulary, k=3), "12"]) for _ in range(draw.randint(1, 60))]
             yield encoding, ("id,a,b,n\n" + "\n".join(lines) + "\n").encode(CODECS.get(encoding, encoding))
 
 
@@ -360,7 +401,7 @@ def measure(cases: list[tuple[Path, Polluted]], readers: dict[str, Reader]) -> d
 
 
 def dari_reader(cases: list[tuple[Path, Polluted]]) -> Reader:
-    """dari's decisions over all files, taken at once."""
+    """Dari's decisions over all files, taken at once."""
     found = {decision["path"]: decision["reading"] for decision in decisions([path for path, _ in cases])}
     return lambda path: read_as_decided(path.read_bytes(), found[str(path)])
 
@@ -370,7 +411,9 @@ def report(means: dict[str, dict[str, dict[str, float]]]) -> None:
     print(f"{'':28}" + "".join(f"{name:>22}" for name in means))
     for pollution in sorted(next(iter(means.values())), key=lambda name: (name == "all", name)):
         row = [means[name][pollution] for name in means]
-        values = "".join(f"{100 * mean['header']:8.2f}{100 * mean['record']:7.2f}{100 * mean['cell']:7.2f}" for mean in row)
+        values = "".join(
+            f"{100 * mean['header']:8.2f}{100 * mean['record']:7.2f}{100 * mean['cell']:7.2f}" for mean in row
+        )
         print(f"{pollution:28}{values}")
 
 

@@ -2,14 +2,15 @@
 
     python -m bench.pollute FOLDER
 
-The tables are drawn from a seed, so the same seed gives the same bytes: Korean and English, of numbers, of words, of prose,
-of one column, with decimal commas. The pollutions are those of the Pollock benchmark (Vitagliano et al., "Pollock: A
-Data Loading Benchmark", VLDB 2023: marks, headers, preambles, second tables, and rows with a delimiter or quote too many
-or too few) and those of Korean public data: CP949, UTF-16, a line that tells the unit, a row of units, a sum below.
+The tables are drawn from a seed, so the same seed gives the same bytes: Korean and English, of numbers, of words, of
+prose, of one column, with decimal commas. The pollutions are those of the Pollock benchmark (Vitagliano et al.,
+"Pollock: A Data Loading Benchmark", VLDB 2023: marks, headers, preambles, second tables, and rows with a delimiter or
+quote too many or too few) and those of Korean public data: CP949, UTF-16, full-width digits, a line that tells the
+unit, a row of units, a row of sums.
 
-A pollution changes how a table is written and not what it holds, so the truth is the table: its header and its rows. What
-stands around the table (preamble, footer, second table, comments) is no part of it. Beside FOLDER/name.csv stands
-FOLDER/name.json with the truth.
+A pollution changes how a table is written and not what it holds, so the truth is the table: its header and its rows. A
+row of sums is a row; what stands around the table (preamble, footer, second table, comments) is no part of it. Beside
+FOLDER/name.csv stands FOLDER/name.json with the truth.
 """
 
 import argparse
@@ -23,8 +24,33 @@ ROWS = 40
 """Rows a table has. Pollock's has 83; the shares of rows that a pollution touches are about twice as large here."""
 
 _FAMILY_NAMES = "김이박최정강조윤장임한오서신권황안송류홍전고문손배백허남심노"
-_GIVEN_NAMES = ["민준", "서연", "도윤", "지우", "하은", "시우", "지호", "수아", "예준", "다은", "현우", "은서", "준혁", "나래", "슬기"]
-_PROVINCES = ["서울특별시", "부산광역시", "대구광역시", "경기도", "강원특별자치도", "전라남도", "경상북도", "제주특별자치도"]
+_GIVEN_NAMES = [
+    "민준",
+    "서연",
+    "도윤",
+    "지우",
+    "하은",
+    "시우",
+    "지호",
+    "수아",
+    "예준",
+    "다은",
+    "현우",
+    "은서",
+    "준혁",
+    "나래",
+    "슬기",
+]
+_PROVINCES = [
+    "서울특별시",
+    "부산광역시",
+    "대구광역시",
+    "경기도",
+    "강원특별자치도",
+    "전라남도",
+    "경상북도",
+    "제주특별자치도",
+]
 _DISTRICTS = ["강남구", "해운대구", "수성구", "수원시", "춘천시", "순천시", "포항시", "서귀포시", "종로구", "중구"]
 _OFFICES = ["총무과", "복지정책과", "도로관리팀", "정보통신담당관", "세무과", "민원실", "보건소", "시설관리공단"]
 _KOREAN_SENTENCES = [
@@ -53,9 +79,9 @@ _PRODUCTS = [
     "Throw Pillow, Wooden",
     "Kids' Hat",
     "Socks",
-    "Dining Table, Round 48\"",
+    'Dining Table, Round 48"',
     "Women's Fly Rod 8 Wt.",
-    "Mountain Bike, 24\"",
+    'Mountain Bike, 24"',
     "Lamp",
     "Men's Boots, 10\" Lined",
 ]
@@ -206,7 +232,9 @@ def _sensors(draw: random.Random, rows: int) -> Table:
 
 def _years(draw: random.Random, rows: int) -> Table:
     header = ("지역", *map(str, range(2015, 2024)))
-    made = [(f"{draw.choice(_DISTRICTS)} {row}", *(str(draw.randint(1, 99_999)) for _ in header[1:])) for row in range(rows)]
+    made = [
+        (f"{draw.choice(_DISTRICTS)} {row}", *(str(draw.randint(1, 99_999)) for _ in header[1:])) for row in range(rows)
+    ]
     return Table("years", header, tuple(made))
 
 
@@ -222,16 +250,15 @@ def _words(draw: random.Random, rows: int) -> Table:
 
 def _offices(draw: random.Random, rows: int) -> Table:
     header = ("시도", "시군구", "부서명", "담당자")
-    made = [
-        (draw.choice(_PROVINCES), draw.choice(_DISTRICTS), draw.choice(_OFFICES), _name(draw)) for _ in range(rows)
-    ]
+    made = [(draw.choice(_PROVINCES), draw.choice(_DISTRICTS), draw.choice(_OFFICES), _name(draw)) for _ in range(rows)]
     return Table("offices", header, tuple(made))
 
 
 def _measures(draw: random.Random, rows: int) -> Table:
     header = ("Artikel", "Länge", "Breite", "Gewicht")
     made = [
-        (f"Teil {row}", *(f"{draw.randint(0, 999)},{draw.randint(0, 99):02}" for _ in header[1:])) for row in range(rows)
+        (f"Teil {row}", *(f"{draw.randint(0, 999)},{draw.randint(0, 99):02}" for _ in header[1:]))
+        for row in range(rows)
     ]
     return Table("measures", header, tuple(made))
 
@@ -292,10 +319,13 @@ def _frames(table: Table, draw: random.Random) -> Iterator[Polluted]:
     yield replace(_file(table, "no_payload", ""), header=None, rows=())
     for times in (2, 3):
         joined = tuple(" ".join([name] * times) for name in table.header)
-        yield replace(_file(table, f"header_rows_{times}", (style.line(table.header) + "\r\n") * (times - 1) + text), header=joined)
+        yield replace(
+            _file(table, f"header_rows_{times}", (style.line(table.header) + "\r\n") * (times - 1) + text),
+            header=joined,
+        )
     if width == 1:
         return
-    lines = {
+    lines: dict[str, list[tuple[str, ...]]] = {
         "preamble_delimited": [("PREAMBLE", *blank), ("", *blank)],
         "preamble_unit": [("(단위: 명)",)],
         "preamble_unit_last": [(*blank, "(단위: 명)")],
@@ -306,6 +336,9 @@ def _frames(table: Table, draw: random.Random) -> Iterator[Polluted]:
     yield _file(table, "preamble_text", title + text)
     yield _file(table, "comments", "# made by hand\r\n# 2023, by us\r\n" + text + "# end\r\n")
     yield _file(table, "footer_source", text + "\r\n※ 출처: 다리\r\n")
+    sums = ("합계", *["1,234"] * (width - 1))
+    summed = replace(table, rows=(*table.rows, sums))
+    yield _file(summed, "row_of_sums", _text(summed, style))
     for name, columns in [("less", width - 1), ("same", width), ("more", width + 1)]:
         second = [(*record, f"col{columns}")[:columns] for record in (table.header, *table.rows[:-1])]
         yield _file(table, f"multitable_{name}", text + "".join(style.line(record) + "\r\n" for record in second))
@@ -314,12 +347,19 @@ def _frames(table: Table, draw: random.Random) -> Iterator[Polluted]:
         units = ("", *units[1:])
         head = style.line(table.header) + "\r\n"
         named = tuple(f"{name} {unit}".strip() for name, unit in zip(table.header, units, strict=True))
-        yield replace(_file(table, "header_units", head + style.line(units) + "\r\n" + text.removeprefix(head)), header=named)
+        yield replace(
+            _file(table, "header_units", head + style.line(units) + "\r\n" + text.removeprefix(head)), header=named
+        )
 
 
 def _encodings(table: Table) -> Iterator[Polluted]:
     text = _text(table, Style())
-    for name, encoding in [("bom", "utf-8-sig"), ("cp949", "cp949"), ("utf16le", "utf-16-le"), ("utf16be", "utf-16-be")]:
+    for name, encoding in [
+        ("bom", "utf-8-sig"),
+        ("cp949", "cp949"),
+        ("utf16le", "utf-16-le"),
+        ("utf16be", "utf-16-be"),
+    ]:
         try:
             yield _file(table, f"encoding_{name}", text, encoding)
         except UnicodeEncodeError:

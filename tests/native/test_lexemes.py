@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dari._native import Parser, best_blocks, count_blocks, count_matches, lexeme_buckets, lexeme_hashes, lexemes
+from tests.native.readings import NO_HEADER
 
 CASES = [
     ("", []),
@@ -62,7 +63,7 @@ def test_each_text_matches_all_its_own_terms(text: str) -> None:
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters='\0"'), max_size=20), min_size=1))
 def test_postings_hold_the_terms_of_their_cells(cells: list[str]) -> None:
     """What the parser writes for the index is what a query asks for, and nothing else."""
-    parser = Parser(has_header=False, block_rows=len(cells))
+    parser = Parser(**NO_HEADER, block_rows=len(cells))
     (batch,) = parser.feed("".join(f'"{cell}","x"\n' for cell in cells).encode()) + parser.finish()
     hashes = sorted({number for text in [*cells, "x"] for number in lexeme_hashes(text)})
     assert count_blocks(hashes, batch.postings) == [1] * len(hashes)

@@ -9,7 +9,7 @@ from dari.core.uploads import Batch, Checkpoint, Dialect, ParseOptions, Reading
 
 _PROBLEMS = {
     "record_too_long": (
-        "The record at line {line} is longer than {limit} bytes. Is a quote unclosed, or the delimiter of lines missing?"
+        "The record at line {line} is longer than {limit} bytes. Is a quote unclosed, or no line end there?"
         " Otherwise split it, or raise max_record_bytes."
     ),
     "cell_too_long": (
@@ -23,7 +23,7 @@ _PROBLEMS = {
     "too_many_columns": (
         "The record at line {line} has more than {limit} columns. Is the delimiter right? Otherwise split the table."
     ),
-    "unclosed_quote": "The quote that opens at line {line} is never closed. Close it, or say that the file has no quotes.",
+    "unclosed_quote": "The quote that opens at line {line} is never closed. Close it, or say that there are no quotes.",
     "duplicate_column": "The header at line {line} names a column twice. Give each column its own name.",
     "empty_file": "The file holds no record. Send one that does.",
     "no_header": "The file holds no header. Send one, or say that there is none (header_rows 0).",

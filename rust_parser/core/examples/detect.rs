@@ -3,6 +3,7 @@
 //! Besides the decision each object has the microseconds that it took.
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
 use std::time::Instant;
@@ -63,7 +64,7 @@ fn string(text: &str) -> String {
     for c in text.chars() {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
-            c if c < ' ' => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c if c < ' ' => write!(out, "\\u{:04x}", c as u32).unwrap(),
             c => out.push(c),
         }
     }

@@ -1,6 +1,6 @@
 //! Bytes a second of the parser's steps on one core, beside csv-core's bare scan in the same run.
 //!
-//! `cargo run --release --example parse_bench FILE [ROUNDS]` reads a file; a name of [`MADE`] instead of a path makes one
+//! `cargo run --release --example parse_bench FILE [ROUNDS [CANDIDATE …]]` reads a file; a name of [`MADE`] instead of a path makes one
 //! of 64 MiB from a fixed seed, and `make NAME MIB PATH` only writes it. Each round takes every candidate once, so that a
 //! busy machine slows all of them; time is the thread's own on the processor (`/proc/thread-self/schedstat`; the clock's
 //! where there is none). Prints one JSON line with all seconds. A candidate that finds another number of rows than the
@@ -40,9 +40,11 @@ fn main() {
     let rounds = arguments.get(1).map_or(5, |rounds| rounds.parse().unwrap());
     let file = made(name).map_or_else(|| std::fs::read(name).unwrap(), |row| make(64 << 20, row));
     let rows = csv_core(&file);
-    let mut seconds = vec![Vec::new(); CANDIDATES.len()];
+    let chosen = arguments.get(2..).unwrap_or_default();
+    let candidates = CANDIDATES.iter().filter(|(name, _)| chosen.is_empty() || chosen.contains(name));
+    let mut measured: Vec<_> = candidates.map(|candidate| (candidate, Vec::new())).collect();
     for _ in 0..rounds {
-        for ((name, candidate), seconds) in CANDIDATES.iter().zip(&mut seconds) {
+        for ((name, candidate), seconds) in &mut measured {
             let begin = processor_seconds();
             let found = candidate(black_box(&file));
             seconds.push(processor_seconds() - begin);
@@ -50,7 +52,7 @@ fn main() {
         }
     }
     let mut line = format!("{{\"bytes\":{},\"rows\":{},\"seconds\":{{", file.len(), rows.unwrap());
-    for (number, ((name, _), seconds)) in CANDIDATES.iter().zip(&seconds).enumerate() {
+    for (number, ((name, _), seconds)) in measured.iter().enumerate() {
         let comma = if number == 0 { "" } else { "," };
         write!(line, "{comma}\"{name}\":{seconds:?}").unwrap();
     }

@@ -1,40 +1,26 @@
-//! Gathers the search terms of each block of rows, once each.
+//! Gathers the search terms of each block of rows.
 
-use crate::hash_set::HashSet;
 use crate::lexeme::fast::Lexer;
 use crate::lexeme::{hash, is_joiner, is_simple};
 use crate::postings::Postings;
 use crate::record::Record;
 
-/// The block in progress, and the postings of those that are closed since the batch began.
+/// The block in progress, and the postings since the batch began.
 pub(crate) struct Blocks {
     block_rows: u32,
     /// Number of the batch's first row.
     first_row_number: u64,
     rows: u64,
-    /// Blocks of the batch that are closed.
-    closed: u32,
     lexer: Lexer,
-    lexemes: HashSet,
-    sorted: Vec<i32>,
     postings: Postings,
 }
 
 impl Blocks {
     pub(crate) fn new(block_rows: u32) -> Self {
-        Self {
-            block_rows,
-            first_row_number: 0,
-            rows: 0,
-            closed: 0,
-            lexer: Lexer::default(),
-            lexemes: HashSet::default(),
-            sorted: Vec::new(),
-            postings: Postings::default(),
-        }
+        Self { block_rows, first_row_number: 0, rows: 0, lexer: Lexer::default(), postings: Postings::default() }
     }
 
-    /// Bytes that the postings of the closed blocks will take, about.
+    /// Bytes that the postings so far will take, about.
     pub(crate) fn len(&self) -> usize {
         self.postings.len()
     }
@@ -45,8 +31,8 @@ impl Blocks {
         if self.rows == 0 {
             self.first_row_number = row_number;
         }
-        let lexemes = &mut self.lexemes;
-        let mut sink = |text: &[u8], start: usize, end: usize| lexemes.insert(hash(text, start, end - start));
+        let postings = &mut self.postings;
+        let mut sink = |text: &[u8], start: usize, end: usize| postings.add(hash(text, start, end - start));
         let content = record.content();
         let simple = !record.traits.non_ascii || is_simple(content);
         let quote_separates = record.quote.is_none_or(|quote| !is_joiner(quote) && !quote.is_ascii_alphanumeric());
@@ -68,15 +54,12 @@ impl Blocks {
         if !self.rows.is_multiple_of(u64::from(self.block_rows)) {
             self.close();
         }
-        self.closed = 0;
         self.postings.take(self.first_row_number, self.block_rows, std::mem::take(&mut self.rows))
     }
 
     fn close(&mut self) {
-        let lexemes = &mut self.lexemes;
-        self.lexer.flush(&mut |text: &[u8], start: usize, end: usize| lexemes.insert(hash(text, start, end - start)));
-        lexemes.drain_into(&mut self.sorted);
-        self.postings.add(self.closed, &self.sorted);
-        self.closed += 1;
+        let postings = &mut self.postings;
+        self.lexer.flush(&mut |text: &[u8], start: usize, end: usize| postings.add(hash(text, start, end - start)));
+        postings.end_block();
     }
 }

@@ -1,7 +1,8 @@
 //! Finds the records of a file whose reading is known, reads malformed ones again, and hands them on in order.
 //!
 //! A record is malformed where text follows a closing quote, where a quote is still open at the file's end or beyond the
-//! limit of a record, and where it runs over a line end and has not as many cells as there are columns. Then its first line
+//! limit of a record, and where it has not as many cells as there are columns, but one that runs over a line end up to a
+//! quote behind a delimiter, as if that opened the next cell. Then its first line
 //! alone is read again ([`crate::repair`]); if that gives the cells that are wanted, it is the record, and the scan goes on
 //! behind it. What was scanned in vain is bounded: no more bytes than the file has so far, and eight records of the greatest
 //! length; after that, malformed records are not read again.
@@ -16,7 +17,7 @@ use crate::options::Options;
 use crate::reading::{Detected, Encoding};
 use crate::record::{Record, line_ends};
 use crate::repair::reread;
-use crate::scan::Scanner;
+use crate::scan::{Form, Scanner, Span};
 use crate::source::Source;
 use crate::table::{Found, Place, Table};
 
@@ -248,7 +249,7 @@ impl Reader {
         if dialect.trims_blanks {
             self.scanner.trim(&text[start..], &dialect);
         }
-        if self.is_malformed() {
+        if self.is_malformed(&text[start..]) {
             let line = first_line(&text[start..start + record.len], record);
             if self.take_line_again(text, start, line, (record.len - line.len) as u64)? {
                 return Ok(line.len);
@@ -278,10 +279,20 @@ impl Reader {
     }
 
     #[inline]
-    fn is_malformed(&self) -> bool {
+    fn is_malformed(&self, record: &[u8]) -> bool {
         let traits = self.scanner.traits();
-        let is_torn = || self.table.width().is_some_and(|width| width != self.scanner.spans().len());
-        (traits.text_after_quote || traits.line_ends && is_torn()) && !self.table.has_ended()
+        (traits.text_after_quote || traits.line_ends && self.is_torn(record)) && !self.table.has_ended()
+    }
+
+    /// Whether the width is wrong and some quoted cell looks as if it ended with the next cell's quote.
+    fn is_torn(&self, record: &[u8]) -> bool {
+        let delimiter = self.detected.reading.dialect.delimiter;
+        let looks_wrong = |span: &Span| {
+            let cell = &record[span.start as usize..span.end as usize];
+            span.form != Form::Plain && cell.last() == Some(&delimiter) && memchr2(b'\r', b'\n', cell).is_some()
+        };
+        let spans = self.scanner.spans();
+        self.table.width().is_some_and(|width| width != spans.len()) && spans.iter().any(looks_wrong)
     }
 
     /// Takes the first line of a record that passes a limit or is never closed; otherwise it is an error: code, place in

@@ -6,10 +6,13 @@
 //! the score; columns count too; and a table of one column is a candidate like the others, since a column of sentences
 //! must not be cut at its commas.
 
+use std::ops::Range;
+
 use memchr::{memchr, memchr_iter};
 
 use super::cell_type::{CellType, cell_type};
-use super::records::{Marks, Record, Records, read};
+use super::count;
+use super::records::{Marks, Record, Sample, read};
 use crate::reading::Hints;
 
 /// Candidates in the order in which they are preferred where nothing else tells, and how much their bytes speak for them:
@@ -30,6 +33,9 @@ const DELIMITERS: [(u8, f64); 10] = [
 const NOWHERE: u8 = 0x1F;
 /// Blanks between words only, without a column of another kind, are rather the blanks of prose.
 const BLANKS_IN_PROSE: f64 = 0.4;
+/// A comma and a blank between words, not the same number in each line, is rather the comma of prose: `Kim, Minsu` below
+/// `name`. So little less that a table of three columns with one odd row still wins.
+const LISTS_IN_PROSE: f64 = 0.66;
 /// Blanks that stand beside quotes, and quotes nowhere else, are marks.
 const BLANKS_BESIDE_QUOTES: f64 = 0.85;
 /// Quotes are text only if no other reading is much good.
@@ -55,8 +61,8 @@ pub(super) struct Judged {
     pub(super) marks: Marks,
     /// 0 to 1; only comparable within one file.
     pub(super) score: f64,
-    pub(super) records: Records,
-    /// The kind of each cell of `records`.
+    pub(super) sample: Sample,
+    /// The kind of each cell of `sample`.
     pub(super) types: Vec<CellType>,
     /// How many cells most rows have; 0 without rows.
     pub(super) columns: usize,
@@ -90,23 +96,14 @@ const DEFAULT: Marks = Marks { delimiter: b',', quote: Some(b'"'), escape: None,
 /// What may be tried: marks that the text holds, those first that are preferred among equals.
 fn candidates(text: &[u8], hints: &Hints) -> Vec<Marks> {
     let holds = |mark: u8| memchr(mark, text).is_some();
-    let delimiters: Vec<u8> = match hints.delimiter {
-        Some(delimiter) => vec![delimiter],
-        None => {
-            // What separates nothing reads a table of one column.
-            let absent = if holds(b',') { NOWHERE } else { b',' };
-            let held = DELIMITERS.iter().map(|(mark, _)| *mark).filter(|&mark| holds(mark));
-            held.chain(Some(absent)).collect()
-        }
-    };
-    let quotes = match hints.quote {
-        Some(quote) => vec![quote],
-        None => {
-            let single = holds(b'\'').then_some(Some(b'\''));
-            let none = holds(b'"').then_some(None);
-            [Some(Some(b'"')), single, none].into_iter().flatten().collect()
-        }
-    };
+    // What separates nothing reads a table of one column.
+    let absent = if holds(b',') { NOWHERE } else { b',' };
+    let held = DELIMITERS.iter().map(|(mark, _)| *mark).filter(|&mark| holds(mark)).chain(Some(absent));
+    let delimiters: Vec<u8> = hints.delimiter.map_or_else(|| held.collect(), |delimiter| vec![delimiter]);
+    let single = holds(b'\'').then_some(Some(b'\''));
+    let none = holds(b'"').then_some(None);
+    let tried = [Some(Some(b'"')), single, none].into_iter().flatten();
+    let quotes: Vec<Option<u8>> = hints.quote.map_or_else(|| tried.collect(), |quote| vec![quote]);
     let mut all = Vec::new();
     for delimiter in delimiters {
         let blanks = match hints.trims_blanks {
@@ -114,7 +111,7 @@ fn candidates(text: &[u8], hints: &Hints) -> Vec<Marks> {
             None if has_blanks_behind(text, delimiter) => vec![false, true],
             None => vec![false],
         };
-        for &quote in quotes.iter().filter(|quote| **quote != Some(delimiter)) {
+        for quote in quotes.iter().map(|quote| quote.filter(|&quote| quote != delimiter)) {
             let escapes = match (hints.escape, quote) {
                 (Some(escape), _) => vec![escape],
                 (None, Some(quote)) if memchr::memmem::find(text, &[b'\\', quote]).is_some() => vec![None, Some(b'\\')],
@@ -141,17 +138,19 @@ fn has_blanks_behind(text: &[u8], delimiter: u8) -> bool {
 }
 
 fn judge(text: &[u8], marks: Marks, is_whole: bool) -> Judged {
-    let records = read(text, marks, is_whole);
-    let types: Vec<CellType> = records.cells.iter().map(|cell| cell_type(&text[cell.clone()])).collect();
-    let columns = usual_width(text, &records.records);
-    let mut judged = Judged { marks, score: 0.0, records, types, columns };
+    let sample = read(text, marks, is_whole);
+    let types: Vec<CellType> = sample.cells.iter().map(|cell| cell_type(&text[cell.clone()])).collect();
+    let columns = usual_width(text, &sample.records);
+    let mut judged = Judged { marks, score: 0.0, sample, types, columns };
     if columns > 0 {
+        let has_blanks = judged.has_blanks_everywhere(text);
         judged.score = judged.evenness(text).powi(2)
             * judged.kinds()
             * judged.quoting()
             * width_weight(columns)
-            * judged.mark_weight(text)
-            * judged.blanks(text);
+            * judged.mark_weight(text, has_blanks)
+            // Of readings that are else the same, the one that trims blanks just where all cells have them.
+            * if marks.trims_blanks == has_blanks { 1.0 } else { 1.0 - NUDGE };
     }
     judged
 }
@@ -164,7 +163,7 @@ fn usual_width(text: &[u8], records: &[Record]) -> usize {
     for &width in &rows {
         counts[width] += 1;
     }
-    let weight = |width: usize| f64::from(counts[width]) * if width == 1 { 0.1 } else { 1.0 - 1.0 / width as f64 };
+    let weight = |width: usize| f64::from(counts[width]) * if width == 1 { 0.1 } else { 1.0 - 1.0 / count(width) };
     let most = rows.iter().map(|&width| weight(width)).fold(0.0, f64::max);
     rows.into_iter().find(|&width| weight(width) >= ABOUT_AS_FREQUENT * most).unwrap_or(0)
 }
@@ -176,7 +175,7 @@ pub(super) fn is_comment(text: &[u8], record: &Record) -> bool {
 
 /// More columns are less likely by chance.
 fn width_weight(columns: usize) -> f64 {
-    columns as f64 / (columns as f64 + 1.0)
+    count(columns) / (count(columns) + 1.0)
 }
 
 impl Judged {
@@ -188,7 +187,7 @@ impl Judged {
     /// The share of rows that are as wide as most. Those above the first and below the last such row may be a preamble, a
     /// footer, another table: they count for less.
     fn evenness(&self, text: &[u8]) -> f64 {
-        let records = &self.records.records;
+        let records = &self.sample.records;
         let fits = |record: &Record| record.width() == self.columns;
         let (Some(first), Some(last)) = (records.iter().position(fits), records.iter().rposition(fits)) else {
             return 0.0;
@@ -211,11 +210,11 @@ impl Judged {
 
     /// How far cells are values, and columns of one kind.
     fn kinds(&self) -> f64 {
-        let values = self.types.iter().map(|kind| kind.weight()).sum::<f64>() / self.types.len() as f64;
+        let values = self.types.iter().map(|kind| kind.weight()).sum::<f64>() / count(self.types.len());
         let (mut present, mut alike) = (0.0, 0.0);
         for column in 0..self.columns {
             let mut counts = [0_u32; 10];
-            let rows = self.records.records.iter().filter(|record| record.width() == self.columns);
+            let rows = self.sample.records.iter().filter(|record| record.width() == self.columns);
             for kind in rows.map(|record| self.kinds_of(record)[column]).filter(|kind| kind.is_present()) {
                 counts[kind as usize] += 1;
             }
@@ -228,58 +227,60 @@ impl Judged {
 
     /// How far quotes stand where quotes belong.
     fn quoting(&self) -> f64 {
-        let records = &self.records;
-        match records.quoted_records {
+        let sample = &self.sample;
+        match sample.quoted_records {
             _ if self.marks.quote.is_none() => NO_QUOTES,
             0 => 1.0,
-            quoted => 1.0 - records.malformed_records as f64 / quoted as f64 / 2.0,
+            quoted => 1.0 - count(sample.malformed_records) / count(quoted) / 2.0,
         }
     }
 
     /// How much the delimiter itself speaks for a table.
-    fn mark_weight(&self, text: &[u8]) -> f64 {
+    fn mark_weight(&self, text: &[u8], has_blanks: bool) -> f64 {
         let weight =
             DELIMITERS.iter().find(|(mark, _)| *mark == self.marks.delimiter).map_or(1.0, |(_, weight)| *weight);
         match self.marks.delimiter {
             _ if self.columns == 1 => 1.0,
             b' ' if self.is_prose() => BLANKS_IN_PROSE,
-            b' ' if self.records.quoted_cells > 0 && self.records.malformed_records == 0 => BLANKS_BESIDE_QUOTES,
+            b' ' if self.sample.quoted_cells > 0 && self.sample.malformed_records == 0 => BLANKS_BESIDE_QUOTES,
             b',' if self.is_grouped_digits(text) => GROUPED_DIGITS,
+            _ if has_blanks && self.has_words_only() && !self.is_even() => LISTS_IN_PROSE,
             _ => weight,
         }
     }
 
     /// Whether all cells are words and none is quoted.
     fn is_prose(&self) -> bool {
-        let is_value = |kind: &CellType| matches!(kind, CellType::Number | CellType::Time);
-        self.records.quoted_cells == 0 && !self.types.iter().any(is_value)
+        self.sample.quoted_cells == 0 && self.has_words_only()
     }
 
+    fn has_words_only(&self) -> bool {
+        !self.types.iter().any(|kind| matches!(kind, CellType::Number | CellType::Time))
+    }
+
+    fn is_even(&self) -> bool {
+        self.sample.records.iter().all(|record| record.width() == self.columns)
+    }
+
+    /// Whether all cells but the first of a row are three digits.
     fn is_grouped_digits(&self, text: &[u8]) -> bool {
-        let is_group =
-            |cell: &std::ops::Range<usize>| cell.len() == 3 && text[cell.clone()].iter().all(u8::is_ascii_digit);
-        let wide: Vec<&Record> = self.records.records.iter().filter(|record| record.width() > 1).collect();
-        !wide.is_empty() && wide.iter().all(|record| self.records.cells[record.cells.clone()][1..].iter().all(is_group))
+        let is_group = |cell: &Range<usize>| cell.len() == 3 && text[cell.clone()].iter().all(u8::is_ascii_digit);
+        let wide: Vec<&Record> = self.sample.records.iter().filter(|record| record.width() > 1).collect();
+        !wide.is_empty() && wide.iter().all(|record| self.sample.cells[record.cells.clone()][1..].iter().all(is_group))
     }
 
-    /// Whether blanks are trimmed just where all cells have them; decides between readings that are else the same.
-    fn blanks(&self, text: &[u8]) -> f64 {
+    /// Whether nearly all cells but the first of a row have a blank in front.
+    fn has_blanks_everywhere(&self, text: &[u8]) -> bool {
         let (mut cells, mut blank) = (0.0, 0.0);
-        for record in &self.records.records {
-            let inner = &self.records.cells[record.cells.clone()][1..];
-            for cell in inner.iter().filter(|cell| cell.start > 0 && !text[(*cell).clone()].is_empty()) {
-                cells += 1.0;
-                let before = text[cell.start - 1];
+        for record in &self.sample.records {
+            for cell in &self.sample.cells[record.cells.clone()][1..] {
                 // A quote stands between the blank and the cell's text.
-                let first = if self.marks.quote == Some(before) {
-                    text[cell.start.saturating_sub(2)]
-                } else {
-                    text[cell.start]
-                };
-                blank += f64::from(first == b' ');
+                let is_plain = !self.marks.trims_blanks || self.marks.quote != Some(text[cell.start - 1]);
+                let first = if is_plain { text.get(cell.start) } else { text.get(cell.start - 2) };
+                cells += f64::from(!cell.is_empty());
+                blank += f64::from(!cell.is_empty() && first == Some(&b' '));
             }
         }
-        let all_have_blanks = cells > 0.0 && blank >= BLANKS_ARE_MARKS * cells;
-        if self.marks.trims_blanks == all_have_blanks { 1.0 } else { 1.0 - NUDGE }
+        cells > 0.0 && blank >= BLANKS_ARE_MARKS * cells
     }
 }

@@ -41,9 +41,15 @@ pub const ENCODING_WINDOW_BYTES: usize = 64 * 1024;
 pub fn detect(head: &[u8], is_whole: bool, hints: &Hints) -> Detected {
     let encoding = hints.encoding.unwrap_or_else(|| encoding::find(head, is_whole));
     let text = encoding::decode(head, encoding);
+    let told = told_delimiter(&text);
+    let hints = Hints {
+        delimiter: hints.delimiter.or(told),
+        preamble_lines: hints.preamble_lines.or(told.map(|_| 1)),
+        ..*hints
+    };
     let text = behind_lines(&text, hints.preamble_lines.unwrap_or(0));
-    let (best, next) = dialect::find(text, is_whole, hints);
-    let frame = table::find(text, &best, hints);
+    let (best, next) = dialect::find(text, is_whole, &hints);
+    let frame = table::find(text, &best, &hints);
     let reading = |marks: Marks| Reading {
         encoding,
         dialect: Dialect {
@@ -63,6 +69,12 @@ pub fn detect(head: &[u8], is_whole: bool, hints: &Hints) -> Detected {
     }
 }
 
+/// The delimiter that a first line `sep=;` tells, which Excel writes and obeys.
+fn told_delimiter(text: &[u8]) -> Option<u8> {
+    let [delimiter] = *text[..line_end(text, 0)].strip_prefix(b"sep=")? else { return None };
+    delimiter.is_ascii().then_some(delimiter)
+}
+
 /// `text` without its first lines.
 fn behind_lines(text: &[u8], lines: u32) -> &[u8] {
     let mut at = 0;
@@ -75,6 +87,11 @@ fn behind_lines(text: &[u8], lines: u32) -> &[u8] {
     &text[at..]
 }
 
+/// A number of things in a head, which holds fewer than 2³² of anything.
+fn count(things: usize) -> f64 {
+    f64::from(things as u32)
+}
+
 fn confidence(best: &Judged, next: Option<(Marks, f64)>) -> f64 {
     match next {
         None => 1.0,
@@ -82,3 +99,6 @@ fn confidence(best: &Judged, next: Option<(Marks, f64)>) -> f64 {
         Some((_, score)) => (1.0 - score / best.score).clamp(0.0, 1.0),
     }
 }
+
+#[cfg(test)]
+mod tests;

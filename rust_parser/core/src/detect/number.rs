@@ -52,7 +52,7 @@ fn skip_amount(text: &[u8]) -> Option<&[u8]> {
     }
     if let [b'.' | b',', behind @ ..] = rest {
         let (fraction, behind) = skip_digits(behind);
-        if fraction == 0 && digits == 0 || fraction == 0 && rest[0] == b',' {
+        if fraction == 0 && (digits == 0 || rest[0] == b',') {
             return None;
         }
         digits += fraction;

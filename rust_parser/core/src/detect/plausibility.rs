@@ -65,7 +65,7 @@ impl Text<'_> {
 
 /// The encoding under which a text that is not UTF-8 throughout is most plausible. Of equals, the first named here.
 pub(super) fn most_plausible(text: Text<'_>) -> Encoding {
-    let candidates: [(Encoding, fn(&[u8]) -> Character); 4] = [
+    let candidates: [(Encoding, Walk); 4] = [
         (Encoding::Cp949, cp949),
         (Encoding::Utf8, utf8),
         (Encoding::Gb18030, gb18030),
@@ -96,6 +96,9 @@ struct Character {
     weight: i64,
 }
 
+/// Takes the next character off a text.
+type Walk = fn(&[u8]) -> Character;
+
 impl Character {
     fn of(bytes: usize, weight: i64) -> Self {
         Self { bytes, weight }
@@ -103,7 +106,7 @@ impl Character {
 }
 
 /// The weights of all non-ASCII characters.
-fn add_up(text: Text<'_>, character: fn(&[u8]) -> Character) -> i64 {
+fn add_up(text: Text<'_>, character: Walk) -> i64 {
     let mut rest = text.bytes;
     let mut sum = 0;
     while let Some(next) = rest.iter().position(|byte| !byte.is_ascii()) {
@@ -146,7 +149,7 @@ fn cp949(text: &[u8]) -> Character {
     let Some(&trail) = text.get(1) else { return Character::of(2, 0) };
     let weight = match (lead, trail) {
         (0xB0..=0xC8, 0xA1..=0xFE) if FREQUENT.holds(lead, trail) => EXPECTED,
-        (0xB0..=0xC8, 0xA1..=0xFE) | (0xA1..=0xAC, 0xA1..=0xFE) => POSSIBLE,
+        (0xB0..=0xC8 | 0xA1..=0xAC, 0xA1..=0xFE) => POSSIBLE,
         (0xCA..=0xFD, 0xA1..=0xFE) => UNLIKELY,
         (0x81..=0xC6, 0x41..=0x5A | 0x61..=0x7A | 0x81..=0xFE) => RARE,
         _ => return Character::of(1, IMPOSSIBLE),
@@ -161,7 +164,7 @@ fn gb18030(text: &[u8]) -> Character {
     let Some(&trail) = text.get(1) else { return Character::of(2, 0) };
     let weight = match (lead, trail) {
         (0xB0..=0xD7, 0xA1..=0xFE) if FREQUENT.holds(lead, trail) => EXPECTED,
-        (0xB0..=0xD7, 0xA1..=0xFE) | (0xA1..=0xA3, 0xA1..=0xFE) => POSSIBLE,
+        (0xB0..=0xD7 | 0xA1..=0xA3, 0xA1..=0xFE) => POSSIBLE,
         (0xA4..=0xA9, 0xA1..=0xFE) => ODD,
         (0xD8..=0xF7, 0xA1..=0xFE) => UNLIKELY,
         (0x81..=0xFE, 0x30..=0x39) => {
@@ -187,9 +190,8 @@ fn shift_jis(text: &[u8]) -> Character {
     }
     let weight = match (lead, trail) {
         (0x82, 0x9F..=0xF1) | (0x83, 0x40..=0x96) => LIKELY,
-        (0x81..=0x83, _) => POSSIBLE,
         (0x88..=0x97, _) if FREQUENT.holds(lead, trail) => EXPECTED,
-        (0x88..=0x97, _) => POSSIBLE,
+        (0x81..=0x83 | 0x88..=0x97, _) => POSSIBLE,
         (0x84 | 0x87, _) => ODD,
         (0x98..=0x9F | 0xE0..=0xEA, _) => UNLIKELY,
         (0xED | 0xEE | 0xF0..=0xFC, _) => RARE,

@@ -43,9 +43,9 @@ impl Record {
     }
 }
 
-/// The records of a head. Lines without a byte are none.
+/// The records of a head, as many as are needed. Lines without a byte are none.
 #[derive(Debug, Default)]
-pub(super) struct Records {
+pub(super) struct Sample {
     /// Where the text of each cell lies, without quotes.
     pub(super) cells: Vec<Range<usize>>,
     pub(super) records: Vec<Record>,
@@ -58,8 +58,8 @@ pub(super) struct Records {
 }
 
 /// Reads `text`, which the file ends with if `is_whole`; else its last record, which may go on, is left out.
-pub(super) fn read(text: &[u8], marks: Marks, is_whole: bool) -> Records {
-    let mut reader = Reader { text, marks, searched: 0, out: Records::default() };
+pub(super) fn read(text: &[u8], marks: Marks, is_whole: bool) -> Sample {
+    let mut reader = Reader { text, marks, searched: 0, out: Sample::default() };
     let (mut at, mut line) = (0, 0);
     while at < text.len() && reader.out.records.len() < MOST_RECORDS && reader.out.cells.len() < MOST_CELLS {
         if let Some(next) = skip_line_end(text, at) {
@@ -115,7 +115,7 @@ struct Reader<'t> {
     marks: Marks,
     /// Bytes gone through in search of closing quotes.
     searched: usize,
-    out: Records,
+    out: Sample,
 }
 
 impl Reader<'_> {
@@ -304,7 +304,7 @@ mod tests {
     fn quotes_that_never_close_take_linear_time() {
         let escaped = Marks { escape: Some(b'\\'), ..COMMA };
         let mut reader =
-            Reader { text: &b"\"a\\\"\n".repeat(20_000), marks: escaped, searched: 0, out: Records::default() };
+            Reader { text: &b"\"a\\\"\n".repeat(20_000), marks: escaped, searched: 0, out: Sample::default() };
         let mut at = 0;
         while at < reader.text.len() {
             at = skip_line_end(reader.text, reader.read_record(at)).unwrap();

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use super::cell_type::{CellType, trim};
+use super::count;
 use super::dialect::{Judged, is_comment};
 use super::records::Record;
 use crate::reading::Hints;
@@ -25,52 +26,9 @@ const ROWS_BEHIND: usize = 3;
 const SURE: f64 = 0.5;
 
 /// Words that head columns and hardly ever stand in them.
-const HEADINGS: [&str; 44] = [
-    "id",
-    "no",
-    "no.",
-    "name",
-    "date",
-    "time",
-    "code",
-    "type",
-    "title",
-    "description",
-    "address",
-    "email",
-    "phone",
-    "url",
-    "price",
-    "amount",
-    "quantity",
-    "qty",
-    "count",
-    "category",
-    "status",
-    "year",
-    "month",
-    "city",
-    "country",
-    "comment",
-    "comments",
-    "순번",
-    "연번",
-    "번호",
-    "이름",
-    "성명",
-    "명칭",
-    "코드",
-    "구분",
-    "종류",
-    "주소",
-    "전화번호",
-    "날짜",
-    "일자",
-    "비고",
-    "합계",
-    "내용",
-    "단위",
-];
+const HEADINGS: &str = "id no no. name date time code type title description address email phone url price amount quantity \
+    qty count category status year month city country comment comments 순번 연번 번호 이름 성명 명칭 코드 구분 종류 주소 전화번호 날짜 \
+    일자 비고 내용 단위";
 
 /// What stands around the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +43,7 @@ pub(super) struct Frame {
 pub(super) fn find(text: &[u8], judged: &Judged, hints: &Hints) -> Frame {
     let comment = hints.comment.unwrap_or_else(|| comment_mark(text, judged));
     let is_row = |record: &&Record| comment.is_none_or(|mark| text[record.start] != mark);
-    let rows: Vec<&Record> = judged.records.records.iter().filter(is_row).collect();
+    let rows: Vec<&Record> = judged.sample.records.iter().filter(is_row).collect();
     let table = Table { text, judged, rows };
     let start = if hints.preamble_lines.is_some() { 0 } else { table.start() };
     Frame {
@@ -97,7 +55,7 @@ pub(super) fn find(text: &[u8], judged: &Judged, hints: &Hints) -> Frame {
 
 /// `#` if lines begin with it that are no rows: most are not as wide as rows, and none is in the place of the header.
 fn comment_mark(text: &[u8], judged: &Judged) -> Option<u8> {
-    let records = &judged.records.records;
+    let records = &judged.sample.records;
     let marked: Vec<&Record> = records.iter().filter(|record| is_comment(text, record)).collect();
     let as_wide = marked.iter().filter(|record| record.width() == judged.columns).count();
     let are_notes =
@@ -129,7 +87,7 @@ impl<'t> Table<'t> {
     }
 
     fn value(&self, row: usize, column: usize) -> &'t [u8] {
-        let cell = self.judged.records.cells[self.rows[row].cells.clone()][column].clone();
+        let cell = self.judged.sample.cells[self.rows[row].cells.clone()][column].clone();
         trim(&self.text[cell])
     }
 
@@ -142,14 +100,12 @@ impl<'t> Table<'t> {
     fn is_sparse(&self, row: usize) -> bool {
         let filled = self.filled(row);
         match self.judged.columns {
-            0 | 1 => false,
             2 if filled == 0 || self.rows[row].width() == 1 => true,
             // One of two cells: `,price` above prices is a header, `,(KRW)` above a header is not.
             2 if filled == 1 && row < MOST_HEADER_ROWS => {
                 row + 1 < self.rows.len() && self.filled(row + 1) == 0 || self.is_surely_header(row + 1)
             }
-            2 => false,
-            _ => filled <= 1,
+            columns => columns > 2 && filled <= 1,
         }
     }
 
@@ -175,7 +131,7 @@ impl<'t> Table<'t> {
             return false;
         }
         let behind = (row + 1..self.rows.len()).take(ROWS_BEHIND);
-        let nearly = |row: &usize| self.rows[*row].width().abs_diff(self.judged.columns) <= 1 && !self.is_sparse(*row);
+        let nearly = |row: &usize| self.rows[*row].width().abs_diff(self.judged.columns) <= 1;
         let count = behind.len();
         2 * behind.filter(nearly).count() >= count
     }
@@ -192,34 +148,44 @@ impl<'t> Table<'t> {
 
     /// Whether a row above the first one that fits is a row of the table or its header all the same.
     fn is_odd_row(&self, row: usize, columns: &[Column<'_>]) -> bool {
-        let width = self.rows[row].width();
-        if self.is_sparse(row) || width < 2 || 3 * width.abs_diff(columns.len()) > columns.len().max(3) {
+        let (width, filled) = (self.rows[row].width(), self.filled(row));
+        if filled == 0 || width < 2 || 3 * width.abs_diff(columns.len()) > columns.len().max(3) {
             return false;
         }
         let kinds = self.kinds(row);
         let matches =
             kinds.iter().zip(columns).filter(|(kind, column)| kind.is_typed() && **kind == column.kind).count();
-        let is_full = self.filled(row) + 1 >= width;
-        let names = is_full && !kinds.iter().any(|kind| kind.is_typed()) && self.header_evidence(row, columns) > 0.0;
-        names || 2 * matches >= self.filled(row)
+        let is_value = |kind: &CellType| matches!(kind, CellType::Number | CellType::Time | CellType::Address);
+        let could_be_names = width != columns.len() && filled + 1 >= width && !kinds.iter().any(is_value);
+        2 * matches >= filled || could_be_names && self.header_evidence(row, columns) > 0.0
     }
 
     /// How many rows from `start` on name the columns.
     fn header_rows(&self, start: usize) -> usize {
-        let mut rows = 0;
-        while start + rows < self.rows.len() && rows < MOST_HEADER_ROWS {
-            let row = start + rows;
+        let is_header = |row: usize| {
             let columns = self.columns_below(row + 1, row);
-            let is_header = match rows {
-                0 => self.header_evidence(row, &columns) > 0.0,
-                _ => self.is_same(row, row - 1) || self.is_clearly_header(row, &columns),
-            };
-            if !is_header {
-                break;
-            }
+            let is_complete = self.rows[row].width() + 1 >= columns.len();
+            let is_first = row == start && self.header_evidence(row, &columns) > 0.0;
+            is_first || is_complete && self.is_clearly_header(row, &columns)
+        };
+        let end = self.rows.len().min(start + MOST_HEADER_ROWS);
+        let mut rows = 0;
+        while start + rows < end
+            && (is_header(start + rows) || rows > 0 && self.is_same(start + rows, start + rows - 1))
+        {
             rows += 1;
         }
-        rows
+        // Years over names, as in `2019,2019` over `men,women`, look like values.
+        if rows == 0 && start + 1 < end && self.is_above_names(start) && is_header(start + 1) { 2 } else { rows }
+    }
+
+    /// Whether a row holds nothing but words and years.
+    fn is_above_names(&self, row: usize) -> bool {
+        let is_name = |(column, kind): (usize, &CellType)| match kind {
+            CellType::Empty | CellType::Word | CellType::Text => true,
+            _ => is_year(self.value(row, column)),
+        };
+        self.kinds(row).iter().enumerate().all(is_name)
     }
 
     fn is_same(&self, a: usize, b: usize) -> bool {
@@ -266,16 +232,16 @@ impl<'t> Table<'t> {
             years += u32::from(is_year(value));
             values.insert(value);
         }
-        let (most, count) = counts.into_iter().max_by_key(|(_, count)| *count).unwrap_or_default();
+        let (most, times) = counts.into_iter().max_by_key(|(_, times)| *times).unwrap_or_default();
         let kind = match most {
             _ if present == 0 => CellType::Empty,
-            kind if f64::from(count) >= DOMINANT * f64::from(present) => kind,
+            kind if f64::from(times) >= DOMINANT * f64::from(present) => kind,
             _ => CellType::Text,
         };
         Column {
             kind,
             values,
-            mean_bytes: bytes as f64 / f64::from(present.max(1)),
+            mean_bytes: count(bytes) / f64::from(present.max(1)),
             has_years: present > 0 && years == present,
         }
     }
@@ -301,7 +267,7 @@ impl<'t> Table<'t> {
 
 /// For or against a cell's being the name of the column below it.
 fn name_evidence(kind: CellType, name: &[u8], column: &Column<'_>) -> f64 {
-    use CellType::{Empty, Missing, Number, Text, Word};
+    use CellType::{Address, Boolean, Empty, Missing, Number, Text, Time, Word};
     if is_heading(name) {
         return 1.0;
     }
@@ -311,23 +277,18 @@ fn name_evidence(kind: CellType, name: &[u8], column: &Column<'_>) -> f64 {
         (Number, Number | Empty) if is_year(name) && !column.has_years => 0.3,
         (kind, below) if below.is_typed() && kind == below => -1.0,
         (Word | Text, below) if below.is_typed() => 1.0,
-        (kind, below) if below.is_typed() => {
-            if kind.is_typed() {
-                0.3
-            } else {
-                0.5
-            }
-        }
-        (kind, _) if matches!(kind, Number | CellType::Time | CellType::Address | CellType::Boolean) => -0.7,
+        (kind, below) if below.is_typed() && kind.is_typed() => 0.3,
+        (_, below) if below.is_typed() => 0.5,
+        (Number | Time | Address | Boolean, _) => -0.7,
         _ if column.values.contains(name) => -1.0,
         _ if name.len() > LONG_NAME_BYTES => -0.5,
-        _ if column.mean_bytes > 3.0 * name.len() as f64 => 0.4,
+        _ if column.mean_bytes > 3.0 * count(name.len()) => 0.4,
         _ => 0.1,
     }
 }
 
 fn is_heading(name: &[u8]) -> bool {
-    HEADINGS.iter().any(|heading| name.eq_ignore_ascii_case(heading.as_bytes()))
+    HEADINGS.split(' ').any(|heading| name.eq_ignore_ascii_case(heading.as_bytes()))
 }
 
 fn is_year(value: &[u8]) -> bool {

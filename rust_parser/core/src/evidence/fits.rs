@@ -275,8 +275,15 @@ pub const NULL_LIKE: &[&str] = &[
 #[inline]
 pub(super) fn is_null_like(text: &[u8]) -> bool {
     // Most texts are told by their first byte or length.
-    let begins = matches!(text.first(), Some(b'N' | b'n' | b'-' | b'#' | b'\\' | 0xec | 0xed));
-    begins && text.len() <= "해당 없음".len() && NULL_LIKE.iter().any(|word| word.as_bytes() == text)
+    text.first().is_some_and(|first| may_be_null_like(*first))
+        && matches!(text.len(), 1..=4 | 6 | 12 | 13)
+        && NULL_LIKE.iter().any(|word| word.as_bytes() == text)
+}
+
+/// Whether a text that begins with this byte may say that there is no value.
+#[inline]
+pub(super) fn may_be_null_like(first: u8) -> bool {
+    matches!(first, b'N' | b'n' | b'-' | b'#' | b'\\' | 0xec | 0xed)
 }
 
 #[cfg(test)]

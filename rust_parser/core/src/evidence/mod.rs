@@ -36,7 +36,7 @@ mod value;
 use crate::record::Record;
 use crate::scan::Form;
 
-use column::{Cell, Column};
+use column::{Block, Cell, Column};
 pub use encoding::InvalidEvidence;
 pub use fits::{ColumnType, NULL_LIKE};
 pub use profile::{ColumnProfile, Profile, TopValue, merge_evidence, profile};
@@ -56,8 +56,8 @@ pub(crate) struct Evidence {
 }
 
 /// Collected bytes, and cells, at which the columns take them.
-const CHUNK_BYTES: usize = 32 * 1024;
-const CHUNK_CELLS: usize = 8 * 1024;
+const CHUNK_BYTES: usize = 128 * 1024;
+const CHUNK_CELLS: usize = 32 * 1024;
 /// Bytes of all tables of values together; how many rows each has depends on the number of columns.
 const TABLES_BYTES: usize = 512 * 1024;
 const ROW_BYTES: usize = 32;
@@ -84,8 +84,9 @@ impl Evidence {
         } else {
             self.cells.extend(own.iter().map(|span| Cell { start: base + span.start, len: span.end - span.start }));
         }
-        if own.len() < columns {
-            self.cells.resize(self.cells.len() + columns - own.len(), Cell::MISSING);
+        for column in &mut self.columns[own.len()..] {
+            column.miss();
+            self.cells.push(Cell { start: 0, len: 0 });
         }
         self.rows += 1;
         if self.text.len() >= CHUNK_BYTES || self.cells.len() >= CHUNK_CELLS {
@@ -128,8 +129,9 @@ impl Evidence {
         // Heads are read as whole words.
         self.text.resize(self.text.len() + value::HEAD_BYTES, 0);
         let columns = self.columns.len().max(1);
+        let mut block = Block::new();
         for (number, column) in self.columns.iter_mut().enumerate() {
-            column.add(&self.text, self.cells.chunks_exact(columns).map(|row| row[number]));
+            column.add(&self.text, self.cells.chunks_exact(columns).map(|row| row[number]), &mut block);
         }
         self.text.clear();
         self.cells.clear();

@@ -147,49 +147,63 @@ pub(super) struct Short {
 
 /// Reads a text of 1 to 16 bytes, the first in the lowest byte of `bytes` and zeros behind, as a number without commas
 /// and exponent; `None` for what is none, and where [`read`] must decide.
+#[inline]
+pub(super) fn read_short(bytes: u128, len: u32) -> Option<Short> {
+    if len <= 8 { read_8(bytes as u64, len) } else { read_16(bytes, len) }
+}
+
+/// Defines [`read_short`] for words of one size.
 ///
 /// The minus is shifted out, the point is found and closed, and the digits are moved to the end of the word; then all of
 /// them are checked and multiplied at once.
-#[inline]
-pub(super) fn read_short(bytes: u128, len: u32) -> Option<Short> {
-    const ONES: u128 = 0x0101_0101_0101_0101_0101_0101_0101_0101;
-    let negative = bytes as u8 == b'-';
-    let mut digits = bytes >> (u32::from(negative) * 8);
-    let mut count = len - u32::from(negative);
-    let mut scale = 0;
-    // The lowest set bit is exact: a borrow travels upwards only.
-    let points = {
-        let differs = digits ^ (ONES * b'.' as u128);
-        differs.wrapping_sub(ONES) & !differs & (ONES << 7)
-    };
-    if points != 0 {
-        let below = points & points.wrapping_neg();
-        // Bits of the digits in front of the point.
-        let front = (below >> 7) - 1;
-        count -= 1;
-        scale = count - below.trailing_zeros() / 8;
-        digits = digits & front | digits >> 8 & !front;
-        if scale == 0 {
-            return None;
+macro_rules! define_read {
+    ($name:ident, $word:ty, $value:expr) => {
+        #[inline]
+        fn $name(bytes: $word, len: u32) -> Option<Short> {
+            const ONES: $word = <$word>::MAX / 0xff;
+            const HIGHS: $word = ONES << 7;
+            let negative = u32::from(bytes as u8 == b'-');
+            let mut digits = bytes >> (negative * 8);
+            let mut count = len - negative;
+            let mut scale = 0;
+            // The lowest set bit is exact: a borrow travels upwards only.
+            let differs = digits ^ (ONES * b'.' as $word);
+            let points = differs.wrapping_sub(ONES) & !differs & HIGHS;
+            if points != 0 {
+                let bit = points & points.wrapping_neg();
+                // All bits of the digits in front of the point.
+                let front = (bit >> 7) - 1;
+                count -= 1;
+                scale = count - bit.trailing_zeros() / 8;
+                digits = digits & front | digits >> 8 & !front;
+                if scale == 0 {
+                    return None;
+                }
+            }
+            if count == 0 {
+                return None;
+            }
+            let whole_digits = count - scale;
+            if whole_digits > 1 && digits as u8 == b'0' {
+                return None;
+            }
+            let room = <$word>::BITS - count * 8;
+            // Behind the digits stand zeros: they move out. What moves in is the value of a missing digit.
+            let values = (digits << room) ^ (ONES * b'0' as $word << room);
+            if (values.wrapping_add(ONES * 0x76) | values) & HIGHS != 0 {
+                return None;
+            }
+            let amount: u64 = $value(values);
+            let mantissa = (amount as i64 ^ -i64::from(negative)) + i64::from(negative);
+            Some(Short { mantissa, scale, whole_digits })
         }
-    }
-    if count == 0 {
-        return None;
-    }
-    let whole_digits = count - scale;
-    if whole_digits > 1 && digits as u8 == b'0' {
-        return None;
-    }
-    let room = (16 - count) * 8;
-    // Zeros move in; they are the value of a missing digit once b'0' is taken off the others.
-    let values = (digits ^ (ONES * b'0' as u128) & (!0 >> room)) << room;
-    if (values.wrapping_add(ONES * 0x76) | values) & (ONES << 7) != 0 {
-        return None;
-    }
-    let amount = eight_digits(values as u64) * 100_000_000 + eight_digits((values >> 64) as u64);
-    let mantissa = if negative { -(amount as i64) } else { amount as i64 };
-    Some(Short { mantissa, scale, whole_digits })
+    };
 }
+
+define_read!(read_8, u64, eight_digits);
+define_read!(read_16, u128, |values: u128| {
+    eight_digits(values as u64) * 100_000_000 + eight_digits((values >> 64) as u64)
+});
 
 /// The number of eight digits 0 to 9, the highest in the lowest byte: pairs, then fours, then all.
 #[inline]

@@ -24,9 +24,8 @@ impl<'a> Value<'a> {
             None => filled_up(bytes),
         };
         if len <= HEAD_BYTES {
-            // Two shifts, since one by 128 is none.
-            let head = head & !((!0 << (len * 4)) << (len * 4));
-            return Self { text: &bytes[..len], head, hash: finished(mixed(SEED ^ len as u64, head)) };
+            let head = masked(head, len);
+            return Self { text: &bytes[..len], head, hash: short_hash(head, len as u32) };
         }
         let text = &bytes[..len.min(KEPT_BYTES)];
         let text = if len > KEPT_BYTES { cut(text) } else { text };
@@ -48,12 +47,33 @@ impl<'a> Value<'a> {
     pub(super) fn tail(&self) -> &'a [u8] {
         &self.text[self.text.len().min(HEAD_BYTES)..]
     }
+}
 
-    /// The head as a number that orders texts: byte by byte, the end before everything.
-    #[inline]
-    pub(super) fn order(&self) -> u128 {
-        self.head.swap_bytes()
-    }
+/// The first `len` bytes of a head, all from 16 on.
+#[inline]
+pub(super) fn masked(head: u128, len: usize) -> u128 {
+    const MASKS: [u128; HEAD_BYTES + 1] = {
+        let mut masks = [u128::MAX; HEAD_BYTES + 1];
+        let mut len = 0;
+        while len < HEAD_BYTES {
+            masks[len] = (1 << (len * 8)) - 1;
+            len += 1;
+        }
+        masks
+    };
+    head & MASKS[len.min(HEAD_BYTES)]
+}
+
+/// The head's first eight bytes as a number that orders texts: byte by byte, the end before everything.
+#[inline]
+pub(super) fn order(head: u128) -> u64 {
+    (head as u64).swap_bytes()
+}
+
+/// The hash of a value that is all in its head.
+#[inline]
+pub(super) fn short_hash(head: u128, len: u32) -> u64 {
+    finished(mixed(SEED ^ u64::from(len), head))
 }
 
 /// Odd constants with bits spread evenly (from the golden ratio, and from wyhash).
@@ -73,7 +93,8 @@ fn finished(state: u64) -> u64 {
     state ^ (state >> 29)
 }
 
-fn long_hash(text: &[u8]) -> u64 {
+/// The hash of a longer value, cut.
+pub(super) fn long_hash(text: &[u8]) -> u64 {
     let (pieces, rest) = text.as_chunks::<HEAD_BYTES>();
     let state = pieces.iter().fold(SEED ^ text.len() as u64, |state, piece| mixed(state, u128::from_le_bytes(*piece)));
     finished(mixed(state, filled_up(rest)))

@@ -7,7 +7,7 @@ const FACTOR: u64 = 0xa076_1d64_78bd_642f;
 /// The hash of `text[start..start + len]`.
 ///
 /// Pieces of two 64-bit words, little-endian, the last one filled with zeros; each is mixed in by a 128-bit product folded
-/// to 64 bits. The length is in the seed. Never `i32::MIN`: that is the mark of a free place in [`crate::hash_set`].
+/// to 64 bits. The length is in the seed. Never `i32::MIN`: that is no term in [`crate::postings`].
 ///
 /// Nearly all terms are one piece, and then no branch depends on the length: a wrongly predicted one costs more than all
 /// the rest.
