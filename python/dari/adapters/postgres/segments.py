@@ -24,7 +24,8 @@ EvidenceMerger = Callable[[list[bytes]], bytes]
 """Makes one evidence of several."""
 
 _SEGMENT = re.compile(r"[0-9a-f]{32}")
-_COPY_READ_BYTES = 1024 * 1024
+_COPY_READ_BYTES = 64 * 1024
+"""One message of COPY: it stays in the cache of the core that reads it. 1 MiB took a quarter more of PostgreSQL's time."""
 _EVIDENCE_BYTES_AT_ONCE = 4 * 1024 * 1024
 
 
@@ -76,6 +77,8 @@ def index_segment(transaction: Transaction, segment: str, merge_evidence: Eviden
     """Build what search needs, and put the evidence of all batches together. As the ingest role."""
     rows, postings, evidence = _tables(segment)
     transaction.execute(
+        # What is looked up by is spread evenly: ten parts tell as much as a hundred, from a tenth of the pages.
+        "SET LOCAL default_statistics_target = 10;"
         # Rows lie in the order of their numbers: a block-range index costs nothing and is as good.
         f"CREATE INDEX ON {rows} USING brin (row_number) WITH (pages_per_range = 8);"
         f"CREATE INDEX ON {postings} (bucket);"
