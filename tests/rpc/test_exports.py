@@ -1,9 +1,11 @@
 """ExportRows and ExportRejectedRows through a real channel: what went in comes out, whole or with an error."""
 
+import collections
 import csv
 import hashlib
 import io
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from uuid import uuid4
@@ -14,11 +16,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dari.core.exports import Exports
+from dari.core.watchdog import Watchdog
+from dari.rpc.exports import ExportCalls
 from dari.v1 import ingest_pb2 as pb
 from dari.v1 import mapping_pb2
+from tests.core.test_exports import Rejected, StoredRows, Writer
 from tests.fix_server import ServedDari, StartServer
 from tests.support.running_dari import SOON_S, Refusal, refusal, status_of
 from tests.support.uploading import APPEND, made_csv, made_rows
+from tests.support.waiting import until
 
 MIB = 1024 * 1024
 TOLD = pb.Dialect(
@@ -48,6 +55,14 @@ def _refused(call: Iterator[object]) -> Refusal:
     with pytest.raises(grpc.RpcError) as raised:
         list(call)
     return refusal(raised.value)
+
+
+def _ending(call: Iterator[object]) -> str:
+    try:
+        collections.deque(call, maxlen=0)
+    except grpc.RpcError as error:
+        return status_of(error)
+    return "OK"
 
 
 def _read(data: bytes) -> list[list[str]]:
@@ -102,7 +117,9 @@ def test_formulas_are_escaped_for_who_asks_for_it(server: ServedDari) -> None:
 
 
 CELL = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
-ROWS = st.lists(st.lists(CELL | st.sampled_from(['"', ",", "\r\n", "", " x "]), min_size=2, max_size=5), max_size=8)
+ANY_CELLS = st.lists(CELL | st.sampled_from(['"', ",", "\r\n", "", " x "]), min_size=3, max_size=3)
+WORDS = st.lists(st.text(st.characters(categories=["L", "N"]), max_size=12), min_size=2, max_size=5)
+ROWS = st.lists(ANY_CELLS | WORDS, max_size=8)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -146,7 +163,7 @@ def _large_csv(rows: int) -> bytes:
 
 
 def test_a_version_that_is_removed_meanwhile_ends_the_export_with_an_error(server: ServedDari) -> None:
-    server.uploader.upload(_large_csv(40_000), dialect=TOLD)
+    server.uploader.upload(_large_csv(16_000), dialect=TOLD)
     messages = _call(server)
     next(messages)
     server.dari.mapping.DeleteKnowledgeBase(mapping_pb2.DeleteKnowledgeBaseRequest(name="knowledgeBases/kb"))
@@ -156,17 +173,17 @@ def test_a_version_that_is_removed_meanwhile_ends_the_export_with_an_error(serve
 
 def test_a_knowledge_base_that_is_made_again_meanwhile_is_another_one(server: ServedDari) -> None:
     """Its first version has the number of the one that is being read, and as many rows."""
-    server.uploader.upload(_large_csv(40_000), dialect=TOLD)
+    server.uploader.upload(_large_csv(16_000), dialect=TOLD)
     messages = _call(server)
     next(messages)
     server.dari.mapping.DeleteKnowledgeBase(mapping_pb2.DeleteKnowledgeBaseRequest(name="knowledgeBases/kb"))
     server.dari.make_knowledge_base("kb")
-    server.uploader.upload(_large_csv(40_000), "again", dialect=TOLD)
+    server.uploader.upload(_large_csv(16_000), "again", dialect=TOLD)
     assert _refused(messages).status == "NOT_FOUND"
 
 
 def test_an_export_that_nobody_reads_holds_nothing_in_the_database(server: ServedDari) -> None:
-    server.uploader.upload(_large_csv(40_000), dialect=TOLD)
+    server.uploader.upload(_large_csv(16_000), dialect=TOLD)
     messages = _call(server)
     first = next(messages)
     user = psycopg2.extensions.parse_dsn(server.dsns.service_dsn)["user"]
@@ -187,28 +204,52 @@ def test_an_export_that_nobody_reads_holds_nothing_in_the_database(server: Serve
     assert first.data + rest == _exported(server)
 
 
-def test_a_caller_who_takes_nothing_is_cut_off(start_server: StartServer) -> None:
-    server = start_server(export_stall_timeout_s=0.2)
+def test_a_caller_who_takes_nothing_is_cut_off() -> None:
+    cancelled = threading.Event()
+    with closing(Watchdog()) as watchdog:
+        exports = Exports(StoredRows([b"x"] * 3), Rejected([]), Writer)
+        calls = ExportCalls(tenant="t", exports=exports, watchdog=watchdog, stall_timeout_s=0.05)
+        messages = calls.rows(pb.ExportRowsRequest(knowledge_base="knowledgeBases/kb"), cancelled.set)
+        assert next(messages).data == b"a,b\n"
+        assert cancelled.wait(SOON_S)
+        cancelled.clear()
+        assert [message.data for message in messages] == [b"xxx"]
+        assert not cancelled.wait(0.2), "nobody waits for a caller any more"
+
+
+def test_a_caller_who_takes_nothing_keeps_no_thread_of_the_server(start_server: StartServer) -> None:
+    server = start_server(export_stall_timeout_s=0.2, rpc_threads=4)
     server.dari.make_knowledge_base("kb")
-    server.uploader.upload(_large_csv(40_000), dialect=TOLD)
-    messages = server.dari.ingest.ExportRows(pb.ExportRowsRequest(knowledge_base="knowledgeBases/kb"), timeout=SOON_S)
-    next(messages)
-    ended = messages.code()  # Waits for the end of the call, and reads no message.
-    assert ended is grpc.StatusCode.CANCELLED
+    server.uploader.upload(_large_csv(16_000), dialect=TOLD)
+    stalled = [_call(server) for _ in range(4)]
+    for messages in stalled:
+        next(messages)
     with pytest.raises(grpc.RpcError) as raised:
-        list(messages)
-    assert status_of(raised.value) == "CANCELLED"
+        server.uploader.state()
+    assert status_of(raised.value) == "RESOURCE_EXHAUSTED"
+
+    def is_served() -> bool:
+        try:
+            server.uploader.state()
+        except grpc.RpcError as error:
+            if status_of(error) != "RESOURCE_EXHAUSTED":
+                raise
+            return False
+        return True
+
+    until(is_served)
+    assert "CANCELLED" in [_ending(messages) for messages in stalled]
 
 
 def test_a_caller_who_leaves_ends_the_export(server: ServedDari) -> None:
-    server.uploader.upload(_large_csv(40_000), dialect=TOLD)
+    server.uploader.upload(_large_csv(16_000), dialect=TOLD)
     messages = server.dari.ingest.ExportRows(pb.ExportRowsRequest(knowledge_base="knowledgeBases/kb"), timeout=SOON_S)
     next(messages)
     messages.cancel()
     with pytest.raises(grpc.RpcError) as raised:
         list(messages)
     assert status_of(raised.value) == "CANCELLED"
-    assert hashlib.sha256(_exported(server)).digest() == hashlib.sha256(_large_csv(40_000)).digest()
+    assert hashlib.sha256(_exported(server)).digest() == hashlib.sha256(_large_csv(16_000)).digest()
 
 
 def _rejected(served: ServedDari, upload: str = "uploads/u") -> bytes:

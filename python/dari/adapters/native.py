@@ -118,11 +118,6 @@ class ParserFactory:
         )
 
 
-def merge_evidence(parts: Sequence[bytes]) -> bytes:
-    """The evidence of all these batches together. Raises ValueError where one of them is no evidence."""
-    return _native.merge_evidence(list(parts))
-
-
 class NativeLexer:
     """A Lexer."""
 

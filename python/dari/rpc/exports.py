@@ -4,8 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-import grpc
-
 from dari.core.exports import Exports
 from dari.core.watchdog import Watchdog
 from dari.rpc import names
@@ -27,20 +25,20 @@ class ExportCalls:
         self._watchdog = watchdog
         self._stall_timeout_s = stall_timeout_s
 
-    def rows(self, request: pb.ExportRowsRequest, context: grpc.ServicerContext) -> Iterator[pb.ExportRowsResponse]:
-        """See ExportRows in ingest.proto."""
+    def rows(self, request: pb.ExportRowsRequest, cancel: Callable[[], object]) -> Iterator[pb.ExportRowsResponse]:
+        """See ExportRows in ingest.proto. `cancel` ends the call, from any thread."""
         base = names.resource_id("knowledge_base", request.knowledge_base, "knowledgeBases")
         number = version_number(request.version)
         pieces = self._exports.rows(self._tenant, base, number, escape_formulas=request.escape_formulas)
-        return self._watched((pb.ExportRowsResponse(data=piece) for piece in pieces), context.cancel)
+        return self._watched((pb.ExportRowsResponse(data=piece) for piece in pieces), cancel)
 
     def rejected_rows(
-        self, request: pb.ExportRejectedRowsRequest, context: grpc.ServicerContext
+        self, request: pb.ExportRejectedRowsRequest, cancel: Callable[[], object]
     ) -> Iterator[pb.ExportRejectedRowsResponse]:
-        """See ExportRejectedRows in ingest.proto."""
+        """See ExportRejectedRows in ingest.proto. `cancel` ends the call, from any thread."""
         upload = names.upload_id("upload", request.upload)
         pieces = self._exports.rejected_rows(self._tenant, upload)
-        return self._watched((pb.ExportRejectedRowsResponse(data=piece) for piece in pieces), context.cancel)
+        return self._watched((pb.ExportRejectedRowsResponse(data=piece) for piece in pieces), cancel)
 
     def _watched(self, messages: Iterator[Message], cancel: Callable[[], object]) -> Iterator[Message]:
         """The messages; `cancel` is called where the caller has not taken one in time."""

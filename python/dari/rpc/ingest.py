@@ -132,13 +132,13 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         self, request: pb.ExportRejectedRowsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ExportRejectedRowsResponse]:
         """See ingest.proto."""
-        return self._exports.rejected_rows(request, context)
+        return self._exports.rejected_rows(request, context.cancel)
 
     def ExportRows(
         self, request: pb.ExportRowsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ExportRowsResponse]:
         """See ingest.proto."""
-        return self._exports.rows(request, context)
+        return self._exports.rows(request, context.cancel)
 
     def GetProfile(self, request: pb.GetProfileRequest, context: grpc.ServicerContext) -> pb.GetProfileResponse:
         """See ingest.proto."""

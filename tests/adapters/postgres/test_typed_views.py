@@ -92,9 +92,13 @@ def _store(transaction: Transaction, segment: str, rows: Sequence[Sequence[str]]
         preamble_lines=0,
         header_rows=1,
     )
-    parser = ParserFactory(batch_bytes=64 * 1024, max_record_bytes=1024 * 1024, max_columns=1_500)(
-        ParseOptions(told, replaces_invalid_bytes=False, keeps_ragged_rows=True), None
-    )
+    parser = ParserFactory(
+        batch_bytes=64 * 1024,
+        max_record_bytes=1024 * 1024,
+        max_cell_bytes=1024 * 1024,
+        max_header_bytes=256 * 1024,
+        max_columns=1_500,
+    )(ParseOptions(told, replaces_invalid_bytes=False, keeps_ragged_rows=True), None)
     batches = [*parser.feed(text.getvalue().encode()), *parser.finish()]
     create_segment(transaction, segment, TENANT, BASE, len(rows[0]))
     at = 0
@@ -279,8 +283,7 @@ def _stamps(draw: st.DrawFn, day_form: str, clock_form: str, *, zoned: bool) -> 
     if not zoned:
         return f"{day_text}{joint}{clock_text}", meant
     zone = draw(st.sampled_from(sorted(ZONES)))
-    at = meant.replace(tzinfo=timezone(timedelta(minutes=ZONES[zone])))
-    return f"{day_text}{joint}{clock_text}{zone}", at.astimezone(UTC)
+    return f"{day_text}{joint}{clock_text}{zone}", meant.replace(tzinfo=timezone(timedelta(minutes=ZONES[zone])))
 
 
 def _decimal(number: Decimal) -> tuple[str, Decimal]:

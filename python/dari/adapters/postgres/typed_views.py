@@ -26,7 +26,7 @@ _KOREAN_MARKS = "년월일"
 _MORNING = "오전"
 _CLOCK = "(?:오[전후] )?[0-9]{1,2}:.*$"
 """A time of day, and its zone, behind the blank or T that follows a day."""
-_TIMESTAMP_FORM = re.compile(r"(.+) ((?:오전 )?(?:HH|h):MM(?::SS)?(?: AM)?)(±HH:MM)?")
+_TIMESTAMP_FORM = re.compile(r"(.+?) ((?:오전 )?(?:HH|h):MM(?::SS)?(?: AM)?)(±HH:MM)?")
 
 
 _PARTS = """

@@ -312,6 +312,8 @@ mod tests {
             (&["999999999999999999999999999999999999999"], Text, ""),
             (&["1e5", "2.5E-3", "7"], Float, ""),
             (&["1e999"], Text, ""),
+            (&["1e-999"], Text, ""),
+            (&["0e-999", "-0.0E5"], Float, ""),
             (&["1,234,567", "12", "999"], Integer, ""),
             (&["1,234.50", "0.5"], Decimal, ""),
             (&["1,23"], Text, ""),
@@ -367,6 +369,8 @@ mod tests {
     #[test]
     fn null_like_texts_are_those_of_the_list() {
         assert!(NULL_LIKE.iter().all(|word| is_null_like(word.as_bytes())));
+        // By this the typed view tells them from numbers, dates and times.
+        assert!(!NULL_LIKE.iter().any(|word| word.contains(|character: char| character.is_ascii_digit())));
         for word in ["", "N", "no", "--", "0", "nUll", "해당", "#N/A!"] {
             assert!(!is_null_like(word.as_bytes()), "{word}");
         }

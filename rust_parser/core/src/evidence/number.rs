@@ -119,7 +119,7 @@ pub(super) fn read(text: &[u8]) -> Option<(Fits, Number)> {
     Some((fits, Number::Exact(decimal)))
 }
 
-/// A number that ends in `exponent`, finite as `f64`.
+/// A number that ends in `exponent`, finite as `f64`. PostgreSQL refuses one that would become 0 there and is none.
 fn float(text: &[u8], exponent: &[u8]) -> Option<(Fits, Number)> {
     let (b'e' | b'E', power) = exponent.split_first()? else { return None };
     let digits = power.strip_prefix(b"-").or_else(|| power.strip_prefix(b"+")).unwrap_or(power);
@@ -127,7 +127,8 @@ fn float(text: &[u8], exponent: &[u8]) -> Option<(Fits, Number)> {
         return None;
     }
     let number = std::str::from_utf8(text).ok()?.parse::<f64>().ok().filter(|number| number.is_finite())?;
-    Some((Fits::FLOAT, Number::Float(number)))
+    let is_zero = !text[..text.len() - exponent.len()].iter().any(|byte| matches!(byte, b'1'..=b'9'));
+    (is_zero || number != 0.0).then_some((Fits::FLOAT, Number::Float(number)))
 }
 
 fn has_groups_of_three(whole: &[u8]) -> bool {
