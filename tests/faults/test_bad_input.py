@@ -3,7 +3,9 @@
 The endless ones come from a generator and never exist: what is refused must be refused long before they end.
 """
 
+import csv
 import hashlib
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -14,7 +16,7 @@ from dari.client import CallFailed, Client, Progress
 from dari.v1 import ingest_pb2 as pb
 from tests.fix_postgres import PostgresDsns, copied_database
 from tests.support.fault_sizes import BIG_BYTES
-from tests.support.ingesting import KNOWLEDGE_BASE, make_knowledge_base, send
+from tests.support.ingesting import KNOWLEDGE_BASE, TOLD, make_knowledge_base, send
 from tests.support.known_file import EndlessSource
 from tests.support.serving_process import MIB, ServingProcess
 from tests.support.uploading import Stored
@@ -23,11 +25,6 @@ GIB = 1024 * MIB
 MOST_READ_BYTES = 64 * MIB
 """Of an endless file, before it is refused: a batch and what is under way."""
 UTF_8 = pb.Dialect(encoding=pb.ENCODING_UTF_8)
-PLAIN = pb.Dialect(
-    delimiter=",", quote='"', header_rows=1, escape="none", comment="none", trims_blanks=False, preamble_lines=0,
-    encoding=pb.ENCODING_UTF_8,
-)  # fmt: skip
-"""Nothing is left to be found out."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Endless:
     codes: frozenset[str]
     line: int
     byte: int
-    dialect: pb.Dialect = field(default_factory=lambda: PLAIN)
+    dialect: pb.Dialect = field(default_factory=lambda: TOLD)
 
 
 TOO_LONG = frozenset({"record_too_long", "cell_too_long"})
@@ -120,7 +117,7 @@ def test_a_quote_never_closed_over_a_large_file_loses_no_row(serving: Serving, b
     row = b"2,text\n"
     rows = BIG_BYTES // 8 // len(row)
     source = EndlessSource([beginning, row * 1024], len(beginning) + rows * len(row))
-    receipt = serving.ingest(source, upload_id(repr(beginning)), PLAIN)
+    receipt = serving.ingest(source, upload_id(repr(beginning)), TOLD)
     assert (receipt.rows_stored, receipt.rows_rejected) == (rows + 1, 0)
 
 
@@ -138,7 +135,7 @@ class Small:
 WORDS = "이름,설명\n서울,수도\n부산,항구\n대구,섬유\n"
 WORD_ROWS = (("서울", "수도"), ("부산", "항구"), ("대구", "섬유"))
 SMALL = {
-    "NUL in a row": Small(b"a,b\n1,2\n3,\0\n5,6\n", (("1", "2"), ("5", "6")), ((3, "nul_byte"),), PLAIN),
+    "NUL in a row": Small(b"a,b\n1,2\n3,\0\n5,6\n", (("1", "2"), ("5", "6")), ((3, "nul_byte"),), TOLD),
     "invalid bytes": Small(b"a,b\n1,2\n\xff,4\n5,6\n", (("1", "2"), ("5", "6")), ((3, "invalid_bytes"),), UTF_8),
     "a surrogate, as CESU-8 writes it": Small(
         b"a,b\n1,2\n\xed\xa0\x80,4\n5,6\n", (("1", "2"), ("5", "6")), ((3, "invalid_bytes"),), UTF_8
@@ -151,17 +148,17 @@ SMALL = {
     "CP949": Small(WORDS.encode("cp949"), WORD_ROWS, columns=("이름", "설명")),
     "CR alone": Small(b"a,b\r1,2\r3,4\r", (("1", "2"), ("3", "4"))),
     "mixed line ends": Small(b"a,b\n1,2\r\n3,4\r5,6", (("1", "2"), ("3", "4"), ("5", "6"))),
-    r"\. alone on a line": Small(b"a\n1\n\\.\n2\n", (("1",), ("\\.",), ("2",)), (), PLAIN, ("a",)),
-    r"\. alone on a line of two columns": Small(b"a,b\n1,2\n\\.\n3,4\n", (("1", "2"), ("\\.",), ("3", "4")), (), PLAIN),
-    "text after a quote": Small(b'a,b\n"1"x,2\n3,4\n', (('"1"x', "2"), ("3", "4")), (), PLAIN),
-    "short and long rows": Small(b"a,b\n1\n1,2,3\n1,2\n", (("1",), ("1", "2", "3"), ("1", "2")), (), PLAIN),
+    r"\. alone on a line": Small(b"a\n1\n\\.\n2\n", (("1",), ("\\.",), ("2",)), (), TOLD, ("a",)),
+    r"\. alone on a line of two columns": Small(b"a,b\n1,2\n\\.\n3,4\n", (("1", "2"), ("\\.",), ("3", "4")), (), TOLD),
+    "text after a quote": Small(b'a,b\n"1"x,2\n3,4\n', (('"1"x', "2"), ("3", "4")), (), TOLD),
+    "short and long rows": Small(b"a,b\n1\n1,2,3\n1,2\n", (("1",), ("1", "2", "3"), ("1", "2")), (), TOLD),
     "a row of 5,000 cells": Small(
-        b"a,b\n1,2\n" + b"x," * 5_000 + b"\n3,4\n", (("1", "2"), ("3", "4")), ((3, "too_many_fields"),), PLAIN
+        b"a,b\n1,2\n" + b"x," * 5_000 + b"\n3,4\n", (("1", "2"), ("3", "4")), ((3, "too_many_fields"),), TOLD
     ),
     "cells that are formulas": Small(
         b'f,g\n=1+1,+1\n-1,@SUM(A1)\n"\t=1","\r=1"\n"=HYPERLINK(""http://x"",""y"")",=\'x\'!A1\n',
         (("=1+1", "+1"), ("-1", "@SUM(A1)"), ("\t=1", "\r=1"), ('=HYPERLINK("http://x","y")', "='x'!A1")),
-        (), PLAIN, ("f", "g"),
+        (), TOLD, ("f", "g"),
     ),
 }  # fmt: skip
 
@@ -175,6 +172,25 @@ def test_an_ugly_file_is_loaded_exactly_and_what_is_not_is_listed(serving: Servi
     assert serving.rejected(id) == list(case.rejected)
     assert tuple(receipt.columns) == case.columns
     assert receipt.rows_stored == len(case.rows)
+
+
+def test_formulas_come_out_as_they_came_in_and_escaped_where_that_is_asked_for(serving: Serving) -> None:
+    """Byte for byte by default; with a mark in front, they are no formulas to a spreadsheet."""
+    name = "cells that are formulas"
+    serving.ingest(SMALL[name].data, upload_id("exported"), TOLD)
+    exported = exported_rows(serving, escape_formulas=False)
+    assert exported == [SMALL[name].columns, *SMALL[name].rows]
+    escaped = exported_rows(serving, escape_formulas=True)
+    assert escaped[1:] == [
+        tuple(cell if cell in ("+1", "-1") else f"'{cell}" for cell in row) for row in SMALL[name].rows
+    ]
+
+
+def exported_rows(serving: Serving, *, escape_formulas: bool) -> list[tuple[str, ...]]:
+    """The current version as the csv module reads its export."""
+    request = pb.ExportRowsRequest(knowledge_base=KNOWLEDGE_BASE, escape_formulas=escape_formulas)
+    text = b"".join(piece.data for piece in serving.client.ingests.ExportRows(request)).decode()
+    return [tuple(row) for row in csv.reader(io.StringIO(text, newline=""))]
 
 
 REFUSED = {
@@ -191,7 +207,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_line_byte_and_reason(serving
     """Nothing of it is stored."""
     data, code, line, byte = REFUSED[name]
     with pytest.raises(CallFailed) as raised:
-        serving.ingest(data, upload_id(name), PLAIN)
+        serving.ingest(data, upload_id(name), TOLD)
     assert raised.value.reason == "MALFORMED_FILE"
     told = raised.value.metadata
     assert (told["code"], told["line"], told["byte_offset"]) == (code, str(line), str(byte))
@@ -215,7 +231,7 @@ def test_every_boundary_between_chunks_at_every_byte_gives_the_same_rows(serving
 
 def messages(id: str, pieces: list[bytes]) -> Iterator[pb.IngestRequest]:
     yield pb.IngestRequest(
-        open=pb.OpenUpload(knowledge_base=KNOWLEDGE_BASE, upload_id=id, mode=pb.UPLOAD_MODE_REPLACE, dialect=PLAIN)
+        open=pb.OpenUpload(knowledge_base=KNOWLEDGE_BASE, upload_id=id, mode=pb.UPLOAD_MODE_REPLACE, dialect=TOLD)
     )
     offset = 0
     for piece in pieces:

@@ -12,7 +12,7 @@ from dari.v1 import ingest_pb2 as pb
 from tests.faults.conftest import StartProcess
 from tests.fix_postgres import PostgresDsns
 from tests.support.exactly_once import assert_exactly_once
-from tests.support.ingesting import KNOWLEDGE_BASE, make_knowledge_base, send
+from tests.support.ingesting import KNOWLEDGE_BASE, TOLD, make_knowledge_base, send
 from tests.support.known_file import KnownFile, seeded_file
 from tests.support.running_dari import SOON_S
 from tests.support.serving_process import Replicas
@@ -93,7 +93,7 @@ def test_a_replace_that_does_not_come_to_its_end_changes_nothing_for_readers(
         whole = everything(client)
         with read_all_along(client) as seen:
             stream = IngestStream(client.ingests)
-            stream.open("second")
+            stream.open("second", dialect=TOLD)
             stream.opened()
             interrupt(stream, client, after)
         assert seen == {whole}

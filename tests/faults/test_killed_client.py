@@ -35,7 +35,7 @@ def test_a_client_that_dies_holds_nothing_and_another_goes_on(
         make_knowledge_base(client)
         for seed in range(max(1, SEEDS // 6)):
             chance = random.Random(seed)
-            file, id = seeded_file(chance), f"seed-{seed}"
+            file, id = seeded_file(chance, most_rows=60_000), f"seed-{seed}"
             given = chance.randrange(len(file.data) // 2, len(file.data))
             with SendingProcess(server.address, id) as dying:
                 dying.feed(file.data[:given])

@@ -20,7 +20,7 @@ from tests.fix_postgres import PostgresDsns
 from tests.support.exactly_once import assert_exactly_once
 from tests.support.fault_proxy import Fault, FaultProxy, PostgresProxy
 from tests.support.fault_sizes import SEEDS
-from tests.support.ingesting import make_knowledge_base, rejected_lines, send
+from tests.support.ingesting import TOLD, make_knowledge_base, rejected_lines, send
 from tests.support.killer import Killer, committed_offset
 from tests.support.known_file import seeded_file
 from tests.support.running_dari import SOON_S
@@ -38,7 +38,8 @@ def run_seeds(client: Client, database: PostgresDsns, kill: Callable[[], None]) 
             chance = random.Random(seed)
             file, id = seeded_file(chance), f"seed-{seed}"
             killer = Killer(chance, kill, partial(committed_offset, session, id))
-            receipt = send(client, id, file.data, on_progress=killer.on_progress)
+            dialect = chance.choice((None, TOLD))
+            receipt = send(client, id, file.data, dialect=dialect, on_progress=killer.on_progress)
             killer.join()
             assert_exactly_once(database.admin_dsn, id, file.expected)
             assert (receipt.rows_stored, receipt.rows_rejected) == (

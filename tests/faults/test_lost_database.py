@@ -21,7 +21,7 @@ from tests.fix_postgres import PostgresDsns
 from tests.support.exactly_once import assert_exactly_once, assert_nothing_partial
 from tests.support.fault_proxy import PostgresProxy
 from tests.support.fault_sizes import SEEDS
-from tests.support.ingesting import make_knowledge_base, send
+from tests.support.ingesting import TOLD, make_knowledge_base, send
 from tests.support.killer import Killer
 from tests.support.known_file import LargeFile, seeded_file
 from tests.support.running_dari import Refusal
@@ -88,14 +88,14 @@ def test_a_database_that_answers_no_more_is_told_with_the_committed_offset(
             proxy.forward()
             for id, client in (("swallowed", swallowed_client), ("frozen", frozen_client)):
                 assert_told_what_is_safe(refusals[id], database, id)
-                send(client, id, file.data)
+                send(client, id, file.data, dialect=TOLD)
                 assert_exactly_once(database.admin_dsn, id, file.expected)
 
 
 def half_sent(client: Client, upload_id: str, data: bytes) -> IngestStream:
     """A stream that has sent half of the file, some of which is committed."""
     stream = IngestStream(client.ingests)
-    stream.open(upload_id)
+    stream.open(upload_id, dialect=TOLD)
     stream.opened()
     stream.chunks(data[: len(data) // 2])
     stream.committed(1)

@@ -13,7 +13,7 @@ from tests.faults.conftest import StartProcess
 from tests.fix_postgres import PostgresDsns
 from tests.support.exactly_once import assert_exactly_once
 from tests.support.fault_sizes import SEEDS
-from tests.support.ingesting import make_knowledge_base, send
+from tests.support.ingesting import TOLD, make_knowledge_base, send
 from tests.support.known_file import seeded_file
 from tests.support.uploading import CHUNK_BYTES, IngestStream
 
@@ -58,7 +58,7 @@ def test_offsets_that_jump_are_refused_and_those_that_fall_back_are_skipped_whic
         while len(file.data) - offset > 6 * CHUNK_BYTES:
             turn += 1
             stream = IngestStream((first, second)[turn % 2].ingests)
-            stream.open("u")
+            stream.open("u", dialect=TOLD)
             offset = stream.opened()
             if turn % 3 == 1:
                 stream.chunk(offset + 1, file.data[offset + 1 : offset + 10])
@@ -71,7 +71,7 @@ def test_offsets_that_jump_are_refused_and_those_that_fall_back_are_skipped_whic
             assert stream.committed(offset).offset_bytes >= offset
             stream.leave()
         assert turn > 3
-        send(first, "u", file.data)
+        send(first, "u", file.data, dialect=TOLD)
     assert_exactly_once(database.admin_dsn, "u", file.expected)
 
 
@@ -84,16 +84,16 @@ def test_other_bytes_under_the_same_id_never_mix_with_the_first_ones(
         make_knowledge_base(client)
         send(client, "whole", file.data)
         begun = IngestStream(client.ingests)
-        begun.open("mixed")
+        begun.open("mixed", dialect=TOLD)
         begun.opened()
         begun.chunks(file.data[: len(file.data) // 2])
         begun.committed(1)
         begun.leave()
         with pytest.raises(CallFailed) as raised:
-            send(client, "mixed", other.data)
+            send(client, "mixed", other.data, dialect=TOLD)
         assert raised.value.reason in ("CHECKSUM_MISMATCH", "MALFORMED_FILE")
         with pytest.raises(CallFailed) as raised:
-            send(client, "mixed", file.data)
+            send(client, "mixed", file.data, dialect=TOLD)
         assert (raised.value.code, raised.value.reason) == (
             grpc.StatusCode.FAILED_PRECONDITION,
             "UPLOAD_CONFLICT",

@@ -59,9 +59,8 @@ def stored(cursor: Cursor, segment: str) -> tuple[int, int, int, int, int]:
     )
     names = [name for (name,) in cursor.fetchall()]
     # A cell that a row is too short to have is NULL, which array_to_string leaves out.
-    cells = f"ARRAY[{', '.join(name for name in names if name != 'extra_cells')}]"
-    if "extra_cells" in names:
-        cells += " || extra_cells"
+    *columns, extra_cells = names
+    cells = f"ARRAY[{', '.join(columns)}] || {extra_cells}"
     cursor.execute(_STORED.format(cells=cells, segment=segment))
     ((count, rows_hash, numbers, first, last),) = cursor.fetchall()
     return count, rows_hash, numbers, first, last

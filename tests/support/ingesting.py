@@ -16,6 +16,11 @@ from tests.support.known_file import KnownFile
 from tests.support.serving_process import environment
 
 KNOWLEDGE_BASE = "knowledgeBases/kb"
+TOLD = pb.Dialect(
+    delimiter=",", quote='"', header_rows=1, escape="none", comment="none", trims_blanks=False, preamble_lines=0,
+    encoding=pb.ENCODING_UTF_8,
+)  # fmt: skip
+"""A dialect of which nothing is left to be found out: the first batch does not wait for the file's first 256 KiB."""
 _CREATION_ID = "6f0b1f0e-4c1d-4b0c-9d58-0f6a52b7f3aa"
 """Makes the creation of the knowledge base idempotent."""
 

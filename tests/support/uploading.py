@@ -78,9 +78,9 @@ class IngestStream:
     def finish(self, total_size_bytes: int, sha256: bytes = b"") -> None:
         self.send(pb.IngestRequest(finish=pb.FinishUpload(total_size_bytes=total_size_bytes, sha256=sha256)))
 
-    def begin(self, data: bytes, upload_id: str = "u") -> None:
+    def begin(self, data: bytes, upload_id: str = "u", dialect: pb.Dialect | None = None) -> None:
         """Send a whole file, with its digest."""
-        self.open(upload_id)
+        self.open(upload_id, dialect=dialect)
         self.chunks(data)
         self.finish(len(data), hashlib.sha256(data).digest())
         self.end()

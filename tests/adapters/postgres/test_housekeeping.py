@@ -7,7 +7,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from dari.adapters.native import merge_evidence
+from dari.adapters.native import NativeEvidence
 from dari.adapters.postgres.database import Database, Role
 from dari.adapters.postgres.housekeeping_store import PostgresHousekeepingStore
 from dari.adapters.postgres.segments import lock_segments
@@ -39,7 +39,7 @@ def served(start_server: StartServer) -> ServedDari:
 def another_server(dsns: PostgresDsns, retention: Retention = KEEP_ALL) -> Iterator[Housekeeping]:
     """The housekeeping of a replica over the same database."""
     with closing(Database(dsns.service_dsn, max_connections=4, wait_timeout_s=5, statement_timeout_s=30)) as database:
-        uploads = PostgresUploadStore(database, merge_evidence)
+        uploads = PostgresUploadStore(database, NativeEvidence())
         yield Housekeeping(uploads, PostgresHousekeepingStore(database), retention, DAY_S, RecordedEvents())
 
 
