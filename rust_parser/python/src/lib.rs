@@ -120,6 +120,7 @@ impl Checkpoint {
 struct Batch {
     rows: Py<PyBytes>,
     postings: Py<PyBytes>,
+    evidence: Py<PyBytes>,
     rows_stored: u64,
     rejected: Vec<Py<RejectedRow>>,
     checkpoint: Py<Checkpoint>,
@@ -132,6 +133,7 @@ impl Batch {
         let converted = Self {
             rows: PyBytes::new(py, &batch.rows).unbind(),
             postings: PyBytes::new(py, &batch.postings).unbind(),
+            evidence: PyBytes::new(py, &batch.evidence).unbind(),
             rows_stored: batch.rows_stored,
             rejected: rejected.collect::<PyResult<_>>()?,
             checkpoint: Py::new(py, Checkpoint(batch.checkpoint))?,
@@ -152,6 +154,12 @@ impl Batch {
     #[getter]
     fn postings(&self, py: Python<'_>) -> Py<PyBytes> {
         self.postings.clone_ref(py)
+    }
+
+    /// What is in the columns of the rows.
+    #[getter]
+    fn evidence(&self, py: Python<'_>) -> Py<PyBytes> {
+        self.evidence.clone_ref(py)
     }
 
     /// Rows in `rows`.
@@ -301,6 +309,159 @@ fn mark(text: &str) -> u8 {
     }
 }
 
+/// What is in a column.
+#[pyclass(frozen, module = "dari._native")]
+struct ColumnProfile(dari_parser::ColumnProfile);
+
+#[pymethods]
+impl ColumnProfile {
+    /// The type that fits every value.
+    #[getter]
+    fn r#type(&self) -> &'static str {
+        self.0.column_type.as_str()
+    }
+
+    /// How dates and times are written.
+    #[getter]
+    fn format(&self) -> &str {
+        &self.0.format
+    }
+
+    /// Digits in all.
+    #[getter]
+    fn precision(&self) -> u32 {
+        self.0.precision
+    }
+
+    /// Digits behind the point.
+    #[getter]
+    fn scale(&self) -> u32 {
+        self.0.scale
+    }
+
+    /// Whether month-first and day-first both fit every date.
+    #[getter]
+    fn ambiguous_day_order(&self) -> bool {
+        self.0.ambiguous_day_order
+    }
+
+    /// Whether numbers have grouping commas.
+    #[getter]
+    fn grouped(&self) -> bool {
+        self.0.grouped
+    }
+
+    /// Cells, the missing ones not counted.
+    #[getter]
+    fn cell_count(&self) -> u64 {
+        self.0.cells
+    }
+
+    /// Rows too short to have this cell.
+    #[getter]
+    fn missing_count(&self) -> u64 {
+        self.0.missing
+    }
+
+    /// Cells without text.
+    #[getter]
+    fn empty_count(&self) -> u64 {
+        self.0.empty
+    }
+
+    /// Cells that say that there is no value.
+    #[getter]
+    fn null_like_count(&self) -> u64 {
+        self.0.null_like
+    }
+
+    /// Bytes of all cells.
+    #[getter]
+    fn total_bytes(&self) -> u64 {
+        self.0.bytes
+    }
+
+    /// Distinct values.
+    #[getter]
+    fn distinct_estimate(&self) -> u64 {
+        self.0.distinct
+    }
+
+    /// Whether that is no estimate.
+    #[getter]
+    fn distinct_is_exact(&self) -> bool {
+        self.0.distinct_is_exact
+    }
+
+    /// Smallest value.
+    #[getter]
+    fn min(&self) -> &str {
+        &self.0.min
+    }
+
+    /// Largest value.
+    #[getter]
+    fn max(&self) -> &str {
+        &self.0.max
+    }
+
+    /// Sum of a numeric column.
+    #[getter]
+    fn sum(&self) -> &str {
+        &self.0.sum
+    }
+
+    /// Whether no rounding is in it.
+    #[getter]
+    fn sum_is_exact(&self) -> bool {
+        self.0.sum_is_exact
+    }
+
+    /// Mean of a numeric column.
+    #[getter]
+    fn mean(&self) -> Option<f64> {
+        self.0.mean
+    }
+
+    /// Characters of the shortest value.
+    #[getter]
+    fn shortest_chars(&self) -> u64 {
+        self.0.shortest_chars
+    }
+
+    /// Characters of the longest value.
+    #[getter]
+    fn longest_chars(&self) -> u64 {
+        self.0.longest_chars
+    }
+
+    /// The most frequent values.
+    #[getter]
+    fn top_values(&self) -> Vec<(&str, u64, u64)> {
+        self.0.top_values.iter().map(|top| (top.value.as_str(), top.count, top.error)).collect()
+    }
+}
+
+/// The evidence of all these rows together.
+#[pyfunction]
+#[expect(clippy::needless_pass_by_value, reason = "a list is taken whole")]
+fn merge_evidence<'py>(py: Python<'py>, parts: Vec<Bound<'py, PyBytes>>) -> PyResult<Bound<'py, PyBytes>> {
+    let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
+    let merged = py.detach(|| dari_parser::merge_evidence(parts)).map_err(invalid_evidence)?;
+    Ok(PyBytes::new(py, &merged))
+}
+
+/// The columns in order.
+#[pyfunction]
+fn profile(py: Python<'_>, evidence: &[u8]) -> PyResult<Vec<ColumnProfile>> {
+    let profile = py.detach(|| dari_parser::profile(evidence)).map_err(invalid_evidence)?;
+    Ok(profile.columns.into_iter().map(ColumnProfile).collect())
+}
+
+fn invalid_evidence(error: dari_parser::InvalidEvidence) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
 /// The search terms of a text, in order of first appearance, each once.
 #[pyfunction]
 fn lexemes(text: &str) -> Vec<String> {
@@ -359,7 +520,7 @@ fn invalid_postings(error: dari_parser::InvalidPostings) -> PyErr {
 mod _native {
     #[pymodule_export]
     use super::{
-        Batch, Checkpoint, ParseError, Parser, RejectedRow, best_blocks, count_blocks, count_matches, lexeme_buckets,
-        lexeme_hashes, lexemes,
+        Batch, Checkpoint, ColumnProfile, ParseError, Parser, RejectedRow, best_blocks, count_blocks, count_matches,
+        lexeme_buckets, lexeme_hashes, lexemes, merge_evidence, profile,
     };
 }
