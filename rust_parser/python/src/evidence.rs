@@ -70,10 +70,28 @@ impl ColumnProfile {
         self.0.null_like
     }
 
+    /// Bytes of all cells.
+    #[getter]
+    fn total_bytes(&self) -> u64 {
+        self.0.bytes
+    }
+
     /// Distinct values, estimated.
     #[getter]
     fn distinct_estimate(&self) -> u64 {
         self.0.distinct
+    }
+
+    /// Whether that is no estimate.
+    #[getter]
+    fn distinct_is_exact(&self) -> bool {
+        self.0.distinct_is_exact
+    }
+
+    /// Whether no rounding is in the sum.
+    #[getter]
+    fn sum_is_exact(&self) -> bool {
+        self.0.sum_is_exact
     }
 
     /// Smallest value.
