@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dari import _native
+from tests.native.readings import RFC_4180
 
 NULL_LIKE = ["NULL", "N/A", "-", "없음"]
 
@@ -16,7 +17,7 @@ def _evidence(rows: list[list[str]], batch_bytes: int) -> list[bytes]:
     """Evidence of each batch of a file with these rows, every cell quoted."""
     header = ",".join(f"c{number}" for number in range(len(rows[0])))
     lines = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in rows]
-    parser = _native.Parser(batch_bytes=batch_bytes)
+    parser = _native.Parser(**RFC_4180, batch_bytes=batch_bytes)
     batches = parser.feed("\n".join([header, *lines, ""]).encode())
     return [batch.evidence for batch in [*batches, *parser.finish()] if batch.rows_stored]
 

@@ -6,8 +6,8 @@ the client down through gRPC's flow control.
 Batch k+1 goes to the database on a connection of its own, beside batch k, and is committed after it: its rows are there
 when its turn comes, and only then it moves the committed offset. That order cannot lock up. A batch waits for nothing
 but the one before it in the same file, which waits for nothing behind it: not for a lock (see `Turn`), and not for a
-thread or a connection. Each upload has one of both for its first stream, and a second stream only where one more of both
-is free of anybody else's (`second_streams`), kept until the session closes.
+thread or a connection. Each upload has one of both for its first stream, and a second stream only where one more of
+both is free of anybody else's (`second_streams`), kept until the session closes.
 """
 
 import threading

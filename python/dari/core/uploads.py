@@ -64,14 +64,14 @@ class Dialect:
         character = "must be one ASCII character, not a line end or NUL"
         if self.delimiter is not None and not _is_separator(self.delimiter):
             yield FieldViolation("open.dialect.delimiter", character)
-        for field, value in (("quote", self.quote), ("escape", self.escape), ("comment", self.comment)):
+        for name, value in (("quote", self.quote), ("escape", self.escape), ("comment", self.comment)):
             if value and not _is_separator(value):
-                yield FieldViolation(f"open.dialect.{field}", f'{character}, or "none"')
+                yield FieldViolation(f"open.dialect.{name}", f'{character}, or "none"')
         taken: dict[str, str] = {}
-        for field, value in self._marks():
+        for name, value in self._marks():
             if value in taken:
-                yield FieldViolation(f"open.dialect.{field}", f"must differ from the {taken[value]}")
-            taken.setdefault(value, field)
+                yield FieldViolation(f"open.dialect.{name}", f"must differ from the {taken[value]}")
+            taken.setdefault(value, name)
         if self.encoding is not None and self.encoding not in ENCODINGS - {"ascii"}:
             yield FieldViolation("open.dialect.encoding", "must be one of the encodings; ASCII files are also UTF-8")
         if self.preamble_lines is not None and self.preamble_lines < 0:
@@ -81,10 +81,10 @@ class Dialect:
 
     def _marks(self) -> Iterator[tuple[str, str]]:
         """The characters that are set, by their fields."""
-        for field in ("delimiter", "quote", "escape", "comment"):
-            value = getattr(self, field)
+        for name in ("delimiter", "quote", "escape", "comment"):
+            value = getattr(self, name)
             if value:
-                yield field, value
+                yield name, value
 
 
 def _is_separator(text: str) -> bool:
@@ -293,8 +293,8 @@ class Move:
     reading: Reading | None
     """Stored with the first batch."""
     sha256: bytes | None = None
-    """Digest of the whole file, with the last batch. It ends the upload's bytes in the same transaction: a file that has
-    grown meanwhile must not go on behind a last record that may have been half a line."""
+    """Digest of the whole file, with the last batch. It ends the upload's bytes in the same transaction: a file that
+    has grown meanwhile must not go on behind a last record that may have been half a line."""
 
     @property
     def makes_tables(self) -> bool:

@@ -329,7 +329,7 @@ def _move_offset(transaction: Transaction, upload: Upload, move: Move) -> None:
     """The compare-and-set: it takes place where no other stream has opened the upload, nor moved it."""
     after = move.batch.checkpoint
     state = UploadState.OPEN if move.sha256 is None else UploadState.INDEXING
-    changes = {
+    changes: dict[Any, object] = {
         Uploads.state: state.value,
         Uploads.sha256: move.sha256,
         Uploads.committed_offset_bytes: after.offset_bytes,
