@@ -119,7 +119,9 @@ fn fits(reason: RejectReason, record: &Record, columns: usize, keeps_ragged_rows
     match reason {
         RejectReason::Preamble => record.kind == Kind::Preamble,
         RejectReason::Comment => record.kind == Kind::Comment,
-        RejectReason::Footer | RejectReason::OtherTable => !matches!(record.kind, Kind::Preamble | Kind::Comment),
+        RejectReason::Footer => !matches!(record.kind, Kind::Preamble | Kind::Comment),
+        // A comment too: the other table is not read, so nobody knows what is one.
+        RejectReason::OtherTable => record.kind != Kind::Preamble,
         RejectReason::TextAfterQuote => record.kind == Kind::Cells { is_malformed: true },
         RejectReason::TooFewFields => !keeps_ragged_rows && width < columns,
         RejectReason::TooManyFields => (!keeps_ragged_rows && width > columns) || width > 1_500,
