@@ -4,6 +4,7 @@ What removes runs under an advisory lock that ends with its transaction: one ser
 dropped in transactions of their own, since a batch that is being stored, or a reader, may hold them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from dari.adapters.postgres.database import Database, Role, Transaction, sqlstate

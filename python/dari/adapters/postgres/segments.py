@@ -175,7 +175,8 @@ def read_blocks(
     # The end of a block comes as a column: an addition in the join is not leakproof, and would keep it from the index.
     found = " UNION ALL ".join(
         f"""
-        SELECT best.place, r.row_number + {int(segments[place].rows_before)} AS row_number, {", ".join(cells)}, extra_cells
+        SELECT best.place, r.row_number + {int(segments[place].rows_before)} AS row_number,
+            {", ".join(cells)}, extra_cells
         FROM best JOIN {rows_table(segments[place].name)} r
         ON r.row_number >= best.first_row_number AND r.row_number < best.end_row_number
         WHERE best.segment = {place}
