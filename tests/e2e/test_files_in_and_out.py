@@ -115,7 +115,7 @@ def test_a_hint_is_obeyed(run: Dari, tmp_path: Path) -> None:
     source.write_text("a,b\n1,2\n3,4\n")
     assert run("ingest", source, "-k", "kb", "--delimiter", "tab", "--no-header") == ExitCode.OK
     assert run("export", "kb", "-o", out) == ExitCode.OK
-    assert read_csv(out) == [["column_1"], ["a,b"], ["1,2"], ["3,4"]]
+    assert read_csv(out) == [["a,b"], ["1,2"], ["3,4"]]
 
 
 def test_a_web_server_that_dies_in_the_middle_costs_no_row(run: Dari, tmp_path: Path) -> None:

@@ -283,3 +283,10 @@ def test_rejected_rows_of_no_upload_are_an_error(shared_server: ServedDari, uplo
     with pytest.raises(grpc.RpcError) as raised:
         _rejected(shared_server, upload)
     assert status_of(raised.value) == status
+
+
+def test_a_file_that_named_no_columns_comes_out_as_it_came(server: ServedDari) -> None:
+    """The names that its columns have here are not its own."""
+    data = b"1,one\n2,two\n"
+    server.uploader.upload(data, dialect=pb.Dialect(header_rows=0))
+    assert _exported(server) == data

@@ -92,13 +92,16 @@ class Exports:
     def rows(
         self, tenant: str, knowledge_base: str, number: int | None, *, escape_formulas: bool = False
     ) -> Iterator[bytes]:
-        """The version of this number, or the current one: a header, then each row. No piece is empty or above 1 MiB.
+        """The version of this number, or the current one: a header if there was one, then each row.
+
+        No piece is empty or above 1 MiB.
 
         Raises NotFound, also in the middle where the version was removed, and Unavailable.
         """
         version = self._rows.find(tenant, knowledge_base, number)
         writer = self._make_writer(escape_formulas)
-        yield from _pieces(writer.header(list(version.columns)))
+        if version.has_header:
+            yield from _pieces(writer.header(list(version.columns)))
         next_row_number = 1
         max_rows = _FIRST_PAGE_ROWS
         while next_row_number <= version.row_count:

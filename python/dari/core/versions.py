@@ -17,6 +17,8 @@ class Version:
     """Tells it from the version that has its number after the knowledge base was deleted and made again."""
     row_count: int
     columns: tuple[str, ...]
+    has_header: bool = True
+    """Whether a file that it was made of named its columns; if none did, their names are dari's."""
 
 
 def no_version(knowledge_base: str, number: int | None) -> NotFound:

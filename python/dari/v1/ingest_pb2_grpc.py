@@ -181,8 +181,8 @@ class IngestServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportRows(self, request, context):
-        """Streams the rows of a version as CSV: UTF-8, RFC 4180, LF, a header, then each row with exactly the cells that it
-        had in its file. The concatenation of all `data` is the file.
+        """Streams the rows of a version as CSV: UTF-8, RFC 4180, LF, a header unless no file of the version had one, then each
+        row with exactly the cells that it had in its file. The concatenation of all `data` is the file.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base, or the version, which may
         have been removed meanwhile); UNAVAILABLE (UNAVAILABLE: the database); CANCELLED; INTERNAL (INTERNAL).

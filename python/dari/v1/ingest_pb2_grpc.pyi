@@ -99,8 +99,8 @@ class IngestServiceStub:
     Statuses: as ListRejectedRows; CANCELLED.
     """
     ExportRows: _grpc.UnaryStreamMultiCallable[_ingest_pb2.ExportRowsRequest, _ingest_pb2.ExportRowsResponse]
-    """Streams the rows of a version as CSV: UTF-8, RFC 4180, LF, a header, then each row with exactly the cells that it
-    had in its file. The concatenation of all `data` is the file.
+    """Streams the rows of a version as CSV: UTF-8, RFC 4180, LF, a header unless no file of the version had one, then each
+    row with exactly the cells that it had in its file. The concatenation of all `data` is the file.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base, or the version, which may
     have been removed meanwhile); UNAVAILABLE (UNAVAILABLE: the database); CANCELLED; INTERNAL (INTERNAL).
@@ -186,8 +186,8 @@ class IngestServiceAsyncStub(IngestServiceStub):
     Statuses: as ListRejectedRows; CANCELLED.
     """
     ExportRows: _aio.UnaryStreamMultiCallable[_ingest_pb2.ExportRowsRequest, _ingest_pb2.ExportRowsResponse]  # type: ignore[assignment]
-    """Streams the rows of a version as CSV: UTF-8, RFC 4180, LF, a header, then each row with exactly the cells that it
-    had in its file. The concatenation of all `data` is the file.
+    """Streams the rows of a version as CSV: UTF-8, RFC 4180, LF, a header unless no file of the version had one, then each
+    row with exactly the cells that it had in its file. The concatenation of all `data` is the file.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base, or the version, which may
     have been removed meanwhile); UNAVAILABLE (UNAVAILABLE: the database); CANCELLED; INTERNAL (INTERNAL).
@@ -318,8 +318,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_pb2.ExportRowsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ingest_pb2.ExportRowsResponse], _abc.AsyncIterator[_ingest_pb2.ExportRowsResponse]]:
-        """Streams the rows of a version as CSV: UTF-8, RFC 4180, LF, a header, then each row with exactly the cells that it
-        had in its file. The concatenation of all `data` is the file.
+        """Streams the rows of a version as CSV: UTF-8, RFC 4180, LF, a header unless no file of the version had one, then each
+        row with exactly the cells that it had in its file. The concatenation of all `data` is the file.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base, or the version, which may
         have been removed meanwhile); UNAVAILABLE (UNAVAILABLE: the database); CANCELLED; INTERNAL (INTERNAL).

@@ -83,7 +83,11 @@ class _Segment:
 def _find(transaction: Transaction, tenant: str, knowledge_base: str, number: int | None) -> Version:
     found = transaction.execute(
         """
-        SELECT v.number, v.create_time, v.row_count, v.columns
+        SELECT v.number, v.create_time, v.row_count, v.columns,
+            EXISTS (
+                SELECT FROM dari.version_segments s JOIN dari.uploads u ON u.segment = s.segment
+                WHERE s.tenant = v.tenant AND s.knowledge_base = v.knowledge_base AND s.version = v.number
+                    AND (u.reading #>> '{dialect,header_rows}')::integer > 0)
         FROM dari.knowledge_bases b
         JOIN dari.knowledge_base_versions v ON v.tenant = b.tenant AND v.knowledge_base = b.id
         WHERE b.tenant = %s AND b.id = %s AND v.number = coalesce(%s, b.current_version)
@@ -91,8 +95,8 @@ def _find(transaction: Transaction, tenant: str, knowledge_base: str, number: in
         (tenant, knowledge_base, number),
     ).fetchone()
     if found is not None:
-        number, create_time, row_count, columns = found
-        return Version(tenant, knowledge_base, number, create_time, row_count, tuple(columns))
+        number, create_time, row_count, columns, has_header = found
+        return Version(tenant, knowledge_base, number, create_time, row_count, tuple(columns), has_header)
     is_there = transaction.execute(
         "SELECT FROM dari.knowledge_bases WHERE tenant = %s AND id = %s", (tenant, knowledge_base)
     ).rowcount
