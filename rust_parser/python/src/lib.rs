@@ -446,7 +446,7 @@ impl ColumnProfile {
 #[pyfunction]
 #[expect(clippy::needless_pass_by_value, reason = "a list is taken whole")]
 fn merge_evidence<'py>(py: Python<'py>, parts: Vec<Bound<'py, PyBytes>>) -> PyResult<Bound<'py, PyBytes>> {
-    let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
+    let parts: Vec<&[u8]> = parts.iter().map(PyBytesMethods::as_bytes).collect();
     let merged = py.detach(|| dari_parser::merge_evidence(parts)).map_err(invalid_evidence)?;
     Ok(PyBytes::new(py, &merged))
 }
