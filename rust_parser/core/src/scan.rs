@@ -280,8 +280,10 @@ impl Scanner {
         if !matches!(self.state, State::CrSeen { .. }) {
             self.state = after;
             self.traits.quoted |= !matches!(after, State::Plain);
-            self.quote_at = window.in_record(Block::BYTES as u32 - 1);
-            self.look_at = self.quote_at + 1;
+            if matches!(after, State::QuoteSeen) {
+                self.quote_at = window.in_record(Block::BYTES as u32 - 1);
+                self.look_at = self.quote_at + 1;
+            }
         }
     }
 
