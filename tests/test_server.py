@@ -19,7 +19,7 @@ from dari.adapters.local_model.model_files import add_model_file
 from dari.adapters.postgres.embedded import DataFolderInUse, EmbeddedPostgres
 from dari.adapters.postgres.migrate import DatabaseUnreachable, NotMigrated
 from dari.core.errors import FailedPrecondition
-from dari.server import START_ERRORS, AddressInUse, Server, StoppedAtStart
+from dari.server import START_ERRORS, AddressInUse, Server, StoppedAtStart, _second_streams
 from dari.settings import Settings, load_settings
 from dari.v1 import ingest_pb2, mapping_pb2
 from tests.fix_postgres import PostgresDsns
@@ -276,6 +276,19 @@ def test_stop_may_come_from_several_threads(settings: Settings) -> None:
     server.wait()
     assert [ended.get(timeout=WAIT_S) for ended in stopping] == [None] * 4
     assert events.names().count("stopping") == 1
+
+
+@pytest.mark.parametrize(
+    ("connections", "open_uploads", "copy_streams", "second_streams"),
+    [(24, 16, 2, 4), (24, 16, 1, 0), (20, 16, 2, 0), (4, 16, 2, 0), (21, 16, 2, 1), (100, 16, 2, 16)],
+)
+def test_second_streams_leave_a_connection_for_each_upload_and_some_for_others(
+    connections: int, open_uploads: int, copy_streams: int, second_streams: int
+) -> None:
+    settings = load_settings(
+        database_max_connections=connections, max_open_uploads=open_uploads, copy_streams=copy_streams
+    )
+    assert _second_streams(settings) == second_streams
 
 
 def test_stop_may_come_from_a_signal_handler(settings: Settings) -> None:

@@ -25,7 +25,7 @@ from dari.core.errors import (
 )
 from dari.core.upload_session import UploadLimits, Uploads, UploadSession
 from dari.core.uploads import (
-    Batch,
+    ALONE,
     Checkpoint,
     Committed,
     CommittedCheckpoint,
@@ -36,6 +36,7 @@ from dari.core.uploads import (
     Reading,
     Receipt,
     StoredRejectedRow,
+    Turn,
     Upload,
     UploadMode,
     UploadState,
@@ -137,7 +138,7 @@ class Memory:
         self.upload = replace(self.upload, writer_epoch=self.upload.writer_epoch + 1)
         return self.upload
 
-    def commit(self, upload: Upload, move: Move, await_turn: Callable[[], None] = lambda: None) -> None:
+    def commit(self, upload: Upload, move: Move, turn: Turn = ALONE) -> None:
         with self.lock:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
@@ -147,7 +148,9 @@ class Memory:
             assert self.gate.wait(30)
             if fault == "before":
                 raise Unavailable.of("database")
-            await_turn()
+            turn.await_locks()
+            turn.has_locks()
+            turn.await_commit()
             self._store(upload, move)
             if fault == "after":
                 raise Unavailable.of("database")
@@ -382,16 +385,17 @@ def test_behind_the_first_batch_as_many_go_to_the_database_at_once_as_there_are_
 
 def test_a_batch_behind_one_that_fails_is_not_stored() -> None:
     store = Memory()
-    with _session(store) as session, pytest.raises(Unavailable) as raised:
+    with _session(store) as session:
         list(session.chunk(0, b"12345678\n"))
-        list(session.chunk(9, b"x"))
         until(lambda: _offset(store) == 9)
         store.gate.clear()
         store.faults = ["", "before"]
-        list(session.chunk(10, b"2345678\n"))
+        list(session.chunk(9, b"12345678\n"))
+        until(lambda: store.at_once == 1)
         list(session.chunk(18, b"12345678\n"))
         store.gate.set()
-        list(session.finish(27, b""))
+        with pytest.raises(Unavailable) as raised:
+            list(session.finish(27, b""))
     assert raised.value.metadata["committed_offset"] == "9"
     assert store.ranges == [(0, 9)]
 

@@ -13,11 +13,12 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 
+from dari._native import profile  # noqa: TID251 - what no RPC tells of one segment
 from dari.v1 import ingest_pb2 as pb
 from dari.v1 import mapping_pb2
 from tests.fix_server import SMALL_BATCH_BYTES, ServedDari, StartServer
 from tests.support.running_dari import SOON_S, Refusal, refusal
-from tests.support.uploading import APPEND, REPLACE, Stored, made_csv, made_rows
+from tests.support.uploading import APPEND, REPLACE, Stored, made_csv, made_rows, plain
 from tests.support.waiting import until
 
 ROWS = 6_000
@@ -114,11 +115,11 @@ def test_header_names_that_postgresql_could_not_take_are_kept(server: ServedDari
 @pytest.mark.parametrize(
     ("dialect", "data", "columns", "rows"),
     [
-        (pb.Dialect(delimiter=";"), b"a;b\n1,5;2\n", ["a", "b"], [("1,5", "2")]),
-        (pb.Dialect(delimiter="\t"), b'a\tb\n"1\t5"\t2\n', ["a", "b"], [("1\t5", "2")]),
-        (pb.Dialect(quote="'"), b"a,b\n'1,5',\"\n", ["a", "b"], [("1,5", '"')]),
-        (pb.Dialect(quote="none"), b'a,b\n"1,5"\n', ["a", "b"], [('"1', '5"')]),
-        (pb.Dialect(header_rows=0), b"1,5\n2,6", ["column_1", "column_2"], [("1", "5"), ("2", "6")]),
+        (plain(delimiter=";"), b"a;b\n1,5;2\n", ["a", "b"], [("1,5", "2")]),
+        (plain(delimiter="\t"), b'a\tb\n"1\t5"\t2\n', ["a", "b"], [("1\t5", "2")]),
+        (plain(quote="'"), b"a,b\n'1,5',\"\n", ["a", "b"], [("1,5", '"')]),
+        (plain(quote="none"), b'a,b\n"1,5"\n', ["a", "b"], [('"1', '5"')]),
+        (plain(header_rows=0), b"1,5\n2,6", ["column_1", "column_2"], [("1", "5"), ("2", "6")]),
     ],
 )
 def test_a_file_is_read_in_the_dialect_that_it_was_opened_with(
@@ -127,9 +128,7 @@ def test_a_file_is_read_in_the_dialect_that_it_was_opened_with(
     receipt = server.uploader.upload(data, dialect=dialect)
     assert list(receipt.columns) == columns
     assert Stored(server.dsns.admin_dsn).rows == rows
-    for field in ("delimiter", "quote", "header_rows"):
-        if dialect.HasField(field):  # type: ignore[arg-type]
-            assert getattr(receipt.reading.dialect, field) == getattr(dialect, field)
+    assert receipt.reading == pb.Reading(dialect=dialect, confidence=1)
 
 
 @pytest.mark.parametrize("delimiter", [chr(code) for code in range(1, 128) if chr(code) not in '\r\n"'])
@@ -140,7 +139,7 @@ def test_every_ascii_character_may_be_the_delimiter_or_is_refused_by_name(
     id = f"delimiter-{ord(delimiter)}"
     names = ("1", "2") if delimiter.isalpha() else ("x", "y")
     data = f"{delimiter.join(names)}\n{delimiter.join('##' if delimiter != '#' else '!!')}\n".encode()
-    receipt = uploader.upload(data, id, dialect=pb.Dialect(delimiter=delimiter))
+    receipt = uploader.upload(data, id, dialect=plain(delimiter=delimiter))
     assert (list(receipt.columns), receipt.rows_stored) == (list(names), 1)
 
 
@@ -302,8 +301,8 @@ def test_what_is_safe_is_told_though_the_client_sends_nothing_more(server: Serve
     [
         ("knowledge_base", {"base": "other"}),
         ("mode", {"mode": APPEND}),
-        ("dialect", {"dialect": pb.Dialect(delimiter=";")}),
-        ("dialect", {"dialect": pb.Dialect(delimiter=",")}),
+        ("dialect", {"dialect": plain(delimiter=";")}),
+        ("dialect", {"dialect": pb.Dialect()}),
         ("invalid_bytes", {"invalid_bytes": pb.INVALID_BYTES_REPLACE}),
         ("ragged_rows", {"ragged_rows": pb.RAGGED_ROWS_REJECT}),
     ],
@@ -382,10 +381,9 @@ WIDE = b",".join(b"c%d" % number for number in range(1_500)) + b"\n" + b",".join
 MALFORMED: list[tuple[str, bytes, dict[str, str]]] = [
     ("record_too_long", b"a,b\n1,2\n3," + b"x" * 2_000 + b"\n", {"line": "3", "byte_offset": "8"}),
     ("too_many_columns", b"1," * 1_500 + b"1\n", {"line": "1", "byte_offset": "0", "limit": "1500"}),
-    ("unclosed_quote", b'a,b\n1,2\n3,"4\n5,6\n', {"line": "3", "byte_offset": "10"}),
+    ("unclosed_quote", b'a,b\n1,2\n3,"4,5\n6,7\n', {"line": "3", "byte_offset": "10"}),
     ("duplicate_column", b"a,b,a\n1,2,3\n", {"line": "1"}),
     ("no_header", b"\n", {"line": "2"}),
-    ("row_too_wide", WIDE, {}),
 ]
 
 
@@ -416,7 +414,7 @@ BAD_LINES: list[tuple[bytes, str]] = [
     (b"1,2,3", "TOO_MANY_FIELDS"),
     (b"1,\xff\xfe", "INVALID_BYTES"),
     (b"1,a\0b", "NUL_BYTE"),
-    (b'1,"a"b', "TEXT_AFTER_QUOTE"),
+    (b'1,"a"b,2', "TEXT_AFTER_QUOTE"),
 ]
 
 
@@ -438,6 +436,37 @@ def test_rejected_rows_are_listed_with_line_byte_reason_and_bytes_and_all_others
             for row in server.uploader.rejected(page_size=page_size)
         ]
         assert listed == expected
+
+
+def test_a_row_that_no_page_of_postgresql_holds_is_rejected_and_the_others_are_stored(server: ServedDari) -> None:
+    receipt = server.uploader.upload(WIDE + b"," * 1_499 + b"\n")
+    assert (receipt.rows_stored, receipt.rows_rejected) == (1, 1)
+    (row,) = server.uploader.rejected()
+    assert row.reason == pb.REJECTION_REASON_ROW_TOO_WIDE
+
+
+def test_ragged_rows_are_stored_with_exactly_their_cells(server: ServedDari) -> None:
+    receipt = server.uploader.upload(b"a,b\n1\n1,2\n1,2,3,4\n,\n")
+    assert (receipt.rows_stored, receipt.rows_rejected, receipt.rows_ragged) == (4, 0, 2)
+    assert Stored(server.dsns.admin_dsn).rows == [("1",), ("1", "2"), ("1", "2", "3", "4"), ("", "")]
+
+
+def test_a_file_that_nothing_is_told_about_is_read_and_the_receipt_says_how(server: ServedDari) -> None:
+    data = "이름;도시\n".encode("cp949") + "홍길동;서울\n김영희;부산\n".encode("cp949") * 50
+    receipt = server.uploader.upload(data, dialect=None)
+    assert (list(receipt.columns), receipt.rows_stored) == (["이름", "도시"], 100)
+    read = receipt.reading.dialect
+    assert (read.encoding, read.delimiter, read.header_rows) == (pb.ENCODING_CP949, ";", 1)
+    assert Stored(server.dsns.admin_dsn).rows[:2] == [("홍길동", "서울"), ("김영희", "부산")]
+
+
+def test_the_evidence_of_all_batches_becomes_one(server: ServedDari) -> None:
+    server.uploader.upload(FILE)
+    with admin(server) as cur:
+        cur.execute(f"SELECT evidence FROM dari_rows.evidence_{Stored(server.dsns.admin_dsn).segment}")
+        ((evidence,),) = cur.fetchall()
+    (first, *_) = profile(bytes(evidence))
+    assert (first.cell_count, first.min, first.max) == (ROWS, "1", str(ROWS))
 
 
 def test_too_many_rejected_rows_fail_the_upload_and_those_read_so_far_are_listed(server: ServedDari) -> None:

@@ -16,6 +16,25 @@ from tests.support.running_dari import SOON_S, Refusal, refusal
 
 REPLACE, APPEND = pb.UPLOAD_MODE_REPLACE, pb.UPLOAD_MODE_APPEND
 CHUNK_BYTES = 32 * 1024
+PLAIN = pb.Dialect(
+    encoding=pb.ENCODING_UTF_8,
+    delimiter=",",
+    quote='"',
+    escape="none",
+    comment="none",
+    trims_blanks=False,
+    preamble_lines=0,
+    header_rows=1,
+)
+"""Nothing is left to be found out, so that batches are stored before the file's head is whole."""
+
+
+def plain(**hints: Any) -> pb.Dialect:
+    """PLAIN, but for these hints."""
+    dialect = pb.Dialect()
+    dialect.CopyFrom(PLAIN)
+    dialect.MergeFrom(pb.Dialect(**hints))
+    return dialect
 
 
 class IngestStream:
@@ -36,14 +55,14 @@ class IngestStream:
         mode: "pb.UploadMode.ValueType" = REPLACE,
         **options: Any,
     ) -> None:
-        """`options` are fields of OpenUpload."""
+        """`options` are fields of OpenUpload; PLAIN is the dialect unless they say otherwise."""
         self.send(
             pb.IngestRequest(
                 open=pb.OpenUpload(
                     knowledge_base=f"knowledgeBases/{base}",
                     upload_id=upload_id,
                     mode=mode,
-                    **options,
+                    **{"dialect": PLAIN, **options},
                 )
             )
         )

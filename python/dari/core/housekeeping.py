@@ -5,11 +5,10 @@ frees when a server dies; what removes is done by one server at a time.
 """
 
 import threading
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-from dari.core.errors import Aborted, DariError, HeaderConflict, NotFound, UploadConflict
+from dari.core.errors import Aborted, HeaderConflict, NotFound, UploadConflict
 from dari.core.event_log import EventLog, failure_fields
 from dari.core.uploads import Upload, UploadStore, too_many_rejected
 

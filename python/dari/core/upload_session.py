@@ -5,9 +5,9 @@ the client down through gRPC's flow control.
 
 Batch k+1 goes to the database on a connection of its own, beside batch k, and is committed after it: its rows are there
 when its turn comes, and only then it moves the committed offset. That order cannot lock up. A batch waits for nothing
-but the one before it in the same file, which waits for nothing behind it. And the one before always has, or gets, what
-it needs: each upload has a thread and a connection for its first stream, and a second stream only where one more of both
-is free of anybody else's (`second_streams`), kept until the session closes.
+but the one before it in the same file, which waits for nothing behind it: not for a lock (see `Turn`), and not for a
+thread or a connection. Each upload has one of both for its first stream, and a second stream only where one more of
+both is free of anybody else's (`second_streams`), kept until the session closes.
 """
 
 import threading
@@ -26,6 +26,7 @@ from dari.core.uploads import (
     OpenUpload,
     ParserFactory,
     Receipt,
+    Turn,
     Upload,
     UploadState,
     UploadStore,
@@ -207,7 +208,7 @@ class UploadSession:
             yield self._drained()
         self._check_rejected(is_end=False)
         move = Move(self._streams.latest or self._committed, batch, self._parser.reading, sha256)
-        self._streams.start(move, lambda await_turn: self._store.commit(self._upload, move, await_turn))
+        self._streams.start(move, lambda turn: self._store.commit(self._upload, move, turn))
 
     def _drained(self) -> Committed:
         """Wait for the oldest batch in flight."""
@@ -266,6 +267,8 @@ class _Flight:
     """A batch on its way into the database."""
 
     done: Future[None]
+    has_locks: threading.Event
+    """Set at its end, too, however that came."""
     checkpoint: Checkpoint
     makes_tables: bool
 
@@ -303,11 +306,16 @@ class _Streams:
         self._has_second = self._has_second or self._second_streams.acquire(blocking=False)
         return self._has_second
 
-    def start(self, move: Move, commit: Callable[[Callable[[], None]], None]) -> None:
+    def start(self, move: Move, commit: Callable[[Turn], None]) -> None:
         """Begin to commit a batch; its turn comes when the one before it is committed."""
-        before = self._flights[-1].done if self._flights else None
-        done = self._executor.submit(commit, lambda: before.result() if before else None)
-        self._flights.append(_Flight(done, move.batch.checkpoint, move.makes_tables))
+        has_locks = threading.Event()
+        turn = Turn(has_locks=has_locks.set)
+        if self._flights:
+            before = self._flights[-1]
+            turn = Turn(lambda: _wait(before.has_locks), has_locks.set, before.done.result)
+        done = self._executor.submit(commit, turn)
+        self._flights.append(_Flight(done, has_locks, move.batch.checkpoint, move.makes_tables))
+        done.add_done_callback(lambda _: has_locks.set())
         done.add_done_callback(lambda _: self._on_commit())
 
     def finish_oldest(self) -> Checkpoint:
@@ -327,6 +335,10 @@ class _Streams:
         if self._has_second:
             self._has_second = False
             self._second_streams.release()
+
+
+def _wait(event: threading.Event) -> None:
+    event.wait()
 
 
 def _told(checkpoint: Checkpoint) -> Committed:

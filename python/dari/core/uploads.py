@@ -64,14 +64,14 @@ class Dialect:
         character = "must be one ASCII character, not a line end or NUL"
         if self.delimiter is not None and not _is_separator(self.delimiter):
             yield FieldViolation("open.dialect.delimiter", character)
-        for field, value in (("quote", self.quote), ("escape", self.escape), ("comment", self.comment)):
+        for name, value in (("quote", self.quote), ("escape", self.escape), ("comment", self.comment)):
             if value and not _is_separator(value):
-                yield FieldViolation(f"open.dialect.{field}", f'{character}, or "none"')
+                yield FieldViolation(f"open.dialect.{name}", f'{character}, or "none"')
         taken: dict[str, str] = {}
-        for field, value in self._marks():
+        for name, value in self._marks():
             if value in taken:
-                yield FieldViolation(f"open.dialect.{field}", f"must differ from the {taken[value]}")
-            taken.setdefault(value, field)
+                yield FieldViolation(f"open.dialect.{name}", f"must differ from the {taken[value]}")
+            taken.setdefault(value, name)
         if self.encoding is not None and self.encoding not in ENCODINGS - {"ascii"}:
             yield FieldViolation("open.dialect.encoding", "must be one of the encodings; ASCII files are also UTF-8")
         if self.preamble_lines is not None and self.preamble_lines < 0:
@@ -81,10 +81,10 @@ class Dialect:
 
     def _marks(self) -> Iterator[tuple[str, str]]:
         """The characters that are set, by their fields."""
-        for field in ("delimiter", "quote", "escape", "comment"):
-            value = getattr(self, field)
+        for name in ("delimiter", "quote", "escape", "comment"):
+            value = getattr(self, name)
             if value:
-                yield field, value
+                yield name, value
 
 
 def _is_separator(text: str) -> bool:
@@ -293,13 +293,37 @@ class Move:
     reading: Reading | None
     """Stored with the first batch."""
     sha256: bytes | None = None
-    """Digest of the whole file, with the last batch. It ends the upload's bytes in the same transaction: a file that has
-    grown meanwhile must not go on behind a last record that may have been half a line."""
+    """Digest of the whole file, with the last batch. It ends the upload's bytes in the same transaction: a file that
+    has grown meanwhile must not go on behind a last record that may have been half a line."""
 
     @property
     def makes_tables(self) -> bool:
         """Whether this is the batch from which the columns are known: nothing may be stored beside it."""
         return not self.since.columns and bool(self.batch.checkpoint.columns)
+
+
+def _go_on() -> None:
+    """Wait for nothing, tell nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The place of a batch among those of one upload that go into the database at once.
+
+    Locks are taken, and offsets moved, in the order of the file. So no batch waits for a lock that one behind it holds,
+    also where somebody who wants the tables for himself stands in the queue for it.
+    """
+
+    await_locks: Callable[[], None] = _go_on
+    """Returns when the batch before holds every lock on the tables that it will need, or has ended."""
+    has_locks: Callable[[], None] = _go_on
+    """Called when this one does."""
+    await_commit: Callable[[], None] = _go_on
+    """Returns when the batch before is committed; raises what kept it from that."""
+
+
+ALONE = Turn()
+"""Of a batch that nothing goes beside."""
 
 
 class UploadStore(Protocol):
@@ -312,11 +336,11 @@ class UploadStore(Protocol):
         """
         ...
 
-    def commit(self, upload: Upload, move: Move, await_turn: Callable[[], None] = lambda: None) -> None:
+    def commit(self, upload: Upload, move: Move, turn: Turn = ALONE) -> None:
         """Store a batch and move the committed offset, all or nothing.
 
-        The rows go to the database at once; then, unless the move makes the tables, `await_turn` is called, and only
-        when it returns is the offset moved and all of it committed. What it raises rolls the batch back.
+        The rows go to the database at once; only when the batch before is committed is the offset moved, and all of it
+        committed. A move that makes the tables must be alone.
 
         Raises RivalWriter where the upload was opened again since, or the offset is not `since`; UploadConflict where
         it was cancelled or has failed; HeaderConflict; MalformedFile where the database cannot hold a row; NotFound for

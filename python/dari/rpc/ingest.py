@@ -321,8 +321,7 @@ _ENCODING_NAMES = {value: name for name, value in _ENCODINGS.items()}
 
 def _hints(message: pb.Dialect) -> Dialect:
     """What is not set stays None; an encoding that the enum does not know, too."""
-    fields = ("delimiter", "quote", "escape", "comment", "trims_blanks", "preamble_lines", "header_rows")
-    given = {field: getattr(message, field) for field in fields if message.HasField(field)}
+    given = {field.name: value for field, value in message.ListFields() if field.name != "encoding"}
     for field in ("quote", "escape", "comment"):
         if given.get(field) == _NONE:
             given[field] = ""

@@ -233,8 +233,8 @@ def test_a_knowledge_base_is_not_deleted_under_a_batch_that_is_being_stored(
     run(
         database,
         "INSERT INTO dari.uploads (tenant, id, knowledge_base, mode, hints, replaces_invalid_bytes, keeps_ragged_rows,"
-        " max_rejected_rows, max_rejected_share, segment) VALUES ('default', 'u', 'k', 'REPLACE', '{}', false, true, 0, 1,"
-        " %s)",
+        " max_rejected_rows, max_rejected_share, segment)"
+        " VALUES ('default', 'u', 'k', 'REPLACE', '{}', false, true, 0, 1, %s)",
         segment,
     )
     with closing(psycopg2.connect(database.service_dsn)) as storing, ThreadPoolExecutor(1) as threads:

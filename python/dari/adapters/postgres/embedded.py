@@ -91,7 +91,7 @@ random_page_cost = 1.1
 max_wal_size = 4GB
 # Files of log that are there need not be filled with zeros again: as many are kept as a file of some 800 MB writes.
 min_wal_size = 1GB
-# Two batches on their way at once, about 6 MB of log each, with room to spare: a full buffer makes whoever fills it wait.
+# Two batches on their way at once, about 6 MB of log each, and room to spare: who fills the buffer waits for the disk.
 wal_buffers = 32MB
 checkpoint_timeout = 15min
 wal_compression = pglz

@@ -1,10 +1,11 @@
 """Finds uploads that were left alone, and removes what is over; see `core.housekeeping`.
 
-What removes runs under an advisory lock that ends with its transaction: one server at a time does it. Tables are dropped
-in transactions of their own, since a batch that is being stored, or a reader, may hold them.
+What removes runs under an advisory lock that ends with its transaction: one server at a time does it. Tables are
+dropped in transactions of their own, since a batch that is being stored, or a reader, may hold them.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from dari.adapters.postgres.database import Database, Role, Transaction, sqlstate
 from dari.adapters.postgres.segments import drop_segment, stored_segments
@@ -41,6 +42,7 @@ WHERE (tenant, knowledge_base, number) IN (
     WHERE place > 1 + %s AND superseded_time < now() - make_interval(secs => %s)
     LIMIT %s)
 """
+_SKIP_LOCKED: Any = "FOR UPDATE SKIP LOCKED"
 _LIVE_SEGMENTS = """
 SELECT segment FROM dari.uploads WHERE state IN ('OPEN', 'INDEXING')
 UNION SELECT segment FROM dari.version_segments
@@ -65,7 +67,7 @@ class PostgresHousekeepingStore:
             .where(Uploads.state == UploadState.INDEXING.value)
             .order_by(Uploads.update_time)
             .limit(_AT_ONCE)
-            .for_update("FOR UPDATE SKIP LOCKED")
+            .for_update(_SKIP_LOCKED)
             .dicts()
         )
         with self._database.transaction(Role.APP) as transaction:

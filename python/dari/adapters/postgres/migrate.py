@@ -5,8 +5,8 @@ A migration is a file `migrations/NNNN_name.sql`. The files are numbered from 00
 is at one number, and a file that was applied is never edited: a change is a new file.
 
 A file runs in one transaction, as `dari_owner`, with the search path `public`, together with its line in the ledger.
-It holds no BEGIN, COMMIT or CONCURRENTLY; to change tables of rows it becomes `dari_ingest`, and then `dari_owner` again.
-An advisory lock lets one process at a time do this; the others wait, and find nothing left to do.
+It holds no BEGIN, COMMIT or CONCURRENTLY; to change tables of rows it becomes `dari_ingest`, and then `dari_owner`
+again. An advisory lock lets one process at a time do this; the others wait, and find nothing left to do.
 
 Roles belong to the whole server, and each holds one kind of right:
 

@@ -2,9 +2,10 @@
 
 `dari_rows.rows_{segment}` has a column for each column of the file (c1, c2, …: a header may hold names that PostgreSQL
 cannot, or twice the same after 63 bytes), each cell's text exactly as it came, NULL where the row is too short to have
-it; cells beyond the columns stand in `extra_cells`. `dari_rows.postings_{segment}` tells for each lexeme in which blocks
-of rows it stands, cut into buckets; a bucket is found by a plain index on a number. `dari_rows.evidence_{segment}` has
-what the parser gathered about the columns: a row a batch, and one for all once the segment is indexed.
+it; cells beyond the columns stand in `extra_cells`. `dari_rows.postings_{segment}` tells for each lexeme in which
+blocks of rows it stands, cut into buckets; a bucket is found by a plain index on a number.
+`dari_rows.evidence_{segment}` has what the parser gathered about the columns: a row a batch, and one for all once the
+segment is indexed.
 
 All belong to the ingest role, and show the reader role nothing but to a transaction that names their tenant and
 knowledge base. Under such a policy PostgreSQL uses an index for leakproof operators only: comparing numbers is, the
@@ -25,7 +26,7 @@ EvidenceMerger = Callable[[list[bytes]], bytes]
 
 _SEGMENT = re.compile(r"[0-9a-f]{32}")
 _COPY_READ_BYTES = 64 * 1024
-"""One message of COPY: it stays in the cache of the core that reads it. 1 MiB took a quarter more of PostgreSQL's time."""
+"""One message of COPY: it stays in the cache of the core that reads it. 1 MiB took a quarter more time."""
 _EVIDENCE_BYTES_AT_ONCE = 4 * 1024 * 1024
 
 
@@ -57,6 +58,11 @@ def create_segment(transaction: Transaction, segment: str, tenant: str, knowledg
             f"CREATE POLICY named_by_transaction ON {table} FOR SELECT TO dari_reader USING ({is_named});"
             f"GRANT SELECT ON {table} TO dari_reader"
         )
+
+
+def lock_for_copy(transaction: Transaction, segment: str) -> None:
+    """Take every lock that `copy_into_segment` needs. As the ingest role."""
+    transaction.execute(f"LOCK TABLE {', '.join(_tables(segment))} IN ROW EXCLUSIVE MODE")
 
 
 def copy_into_segment(transaction: Transaction, segment: str, start_offset_bytes: int, batch: Batch) -> int:

@@ -1,7 +1,7 @@
 """Keeps uploads, their ledger and their rows; see `core.uploads` for the invariant that the ledger holds."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,13 @@ from peewee import fn
 from psycopg2.extras import execute_values
 
 from dari.adapters.postgres.database import Database, Role, Transaction, sqlstate
-from dari.adapters.postgres.segments import copy_into_segment, create_segment, drop_segment, index_segment
+from dari.adapters.postgres.segments import (
+    copy_into_segment,
+    create_segment,
+    drop_segment,
+    index_segment,
+    lock_for_copy,
+)
 from dari.adapters.postgres.tables import (
     KnowledgeBases,
     KnowledgeBaseVersions,
@@ -25,6 +31,7 @@ from dari.adapters.postgres.typed_views import publish_typed_view
 from dari.core.errors import HeaderConflict, InternalError, MalformedFile, NotFound, RivalWriter, UploadConflict
 from dari.core.profiles import EvidenceCodec
 from dari.core.uploads import (
+    ALONE,
     ENDED,
     Batch,
     CommittedCheckpoint,
@@ -35,6 +42,7 @@ from dari.core.uploads import (
     Reading,
     Receipt,
     StoredRejectedRow,
+    Turn,
     Upload,
     UploadMode,
     UploadState,
@@ -79,10 +87,10 @@ class PostgresUploadStore:
             )
             return read_upload(next(iter(opened)))
 
-    def commit(self, upload: Upload, move: Move, await_turn: Callable[[], None] = lambda: None) -> None:
+    def commit(self, upload: Upload, move: Move, turn: Turn = ALONE) -> None:
         """See UploadStore."""
         try:
-            self._commit(upload, move, await_turn)
+            self._commit(upload, move, turn)
         except InternalError as error:
             if sqlstate(error) != _UNDEFINED_TABLE:
                 raise
@@ -179,7 +187,7 @@ class PostgresUploadStore:
                 for row in query.execute(transaction.peewee)
             ]
 
-    def _commit(self, upload: Upload, move: Move, await_turn: Callable[[], None]) -> None:
+    def _commit(self, upload: Upload, move: Move, turn: Turn) -> None:
         batch, after = move.batch, move.batch.checkpoint
         with self._database.transaction(Role.APP) as transaction:
             _hold_knowledge_base(transaction, upload)
@@ -193,6 +201,10 @@ class PostgresUploadStore:
                     create_segment(
                         transaction, upload.segment, upload.tenant, upload.knowledge_base, len(after.columns)
                     )
+                else:
+                    turn.await_locks()
+                    lock_for_copy(transaction, upload.segment)
+                    turn.has_locks()
                 stored = _copy(transaction, upload, move)
                 if stored != batch.rows_stored:
                     raise InternalError(
@@ -200,7 +212,7 @@ class PostgresUploadStore:
                     )
                 transaction.become(Role.APP)
             if not move.makes_tables:
-                await_turn()
+                turn.await_commit()
                 _move_offset(transaction, upload, move)
             if after.offset_bytes > move.since.offset_bytes:
                 _write_ledger(transaction, upload, move)
@@ -317,7 +329,7 @@ def _move_offset(transaction: Transaction, upload: Upload, move: Move) -> None:
     """The compare-and-set: it takes place where no other stream has opened the upload, nor moved it."""
     after = move.batch.checkpoint
     state = UploadState.OPEN if move.sha256 is None else UploadState.INDEXING
-    changes = {
+    changes: dict[Any, object] = {
         Uploads.state: state.value,
         Uploads.sha256: move.sha256,
         Uploads.committed_offset_bytes: after.offset_bytes,
