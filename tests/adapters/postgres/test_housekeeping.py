@@ -142,6 +142,28 @@ def test_superseded_versions_go_when_their_grace_is_over_and_nothing_that_serves
     assert served.uploader.state("u0").receipt.version == 1, "what was done is still told"
 
 
+def test_a_typed_view_goes_with_its_version_and_not_with_its_rows(served: ServedDari) -> None:
+    served.uploader.upload(made_csv(10), "one")
+    served.uploader.upload(made_csv(10, first=11), "two", mode=APPEND)
+
+    def views() -> set[str]:
+        in_rows = "SELECT relname FROM pg_class WHERE relnamespace = 'dari_rows'::regnamespace AND relkind = 'v'"
+        return {str(name) for (name,) in run(served.dsns, in_rows)}
+
+    first, second = (f"typed_{Stored(served.dsns.admin_dsn, upload).segment}" for upload in ("one", "two"))
+    assert views() == {first, second}
+    with another_server(served.dsns, KEEP_NOTHING) as housekeeping:
+        assert housekeeping.run_once() == Done(versions_removed=1)
+    assert views() == {second}
+    with closing(psycopg2.connect(served.dsns.admin_dsn)) as session, session.cursor() as cur:
+        cur.execute(f"SELECT count(*) FROM dari_rows.{second}")
+        assert cur.fetchone() == (20,), "of rows of both segments"
+    served.uploader.upload(made_csv(1), "three")
+    with another_server(served.dsns, KEEP_NOTHING) as housekeeping:
+        assert housekeeping.run_once() == Done(versions_removed=1, segments_dropped=2)
+    assert views() == {f"typed_{Stored(served.dsns.admin_dsn, 'three').segment}"}
+
+
 def test_a_silent_upload_expires_with_its_rows_and_one_that_moves_does_not(served: ServedDari) -> None:
     for id in ("silent", "moving"):
         stream = served.uploader.stream()
