@@ -4,8 +4,8 @@
 use dari_parser::Parser;
 use sha2::{Digest, Sha256};
 
-use crate::case::Case;
-use crate::output::{Output, read, read_on};
+use super::case::Case;
+use super::output::{Output, read, read_on};
 
 /// Resumes tried for an input: all of a short file, some of a long one.
 const MOST_RESUMES: usize = 6;

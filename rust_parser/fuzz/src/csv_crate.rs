@@ -6,7 +6,7 @@
 use dari_parser::Options;
 use dari_parser::reading::{Dialect, Encoding, Hints};
 
-use crate::output::read;
+use super::output::read;
 
 /// Ends a cell.
 const NEXT_CELL: u8 = 0xff;
@@ -29,7 +29,7 @@ pub fn check(input: &[u8]) {
     assert_eq!(expected.len(), table.len(), "the csv crate reads what was written");
     let output = read(options(), [file.as_bytes()]).expect("a file by the book");
     let rows = output.rows();
-    let cells: Vec<Vec<&[u8]>> = rows.iter().map(crate::output::Row::all_cells).collect();
+    let cells: Vec<Vec<&[u8]>> = rows.iter().map(super::output::Row::all_cells).collect();
     assert_eq!(cells, expected);
     assert_eq!(output.rejected().count(), 0);
 }

@@ -2,8 +2,8 @@
 
 use dari_parser::CsvWriter;
 
-use crate::case::Case;
-use crate::output::{Output, Row, read};
+use super::case::Case;
+use super::output::{Output, Row, read};
 
 /// See the module. The first byte chooses.
 pub fn check(input: &[u8]) {
@@ -27,8 +27,7 @@ fn check_written(input: &[u8]) {
     let rows = output.rows();
     let written = written(&output, CsvWriter { escapes_formulas: false });
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(written.as_slice());
-    let header: Vec<Vec<u8>> =
-        reader.byte_headers().expect("it is in memory").iter().map(<[u8]>::to_vec).collect();
+    let header: Vec<Vec<u8>> = reader.byte_headers().expect("it is in memory").iter().map(<[u8]>::to_vec).collect();
     assert_eq!(header, output.columns().iter().map(|name| name.as_bytes().to_vec()).collect::<Vec<_>>());
     let records: Vec<Vec<Vec<u8>>> = reader
         .into_byte_records()
@@ -52,7 +51,7 @@ fn check_escaped(rows: &[Row], written: &[u8]) {
     for (record, row) in reader.into_byte_records().zip(rows) {
         let record = record.expect("it is in memory");
         for (escaped, cell) in record.iter().zip(row.all_cells()) {
-            assert!(escaped == cell || escaped == [b"'", cell].concat());
+            assert!(escaped == cell || escaped.strip_prefix(b"'") == Some(cell));
             let begins_formula = matches!(escaped.first(), Some(b'=' | b'@' | b'\t' | b'\r'));
             assert!(!begins_formula, "{}", String::from_utf8_lossy(escaped));
         }

@@ -3,7 +3,7 @@
 use dari_parser::detect::{detect, settle_encoding};
 use dari_parser::reading::{Detected, Encoding, Hints};
 
-use crate::case::hints;
+use super::case::hints;
 
 /// See the module.
 pub fn check(input: &[u8]) {

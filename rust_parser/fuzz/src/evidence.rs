@@ -3,8 +3,8 @@
 
 use dari_parser::{ColumnProfile, merge_evidence, profile};
 
-use crate::case::Case;
-use crate::output::{Output, read};
+use super::case::Case;
+use super::output::{Output, read};
 
 /// Values are cut here.
 const VALUE_BYTES: usize = 256;

@@ -15,9 +15,9 @@ use std::collections::BTreeMap;
 use dari_parser::reading::{Dialect, Encoding, Hints};
 use dari_parser::{ErrorCode, ParseError, RejectReason, RejectedRow};
 
-use crate::case::Case;
-use crate::output::{Output, read};
-use crate::reference_reader::{Kind, Record, records};
+use super::case::Case;
+use super::output::{Output, read};
+use super::reference_reader::{Kind, Record, records};
 
 /// See the module.
 pub fn check(input: &[u8]) {

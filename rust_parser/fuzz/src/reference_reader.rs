@@ -74,7 +74,8 @@ fn line_end_len(bytes: &[u8]) -> usize {
 
 fn cells(file: &[u8], offset: usize, dialect: &Dialect) -> Record {
     let is_blank = |byte: u8| dialect.trims_blanks && matches!(byte, b' ' | b'\t') && byte != dialect.delimiter;
-    let ends_cell = |byte: Option<&u8>| byte.is_none_or(|byte| matches!(byte, b'\r' | b'\n') || *byte == dialect.delimiter);
+    let ends_cell =
+        |byte: Option<&u8>| byte.is_none_or(|byte| matches!(byte, b'\r' | b'\n') || *byte == dialect.delimiter);
     let (mut at, mut cells, mut is_malformed) = (offset, Vec::new(), false);
     loop {
         while file.get(at).is_some_and(|byte| is_blank(*byte)) {
