@@ -1,12 +1,17 @@
 //! Finds the ends of cells and records in raw bytes, 64 bytes at a time.
 //!
-//! [`Window`] turns each 64 bytes into bit masks (one bit a byte: quote, delimiter, line end, high bit, NUL) with plain
-//! 128-bit SIMD, which every x86-64 and aarch64 has, so there is one code path and no CPU detection. [`Scanner`] walks the
-//! set bits only. Between two quotes it looks at the quote mask alone, so the text of a quoted cell costs nothing.
+//! Each 64 bytes become bit masks (one bit a byte) with plain 128-bit SIMD, which every x86-64 and aarch64 has, so there is
+//! one code path and no CPU detection. Then one of two walks takes them:
+//!
+//! - [`Orderly`]: where every quote of the block opens a cell, closes one or is half of a doubled one, which bytes are
+//!   inside quotes is the parity of the quotes before them, and only delimiters and line ends outside are left to walk.
+//! - [`Block`]: any block, mark by mark, with the state machine. It also takes the dialects with escape bytes, comments or
+//!   blanks to trim, the lines of a preamble, and the end of a window.
 //!
 //! Invariants, on which everything else rests:
 //! - No byte is looked at twice, however the file is split: the scanner's state lives across windows, and all positions
 //!   it keeps are relative to the start of the record in progress.
+//! - Both walks leave the same state behind a block, so that each block may be taken by either.
 //! - A record that ends in CR is complete only when the byte after it is known (or the file ends): CRLF is one line end
 //!   under every split.
 //! - Nothing here depends on the encoding, as long as delimiter, quote, CR, LF are never part of a longer character.
@@ -89,10 +94,11 @@ enum State {
 pub(crate) struct Scanner {
     marks: Marks,
     comment: Option<u8>,
-    /// Spans kept of one record; further cells are dropped, so that a record of a million commas costs nothing.
-    kept_cells: usize,
     state: State,
-    spans: Vec<Span>,
+    /// Spans of the record in progress, up to `cells`; those beyond its length are dropped, so that a record of a million commas costs
+    /// nothing.
+    spans: Box<[Span]>,
+    cells: usize,
     traits: Traits,
     cell_start: u32,
     /// Whether all bytes of the cell in progress before this block are blanks; kept only where blanks are trimmed.
@@ -110,9 +116,9 @@ impl Scanner {
         let mut scanner = Self {
             marks: Marks::new(dialect),
             comment: dialect.comment,
-            kept_cells,
             state: State::Plain,
-            spans: Vec::new(),
+            spans: vec![Span { start: 0, end: 0, form: Form::Plain }; kept_cells].into(),
+            cells: 0,
             traits: Traits::default(),
             cell_start: 0,
             blank_so_far: true,
@@ -126,7 +132,7 @@ impl Scanner {
 
     /// Cells of the record that was found last; up to `kept_cells`.
     pub(crate) fn spans(&self) -> &[Span] {
-        &self.spans
+        &self.spans[..self.cells]
     }
 
     /// What was seen in the record that was found last.
@@ -136,12 +142,41 @@ impl Scanner {
 
     /// A window over `bytes`, of which `carried` bytes of the record in progress came before.
     pub(crate) fn window<'a>(&self, bytes: &'a [u8], carried: usize) -> Window<'a> {
-        Window::new(bytes, carried as u32, self.marks)
+        let mut window = Window {
+            bytes,
+            base: 0,
+            record_start: 0_u32.wrapping_sub(carried as u32),
+            unread: 0,
+            block: Block::default(),
+            orderly: Orderly::default(),
+            is_orderly: false,
+        };
+        self.load_block(&mut window);
+        window
+    }
+
+    /// Makes the masks of the window's block, for the walk that will take it.
+    #[inline]
+    fn load_block(&self, window: &mut Window<'_>) {
+        let bytes = &window.bytes[window.base..];
+        let skipped = window.unread.saturating_sub(window.base);
+        let begins_cell = self.cell_start == window.in_record(skipped as u32);
+        window.is_orderly = match bytes.first_chunk() {
+            Some(block) if !self.marks.careful => {
+                self.marks.find_orderly(block, self.state, begins_cell, skipped, &mut window.orderly)
+            }
+            _ => false,
+        };
+        if !window.is_orderly {
+            window.block = self.marks.find(bytes);
+            window.block.consume_record(skipped);
+        }
     }
 
     /// Forgets the record that was found, before the next one is looked for.
     pub(crate) fn begin_record(&mut self) {
-        self.spans.clear();
+        self.cells = 0;
+        self.escaped = false;
         self.traits = Traits::default();
         self.cell_start = 0;
         self.blank_so_far = true;
@@ -160,28 +195,107 @@ impl Scanner {
         if self.marks.careful { self.walk::<true>(window) } else { self.walk::<false>(window) }
     }
 
-    /// `CAREFUL`: there are escape bytes to see or blanks to trim.
+    /// `CAREFUL`: there are escape bytes, comments, or blanks to trim.
+    #[inline]
     fn walk<const CAREFUL: bool>(&mut self, window: &mut Window<'_>) -> Option<RecordEnd> {
         loop {
-            let step = match self.state {
-                State::Plain => self.walk_marks::<CAREFUL>(window),
-                State::Quoted => self.seek_quote::<CAREFUL>(window),
-                State::QuoteSeen => self.after_quote::<CAREFUL>(window),
-                State::EscapeSeen => self.after_escape(window),
-                State::RecordStart => self.at_record_start(window),
-                State::Line => self.seek_line_end(window),
-                State::CrSeen { content_len } => self.after_cr(window, content_len),
-            };
+            let step =
+                if !CAREFUL && window.is_orderly { self.walk_ends(window) } else { self.step::<CAREFUL>(window) };
             match step {
                 Step::Record(end) => return Some(end),
                 Step::Again => {}
                 Step::BlockDone => {
-                    self.note(window.block.non_ascii, window.block.nul);
+                    self.end_block(window);
                     if !window.next_block() {
                         return None;
                     }
+                    self.load_block(window);
                 }
             }
+        }
+    }
+
+    /// Takes the ends of cells of an orderly block up to the next end of a record.
+    #[inline]
+    fn walk_ends(&mut self, window: &mut Window<'_>) -> Step {
+        let Orderly { ends, line_ends, after_quote, .. } = window.orderly;
+        // Everything up to the first line end, or everything.
+        let of_record = ends & (line_ends ^ line_ends.wrapping_sub(1));
+        window.orderly.ends = ends & !of_record;
+        if after_quote == 0 {
+            self.push_orderly::<false>(of_record, window);
+        } else {
+            self.push_orderly::<true>(of_record, window);
+        }
+        if line_ends == 0 {
+            return Step::BlockDone;
+        }
+        self.line_end(window, line_ends.trailing_zeros())
+    }
+
+    /// Adds the cells that end at these bits of an orderly block. `QUOTED`: some of them may be quoted.
+    #[inline]
+    fn push_orderly<const QUOTED: bool>(&mut self, ends: u64, window: &mut Window<'_>) {
+        let Orderly { after_quote, mut doubled, .. } = window.orderly;
+        let block_at = window.in_record(0);
+        let (mut rest, mut cells, mut start, mut was_doubled) = (ends, self.cells, self.cell_start, self.escaped);
+        while rest != 0 {
+            let bit = rest.trailing_zeros();
+            rest &= rest - 1;
+            let end = block_at.wrapping_add(bit);
+            let mut span = Span { start, end, form: Form::Plain };
+            if QUOTED {
+                let is_quoted = (after_quote >> bit & 1) as u32;
+                let before = !(!0 << bit);
+                let is_escaped = was_doubled | (doubled & before != 0);
+                doubled &= !before;
+                was_doubled = false;
+                let form = FORMS[(is_quoted << u32::from(is_escaped)) as usize % FORMS.len()];
+                span = Span { start: start + is_quoted, end: end - is_quoted, form };
+            }
+            if let Some(kept) = self.spans.get_mut(cells) {
+                *kept = span;
+                cells += 1;
+            }
+            start = end + 1;
+        }
+        (self.cells, self.cell_start) = (cells, start);
+        if QUOTED {
+            self.traits.quoted |= after_quote & ends != 0;
+            (window.orderly.doubled, self.escaped) = (doubled, was_doubled);
+        }
+    }
+
+    /// Leaves the state behind a block that is walked to its end.
+    #[inline]
+    fn end_block(&mut self, window: &Window<'_>) {
+        if !window.is_orderly {
+            self.note(window.block.non_ascii, window.block.nul);
+            return;
+        }
+        let Orderly { doubled, inner_line_ends, non_ascii, nul, after, .. } = window.orderly;
+        self.note(non_ascii, nul);
+        self.traits.line_ends |= inner_line_ends != 0;
+        self.escaped |= doubled != 0;
+        if !matches!(self.state, State::CrSeen { .. }) {
+            self.state = after;
+            self.traits.quoted |= !matches!(after, State::Plain);
+            if matches!(after, State::QuoteSeen) {
+                self.quote_at = window.in_record(Block::BYTES as u32 - 1);
+                self.look_at = self.quote_at + 1;
+            }
+        }
+    }
+
+    fn step<const CAREFUL: bool>(&mut self, window: &mut Window<'_>) -> Step {
+        match self.state {
+            State::Plain => self.walk_marks::<CAREFUL>(window),
+            State::Quoted => self.seek_quote::<CAREFUL>(window),
+            State::QuoteSeen => self.after_quote::<CAREFUL>(window),
+            State::EscapeSeen => self.after_escape(window),
+            State::RecordStart => self.at_record_start(window),
+            State::Line => self.seek_line_end(window),
+            State::CrSeen { content_len } => self.after_cr(window, content_len),
         }
     }
 
@@ -201,7 +315,7 @@ impl Scanner {
 
     /// Takes the blanks around cells without quotes out of their spans.
     pub(crate) fn trim(&mut self, record: &[u8], dialect: &Dialect) {
-        for span in self.spans.iter_mut().filter(|span| span.form == Form::Plain) {
+        for span in self.spans[..self.cells].iter_mut().filter(|span| span.form == Form::Plain) {
             let cell = &record[span.start as usize..span.end as usize];
             let is_text = |byte: &u8| !dialect.is_blank(*byte);
             let start = cell.iter().position(is_text).unwrap_or(cell.len());
@@ -253,6 +367,7 @@ impl Scanner {
     #[inline]
     fn begin_cell<const CAREFUL: bool>(&mut self, at: u32) {
         self.cell_start = at;
+        self.escaped = false;
         if CAREFUL {
             self.blank_so_far = true;
         }
@@ -355,7 +470,7 @@ impl Scanner {
     }
 
     /// Ends the record at the LF or CR of `bit`; a CR waits for the byte after it.
-    #[inline]
+    #[inline(always)]
     fn line_end(&mut self, window: &mut Window<'_>, bit: u32) -> Step {
         let content_len = window.in_record(bit);
         let at = window.base + bit as usize;
@@ -380,10 +495,17 @@ impl Scanner {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn end_record(&mut self, window: &mut Window<'_>, content_len: u32, next: usize) -> Step {
-        let passed = window.block.consume_record(next - window.base);
-        self.note(passed.non_ascii, passed.nul);
+        let len = next - window.base;
+        if window.is_orderly {
+            let (line_ends, non_ascii, nul) = window.orderly.consume_record(len);
+            self.note(non_ascii, nul);
+            self.traits.line_ends |= line_ends != 0;
+        } else {
+            let passed = window.block.consume_record(len);
+            self.note(passed.non_ascii, passed.nul);
+        }
         window.begin_record(next);
         Step::Record(RecordEnd { content_len, next })
     }
@@ -402,8 +524,9 @@ impl Scanner {
 
     #[inline]
     fn push(&mut self, span: Span) {
-        if self.spans.len() < self.kept_cells {
-            self.spans.push(span);
+        if let Some(kept) = self.spans.get_mut(self.cells) {
+            *kept = span;
+            self.cells += 1;
         }
     }
 }
@@ -463,25 +586,76 @@ impl Block {
     }
 }
 
+/// 0 plain, 1 quoted, 2 escaped; a power of two of forms spares a check.
+const FORMS: [Form; 4] = [Form::Plain, Form::Quoted, Form::Escaped, Form::Escaped];
+
+/// The masks of a block in which every quote is where it may be. Bits of bytes that are consumed are clear.
+#[derive(Clone, Copy)]
+struct Orderly {
+    /// Delimiters and line ends outside quotes.
+    ends: u64,
+    /// Bytes behind a quote that closes.
+    after_quote: u64,
+    /// Second halves of doubled quotes.
+    doubled: u64,
+    /// Line ends outside quotes.
+    line_ends: u64,
+    /// Line ends inside quotes.
+    inner_line_ends: u64,
+    non_ascii: u64,
+    nul: u64,
+    /// The state behind the block: `Plain`, `Quoted` or `QuoteSeen`.
+    after: State,
+}
+
+impl Default for Orderly {
+    fn default() -> Self {
+        Self {
+            ends: 0,
+            line_ends: 0,
+            after_quote: 0,
+            doubled: 0,
+            inner_line_ends: 0,
+            non_ascii: 0,
+            nul: 0,
+            after: State::Plain,
+        }
+    }
+}
+
+impl Orderly {
+    /// Splits off the first `bytes` bytes of the block, as [`Block::consume_record`] does; returns the last three masks of
+    /// these.
+    #[inline]
+    fn consume_record(&mut self, bytes: usize) -> (u64, u64, u64) {
+        let taken = if bytes < Block::BYTES { !(!0 << bytes) } else { !0 };
+        let Self { inner_line_ends, non_ascii, nul, .. } = *self;
+        self.ends &= !taken;
+        self.line_ends &= !taken;
+        if inner_line_ends | non_ascii | nul == 0 {
+            return (0, 0, 0);
+        }
+        (self.inner_line_ends, self.non_ascii, self.nul) = (inner_line_ends & !taken, non_ascii & !taken, nul & !taken);
+        (inner_line_ends & taken, non_ascii & taken, nul & taken)
+    }
+}
+
 /// The bytes of one feed, as masks of 64 bytes at a time.
 pub(crate) struct Window<'a> {
     bytes: &'a [u8],
-    marks: Marks,
     /// Position of the block's first byte.
     base: usize,
+    /// The block's masks, unless it is orderly.
     block: Block,
+    orderly: Orderly,
+    is_orderly: bool,
     /// Position of the record in progress, modulo 2^32: it may have begun before the window.
     record_start: u32,
     /// First byte that belongs to no record yet.
     unread: usize,
 }
 
-impl<'a> Window<'a> {
-    fn new(bytes: &'a [u8], carried: u32, marks: Marks) -> Self {
-        let block = marks.find(bytes);
-        Self { bytes, marks, base: 0, block, record_start: 0_u32.wrapping_sub(carried), unread: 0 }
-    }
-
+impl Window<'_> {
     /// Position, inside the record in progress, of a bit of this block.
     #[inline]
     fn in_record(&self, bit: u32) -> u32 {
@@ -518,13 +692,10 @@ impl<'a> Window<'a> {
         let base = self.base + Block::BYTES;
         if base >= self.bytes.len() {
             self.block = Block::default();
+            self.is_orderly = false;
             return false;
         }
         self.base = base;
-        self.block = self.marks.find(&self.bytes[base..]);
-        if self.unread > base {
-            self.block.consume_record(self.unread - base);
-        }
         true
     }
 }
@@ -536,7 +707,7 @@ struct Marks {
     quote: u8x16,
     /// All ones, or zero for files without quoting.
     quoting: u64,
-    /// Whether `escapes` and `blanks` are wanted.
+    /// Whether no block is taken as orderly: there are escape bytes, comments, or blanks to trim.
     careful: bool,
     escape: u8x16,
     /// All ones, or zero for files without an escape byte.
@@ -553,11 +724,74 @@ impl Marks {
             delimiter: u8x16::splat(dialect.delimiter),
             quote: u8x16::splat(dialect.quote.unwrap_or(0)),
             quoting: mask(dialect.quote.is_some()),
-            careful: escapes || dialect.trims_blanks,
+            careful: escapes || dialect.trims_blanks || dialect.comment.is_some(),
             escape: u8x16::splat(dialect.escape.unwrap_or(0)),
             escaping: mask(escapes),
             trimming: mask(dialect.trims_blanks),
         }
+    }
+
+    /// Makes the masks of a block that begins in `state`, and tells whether it is orderly; `begins_cell` says that its first
+    /// byte behind `skipped` ones begins a cell.
+    #[inline]
+    fn find_orderly(
+        &self,
+        bytes: &[u8; Block::BYTES],
+        state: State,
+        begins_cell: bool,
+        skipped: usize,
+        orderly: &mut Orderly,
+    ) -> bool {
+        let (is_inside, is_after_quote) = match state {
+            State::Plain => (0, 0),
+            State::Quoted => (!0, 0),
+            State::QuoteSeen => (0, 1),
+            _ => return false,
+        };
+        let (vectors, _) = bytes.as_chunks::<16>();
+        let (mut delimiters, mut line_ends, mut quotes) = (0, 0, 0);
+        let (mut all, mut least) = (u8x16::splat(0), u8x16::splat(u8::MAX));
+        for (index, vector) in vectors.iter().enumerate() {
+            let vector = u8x16::from(*vector);
+            let mask = |matches: u8x16| u64::from(matches.to_bitmask()) << (index * 16);
+            delimiters |= mask(vector.simd_eq(self.delimiter));
+            line_ends |= mask(is_line_end(vector));
+            quotes |= mask(vector.simd_eq(self.quote));
+            all |= vector;
+            least = least.min(vector);
+        }
+        quotes &= self.quoting;
+        line_ends &= !0 << skipped;
+        *orderly = Orderly { ends: delimiters | line_ends, line_ends, ..Orderly::default() };
+        if all.to_bitmask() != 0 {
+            orderly.non_ascii = find_each(bytes, |vector| vector) & (!0 << skipped);
+        }
+        if least.simd_eq(u8x16::splat(0)).to_bitmask() != 0 {
+            orderly.nul = find_each(bytes, |vector| vector.simd_eq(u8x16::splat(0)));
+        }
+        if quotes | is_inside | is_after_quote == 0 {
+            return true;
+        }
+        let inside = parity(quotes) ^ is_inside;
+        let (opening, closing) = (quotes & inside, quotes & !inside);
+        orderly.ends &= !inside;
+        orderly.line_ends = line_ends & !inside;
+        orderly.inner_line_ends = line_ends & inside;
+        orderly.after_quote = closing << 1 | is_after_quote;
+        orderly.doubled = opening & orderly.after_quote;
+        let first = if begins_cell && matches!(state, State::Plain) { 1 << skipped } else { 0 };
+        let may_open = orderly.ends << 1 | orderly.after_quote | first;
+        if opening & !may_open | orderly.after_quote & !(orderly.ends | quotes) != 0 {
+            return false;
+        }
+        orderly.after = if inside >> 63 & 1 == 1 {
+            State::Quoted
+        } else if closing >> 63 & 1 == 1 {
+            State::QuoteSeen
+        } else {
+            State::Plain
+        };
+        true
     }
 
     /// Masks of the first 64 bytes, or of as many as there are.
@@ -586,7 +820,7 @@ impl Marks {
             let mask = |matches: u8x16| u64::from(matches.to_bitmask()) << (index * 16);
             block.quotes |= mask(vector.simd_eq(self.quote));
             block.delimiters |= mask(vector.simd_eq(self.delimiter));
-            block.line_ends |= mask(vector.simd_eq(u8x16::splat(b'\n')) | vector.simd_eq(u8x16::splat(b'\r')));
+            block.line_ends |= mask(is_line_end(vector));
             block.non_ascii |= mask(vector);
             block.nul |= mask(vector.simd_eq(u8x16::splat(0)));
         }
@@ -609,4 +843,25 @@ impl Marks {
         block.escapes &= self.escaping;
         block.blanks &= self.trimming & !block.delimiters;
     }
+}
+
+/// The mask of what is found in each of four vectors.
+fn find_each(bytes: &[u8; Block::BYTES], find: impl Fn(u8x16) -> u8x16) -> u64 {
+    let (vectors, _) = bytes.as_chunks::<16>();
+    let masks = vectors.iter().map(|vector| u64::from(find(u8x16::from(*vector)).to_bitmask()));
+    masks.enumerate().fold(0, |all, (index, mask)| all | mask << (index * 16))
+}
+
+#[inline]
+fn is_line_end(vector: u8x16) -> u8x16 {
+    vector.simd_eq(u8x16::splat(b'\n')) | vector.simd_eq(u8x16::splat(b'\r'))
+}
+
+/// For each bit, whether an odd number of bits up to and with it is set.
+#[inline]
+fn parity(mut bits: u64) -> u64 {
+    for shift in [1, 2, 4, 8, 16, 32] {
+        bits ^= bits << shift;
+    }
+    bits
 }

@@ -33,9 +33,12 @@ pub fn run(file: &[u8], feed_bytes: usize, steps: Steps) -> (u64, usize) {
         let mut window = scanner.window(bytes, carry.len());
         let mut start = 0;
         while let Some(end) = scanner.next_record(&mut window) {
-            carry.extend_from_slice(if carry.is_empty() { &[] } else { &bytes[..end.next] });
-            let source = if carry.is_empty() { &bytes[start..] } else { &carry };
-            let len = if carry.is_empty() { end.next - start } else { carry.len() };
+            let (source, len) = if carry.is_empty() {
+                (&bytes[start..], end.next - start)
+            } else {
+                carry.extend_from_slice(&bytes[..end.next]);
+                (carry.as_slice(), carry.len())
+            };
             let record = Record {
                 source,
                 content_len: end.content_len as usize,

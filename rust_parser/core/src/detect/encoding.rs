@@ -31,8 +31,8 @@ pub(super) fn find(head: &[u8], is_whole: bool) -> Encoding {
 }
 
 /// The encoding of a file that was ASCII so far, from the bytes that begin with its first non-ASCII byte: up to
-/// [`ENCODING_WINDOW_BYTES`](super::ENCODING_WINDOW_BYTES) of them, or all that are left (`is_whole`). Never `Ascii`, and never UTF-16, which shows
-/// at a file's beginning.
+/// [`ENCODING_WINDOW_BYTES`](super::ENCODING_WINDOW_BYTES) of them, or all that are left (`is_whole`). Never `Ascii`,
+/// and never UTF-16, which shows at a file's beginning.
 #[must_use]
 pub fn settle_encoding(window: &[u8], is_whole: bool) -> Encoding {
     settle(window, 0, is_whole)

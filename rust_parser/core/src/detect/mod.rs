@@ -35,8 +35,8 @@ pub const ENCODING_WINDOW_BYTES: usize = 64 * 1024;
 
 /// How to read the file that begins with `head`: its first [`HEAD_BYTES`], or all of it if `is_whole`.
 ///
-/// The encoding is [`Ascii`](crate::reading::Encoding::Ascii) where no byte above 0x7F was seen; [`settle_encoding`] then decides when the first
-/// one comes.
+/// The encoding is [`Ascii`](crate::reading::Encoding::Ascii) where no byte above 0x7F was seen; [`settle_encoding`] then
+/// decides when the first one comes.
 #[must_use]
 pub fn detect(head: &[u8], is_whole: bool, hints: &Hints) -> Detected {
     let encoding = hints.encoding.unwrap_or_else(|| encoding::find(head, is_whole));

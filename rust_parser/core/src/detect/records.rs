@@ -11,7 +11,7 @@ use memchr::{memchr2, memchr3};
 
 /// Enough records to judge a dialect by.
 const MOST_RECORDS: usize = 1_000;
-/// Enough cells; bounds the time that a head of many small cells takes.
+/// Enough cells, in all and in one record, which ends the sample there; bounds the time that many small cells take.
 const MOST_CELLS: usize = 20_000;
 /// A search for a closing quote goes through so many times the head, all searches together, before it is given up: text in
 /// which many quotes open and none closes would take quadratic time.
@@ -134,6 +134,7 @@ impl Reader<'_> {
     }
 
     fn read_well_formed(&mut self, start: usize) -> Result<usize, Malformed> {
+        let most_cells = self.out.cells.len() + MOST_CELLS;
         let mut at = start;
         loop {
             let begin = self.skip_blanks(at);
@@ -152,6 +153,9 @@ impl Reader<'_> {
             }
             if self.text.get(at) != Some(&self.marks.delimiter) {
                 return Ok(at);
+            }
+            if self.out.cells.len() >= most_cells {
+                return Ok(self.text.len());
             }
             at += 1;
         }
@@ -179,6 +183,7 @@ impl Reader<'_> {
     /// Appends the cells of the line at `start`, in which quotes may stand anywhere; the position of its end.
     fn read_line_alone(&mut self, start: usize) -> usize {
         let line_end = line_end(self.text, start);
+        let most_cells = self.out.cells.len() + MOST_CELLS;
         let mut at = start;
         loop {
             let begin = self.skip_blanks(at);
@@ -192,7 +197,7 @@ impl Reader<'_> {
                 self.out.cells.push(at..end);
                 at = end;
             }
-            if at >= line_end || self.text[at] != self.marks.delimiter {
+            if at >= line_end || self.text[at] != self.marks.delimiter || self.out.cells.len() >= most_cells {
                 return line_end;
             }
             at += 1;

@@ -25,6 +25,11 @@ const ROWS_BEHIND: usize = 3;
 /// Evidence above which a row names the columns for certain: half a word above a column of numbers.
 const SURE: f64 = 0.5;
 
+/// Evidence of a value that is no word but of another kind than those below: a year above numbers, if it is not alone.
+const ABOVE_NUMBERS: f64 = 0.3;
+/// The most that words above columns of words speak for a header.
+const MOST_FROM_WORDS: f64 = 0.8;
+
 /// Words that head columns and hardly ever stand in them.
 const HEADINGS: &str = "id no no. name date time code type title description address email phone url price amount quantity \
     qty count category status year month city country comment comments 순번 연번 번호 이름 성명 명칭 코드 구분 종류 주소 전화번호 날짜 \
@@ -211,7 +216,12 @@ impl<'t> Table<'t> {
     /// What the rows from `first` on say about each column; rows that only repeat the row `name` say nothing.
     fn columns_below(&self, first: usize, name: usize) -> Vec<Column<'t>> {
         let columns = self.judged.columns;
-        let is_evidence = |row: &usize| self.rows[*row].width() == columns && !self.is_same(*row, name);
+        // A single cell is repeated by chance, unless the copies stand one below the other.
+        let repeats = |row: usize| {
+            let is_near = row < name + MOST_HEADER_ROWS && (name..row).all(|above| self.is_same(above, name));
+            self.is_same(row, name) && (columns > 1 || is_near)
+        };
+        let is_evidence = |row: &usize| self.rows[*row].width() == columns && !repeats(*row);
         let rows: Vec<usize> = (first..self.rows.len()).filter(is_evidence).take(ROWS_OF_EVIDENCE).collect();
         (0..columns).map(|column| self.column(column, &rows)).collect()
     }
@@ -246,22 +256,26 @@ impl<'t> Table<'t> {
         }
     }
 
-    /// For (above 0) or against a row's being the header of the rows below it.
+    /// For (above 0) or against a row's being the header of the rows below it. However many words it has: one value above
+    /// values of its kind outweighs them, since words may stand above words in any row.
     fn header_evidence(&self, row: usize, columns: &[Column<'_>]) -> f64 {
-        let width = self.rows[row].width();
         let mut seen = HashSet::new();
-        let mut evidence = 0.0;
-        for column in 0..width {
+        let (mut evidence, mut words) = (0.0, 0.0);
+        let names_years =
+            self.kinds(row).iter().enumerate().filter(|(at, _)| is_year(self.value(row, *at))).count() > 1;
+        for (column, below) in columns.iter().enumerate().take(self.rows[row].width()) {
             let (kind, value) = (self.kinds(row)[column], self.value(row, column));
             if !value.is_empty() && !seen.insert(value) {
                 evidence -= 0.5;
             }
-            evidence += match columns.get(column) {
-                Some(below) => name_evidence(kind, value, below),
-                None => 0.0,
+            let name = if names_years && is_year(value) && !below.has_years {
+                ABOVE_NUMBERS
+            } else {
+                name_evidence(kind, value, below)
             };
+            if below.kind.is_typed() || !(0.0..1.0).contains(&name) { evidence += name } else { words += name }
         }
-        evidence
+        evidence + f64::min(words, MOST_FROM_WORDS)
     }
 }
 
@@ -274,10 +288,9 @@ fn name_evidence(kind: CellType, name: &[u8], column: &Column<'_>) -> f64 {
     match (kind, column.kind) {
         (Empty, _) => 0.0,
         (Missing, _) => -0.3,
-        (Number, Number | Empty) if is_year(name) && !column.has_years => 0.3,
         (kind, below) if below.is_typed() && kind == below => -1.0,
         (Word | Text, below) if below.is_typed() => 1.0,
-        (kind, below) if below.is_typed() && kind.is_typed() => 0.3,
+        (kind, below) if below.is_typed() && kind.is_typed() => ABOVE_NUMBERS,
         (_, below) if below.is_typed() => 0.5,
         (Number | Time | Address | Boolean, _) => -0.7,
         _ if column.values.contains(name) => -1.0,
