@@ -14,7 +14,7 @@ fn replay(target: &str, check: impl Fn(&[u8])) {
     paths.sort();
     assert!(!paths.is_empty(), "{} is empty", folder.display());
     for path in paths {
-        println!("{}", path.display());
+        eprintln!("{}", path.display());
         check(&std::fs::read(path).unwrap());
     }
 }

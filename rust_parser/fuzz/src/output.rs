@@ -27,7 +27,7 @@ pub(crate) struct Output {
 
 impl Output {
     pub(crate) fn rows(&self) -> Vec<Row> {
-        self.batches.iter().flat_map(|batch| tuples(&batch.rows)).map(row).collect()
+        self.batches.iter().flat_map(|batch| tuples(&batch.rows)).map(|fields| row(&fields)).collect()
     }
 
     pub(crate) fn rejected(&self) -> impl Iterator<Item = &RejectedRow> {
@@ -59,8 +59,8 @@ pub(crate) fn read_on<'a>(
 }
 
 /// `row_number int8`, a text a column, `extra_cells text[]`.
-fn row(fields: Vec<Option<&[u8]>>) -> Row {
-    let [Some(number), cells @ .., extra] = fields.as_slice() else { panic!("no row number: {fields:?}") };
+fn row(fields: &[Option<&[u8]>]) -> Row {
+    let [Some(number), cells @ .., extra] = fields else { panic!("no row number: {fields:?}") };
     Row {
         number: i64::from_be_bytes((*number).try_into().expect("int8")),
         cells: cells.iter().map(|cell| cell.map(<[u8]>::to_vec)).collect(),

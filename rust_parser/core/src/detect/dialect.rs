@@ -98,7 +98,9 @@ fn candidates(text: &[u8], hints: &Hints) -> Vec<Marks> {
     let holds = |mark: u8| memchr(mark, text).is_some();
     // What separates nothing reads a table of one column.
     let absent = if holds(b',') { NOWHERE } else { b',' };
-    let held = DELIMITERS.iter().map(|(mark, _)| *mark).filter(|&mark| holds(mark)).chain(Some(absent));
+    // Where the text holds that mark too, it is among the others already.
+    let absent = Some(absent).filter(|&mark| !holds(mark));
+    let held = DELIMITERS.iter().map(|(mark, _)| *mark).filter(|&mark| holds(mark)).chain(absent);
     let delimiters: Vec<u8> = hints.delimiter.map_or_else(|| held.collect(), |delimiter| vec![delimiter]);
     let single = holds(b'\'').then_some(Some(b'\''));
     let none = holds(b'"').then_some(None);
