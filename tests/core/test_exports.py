@@ -115,6 +115,21 @@ def test_pages_grow_to_what_the_rows_allow() -> None:
     assert min(reader.pages[:-1]) < 250
 
 
+def test_one_page_is_read_ahead_and_no_more() -> None:
+    reader = StoredRows([b"x" * (PAGE_BYTES // 2)] * 20)
+    _, *pieces = zip(Exports(reader, Rejected([]), Writer).rows("t", "kb", None), _pages_read(reader), strict=False)
+    assert len(pieces) == 20
+    for number, (_, read) in enumerate(pieces):
+        page = number // 2 + 1
+        assert page <= read <= page + 1
+
+
+def _pages_read(reader: StoredRows) -> Iterator[int]:
+    """How many pages were asked for by now."""
+    while True:
+        yield len(reader.pages)
+
+
 def test_a_version_that_is_removed_in_the_middle_ends_the_export_with_an_error() -> None:
     exports = Exports(StoredRows([b"x" * 1_000] * 10_000, goes_at_row=5_000), Rejected([]), Writer)
     pieces = exports.rows("t", "kb", None)

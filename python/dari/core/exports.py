@@ -1,11 +1,12 @@
 """What is stored comes out again: the rows of a version, and the rejected rows of an upload, as CSV.
 
 Both are read page by page, each page in a transaction of its own that is over before its bytes leave: a caller who
-reads slowly, or not at all, holds a page in memory and nothing in the database. A version never changes while it
+reads slowly, or not at all, holds two pages in memory and nothing in the database. A version never changes while it
 exists, so that pages of different moments fit together; one that is removed meanwhile ends the export with an error.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -102,11 +103,15 @@ class Exports:
         writer = self._make_writer(escape_formulas)
         if version.has_header:
             yield from _pieces(writer.header(list(version.columns)))
+        for page in _one_ahead(self._pages(version)):
+            yield from _pieces(writer.rows(page.copy))
+
+    def _pages(self, version: Version) -> Iterator[RowsPage]:
         next_row_number = 1
         max_rows = _FIRST_PAGE_ROWS
         while next_row_number <= version.row_count:
             page = self._rows.read_rows(version, next_row_number, max_rows, PAGE_BYTES)
-            yield from _pieces(writer.rows(page.copy))
+            yield page
             next_row_number += page.row_count
             max_rows = _rows_in_a_page(page)
 
@@ -121,6 +126,15 @@ class Exports:
         while page:
             yield from _pieces("".join(map(_rejected_record, page)).encode())
             page = self._rejected_rows.list_rejected(tenant, upload, page[-1].byte_offset, _REJECTED_PAGE_ROWS)
+
+
+def _one_ahead(pages: Iterator[RowsPage]) -> Iterator[RowsPage]:
+    """The same pages; each is read while the one before is written and taken, so that the database need not wait."""
+    with ThreadPoolExecutor(1, "export") as reader:
+        reading = reader.submit(next, pages, None)
+        while (page := reading.result()) is not None:
+            reading = reader.submit(next, pages, None)
+            yield page
 
 
 def _rows_in_a_page(page: RowsPage) -> int:
