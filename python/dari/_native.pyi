@@ -203,15 +203,34 @@ class Parser:
 
 @final
 class ColumnProfile:
-    """What is in a column; see ColumnProfile in ingest.proto for each field."""
+    r"""What is in a column; see ColumnProfile in ingest.proto for each field.
+
+    A *value* is a cell that is neither empty nor null-like. Null-like are, exactly as they stand here: NULL, Null,
+    null, NA, N/A, n/a, #N/A, NaN, nan, None, none, NONE, NIL, nil, -, \N, 없음, 해당없음, 해당 없음. Bounds, lengths,
+    types, distinct and top values are those of values.
+    """
 
     @property
     def type(self) -> str:
         """One of empty, integer, decimal, float, boolean, date, time, timestamp, text."""
     @property
-    def format(self) -> str: ...
+    def format(self) -> str:
+        """How every value of a date, time or timestamp is written.
+
+        A date: YYYY-MM-DD, YYYY/MM/DD, YYYY.MM.DD, "YYYY. M. D." (blanks and the last dot may be missing),
+        "YYYY년 M월 D일" (blanks may be missing), MM/DD/YYYY, DD/MM/YYYY, and the last two with - or a dot.
+
+        A time: HH:MM, "h:MM AM", "오전 h:MM"; each with :SS behind MM where some value has seconds (not all need to),
+        which may have up to six decimals.
+
+        A timestamp: a date, a blank (or T, in values with YYYY-MM-DD), a time; then ±HH:MM where all have a zone (Z,
+        ±HH, ±HHMM or ±HH:MM).
+
+        Months, days and hours have one or two digits. YYYYMMDD for integers that are all days of 1900 to 2099.
+        """
     @property
-    def precision(self) -> int: ...
+    def precision(self) -> int:
+        """Digits of an integer or decimal in all: the most before the point, and `scale`."""
     @property
     def scale(self) -> int: ...
     @property
@@ -227,13 +246,23 @@ class ColumnProfile:
     @property
     def null_like_count(self) -> int: ...
     @property
-    def distinct_estimate(self) -> int: ...
+    def total_bytes(self) -> int:
+        """Bytes of all cells."""
+    @property
+    def distinct_estimate(self) -> int:
+        """Standard error: 2.3 %; in tables of more than 64 columns 3.3 %, of more than 200 columns 4.6 %."""
+    @property
+    def distinct_is_exact(self) -> bool:
+        """Whether `distinct_estimate` is none: all of at most 64 short values are known."""
     @property
     def min(self) -> str: ...
     @property
     def max(self) -> str: ...
     @property
     def sum(self) -> str: ...
+    @property
+    def sum_is_exact(self) -> bool:
+        """Whether no rounding is in `sum`: no number has an exponent, and 128 bits held it."""
     @property
     def mean(self) -> float | None: ...
     @property

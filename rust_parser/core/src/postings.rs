@@ -1,7 +1,7 @@
 //! The search index of a batch: for every term, in which blocks of rows it stands.
 //!
 //! A *block* is a run of `block_rows` rows; a reader finds blocks by their terms, and scores their rows exactly. A batch
-//! cuts its pairs of term and block into *buckets* by the highest bits of the hash and sorts each: one tuple a bucket,
+//! sorts its pairs of term and block and cuts them into *buckets* by the highest bits of the hash: one tuple a bucket,
 //! so that PostgreSQL indexes a few thousand small values a batch, and a term is found by reading one tuple of each batch.
 //! An inverted index over the same sets in PostgreSQL (GIN) costs several times the load of the rows themselves, since
 //! most terms of real files stand in one row only.
@@ -42,7 +42,7 @@ fn turn_sign_back(value: u32) -> i32 {
 /// Pairs of term and block of one batch.
 ///
 /// Most repetitions of a term in its block are noticed by looking at the term that had the same place among the recent
-/// ones; the others leave equal pairs, which stand side by side when a bucket is sorted, and are dropped there.
+/// ones; the others leave equal pairs, which stand side by side when all are sorted, and are dropped there.
 pub(crate) struct Postings {
     /// Hash with its sign turned in the high half, number of the block within the batch in the low half. Beyond `len` it
     /// holds anything.
@@ -52,8 +52,8 @@ pub(crate) struct Postings {
     block: u32,
     /// By the lowest bits, the last hash of the block in progress that had them.
     recent: Box<[u32; RECENT]>,
-    /// The pairs, bucket behind bucket; kept for its memory.
-    by_bucket: Vec<u64>,
+    /// The pairs in order, each once; kept for its memory.
+    sorted: Vec<u64>,
     value: Vec<u8>,
 }
 
@@ -61,6 +61,8 @@ pub(crate) struct Postings {
 const RECENT: usize = 4_096;
 /// No hash: [`crate::lexeme::hash`] never gives `i32::MIN`.
 const NO_HASH: u32 = 0;
+/// Bits of a hash that one pass of the sort looks at; three passes.
+const DIGIT_BITS: u32 = 11;
 /// Step by which room for pairs is made.
 const ROOM_PAIRS: usize = 8_192;
 
@@ -71,7 +73,7 @@ impl Default for Postings {
             len: 0,
             block: 0,
             recent: Box::new([NO_HASH; RECENT]),
-            by_bucket: Vec::new(),
+            sorted: Vec::new(),
             value: Vec::new(),
         }
     }
@@ -105,25 +107,15 @@ impl Postings {
 
     /// Takes all postings of the ended blocks as a whole COPY; empty where there are none.
     pub(crate) fn take(&mut self, first_row_number: u64, block_rows: u32, rows: u64) -> Vec<u8> {
-        let ends = self.sort_into_buckets();
+        self.sort();
         let mut copy = CopyBinary::default();
-        let mut pairs = Vec::new();
-        let mut start = 0;
-        for (bucket, end) in ends.into_iter().enumerate() {
-            pairs.clear();
-            pairs.extend_from_slice(&self.by_bucket[start..end]);
-            start = end;
-            if pairs.is_empty() {
-                continue;
-            }
-            pairs.sort_unstable();
-            pairs.dedup();
+        for pairs in self.sorted.chunk_by(|one, next| one >> (32 + LOW_BITS) == next >> (32 + LOW_BITS)) {
             self.value.clear();
             write_number(&mut self.value, u64::from(block_rows));
             write_number(&mut self.value, rows);
-            write_bucket(&mut self.value, &pairs);
+            write_bucket(&mut self.value, pairs);
             copy.begin_tuple(3, 4 + 8 + self.value.len());
-            copy.int4(bucket as i32);
+            copy.int4((pairs[0] >> (32 + LOW_BITS)) as i32);
             copy.int8(first_row_number as i64);
             copy.text(&self.value, 0, self.value.len());
         }
@@ -131,26 +123,31 @@ impl Postings {
         copy.finish()
     }
 
-    /// Moves the pairs into `by_bucket` and tells where each bucket ends.
-    fn sort_into_buckets(&mut self) -> Vec<usize> {
-        let bucket = |pair: u64| (pair >> (32 + LOW_BITS)) as usize;
-        let pairs = &self.pairs[..self.len];
-        // Counts, then starts; writing moves each start to the bucket's end.
-        let mut places = vec![0; 1 << BUCKET_BITS];
-        for pair in pairs {
-            places[bucket(*pair)] += 1;
+    /// Moves the pairs into `sorted`, each once.
+    ///
+    /// They come in the order of their blocks, and a radix sort from the lowest digit of the hash keeps that.
+    fn sort(&mut self) {
+        self.pairs.truncate(self.len);
+        self.sorted.resize(self.len, 0);
+        for shift in [32, 32 + DIGIT_BITS, 32 + 2 * DIGIT_BITS] {
+            let digit = |pair: u64| (pair >> shift) as usize % (1 << DIGIT_BITS);
+            let mut places = [0; 1 << DIGIT_BITS];
+            for pair in &self.pairs {
+                places[digit(*pair)] += 1;
+            }
+            let mut next = 0;
+            for place in &mut places {
+                next += std::mem::replace(place, next);
+            }
+            for pair in &self.pairs {
+                let place = &mut places[digit(*pair)];
+                self.sorted[*place] = *pair;
+                *place += 1;
+            }
+            std::mem::swap(&mut self.pairs, &mut self.sorted);
         }
-        let mut next = 0;
-        for place in &mut places {
-            next += std::mem::replace(place, next);
-        }
-        self.by_bucket.resize(pairs.len(), 0);
-        for pair in pairs {
-            let place = &mut places[bucket(*pair)];
-            self.by_bucket[*place] = *pair;
-            *place += 1;
-        }
-        places
+        std::mem::swap(&mut self.pairs, &mut self.sorted);
+        self.sorted.dedup();
     }
 
     #[cold]

@@ -43,21 +43,23 @@ impl Block {
 
     /// Takes the cells that hold values of at most [`KEPT_BYTES`], which lie in `text` with [`HEAD_BYTES`] behind them.
     #[inline]
-    fn gather(&mut self, text: &[u8], cells: impl Iterator<Item = Cell>) {
+    fn gather(&mut self, text: &[u8], cells: impl Iterator<Item = Cell>) -> Gathered {
         let mut len = 0;
-        let mut longest = 0;
+        let mut gathered = Gathered { cells: 0, empty: 0, bytes: 0, longest: 0 };
         for cell in cells.take(BLOCK_CELLS) {
             let head = text[cell.start as usize..].first_chunk().map_or(0, |head| u128::from_le_bytes(*head));
             let head = masked(head, cell.len as usize);
             self.heads[len] = head;
             self.hashes[len] = short_hash(head, cell.len);
             self.cells[len] = cell;
-            let is_kept = cell.len.wrapping_sub(1) < KEPT_BYTES as u32;
-            longest = longest.max(if is_kept { cell.len } else { 0 });
-            len += usize::from(is_kept);
+            len += usize::from(cell.len.wrapping_sub(1) < KEPT_BYTES as u32);
+            gathered.cells += 1;
+            gathered.empty += u64::from(cell.len == 0);
+            gathered.bytes += u64::from(cell.len);
+            gathered.longest = gathered.longest.max(cell.len);
         }
         self.len = len;
-        self.has_long = longest as usize > HEAD_BYTES;
+        self.has_long = gathered.longest as usize > HEAD_BYTES;
         if self.has_long {
             for (cell, hash) in self.cells[..len].iter().zip(&mut self.hashes) {
                 if cell.len as usize > HEAD_BYTES {
@@ -65,6 +67,7 @@ impl Block {
                 }
             }
         }
+        gathered
     }
 
     #[inline]
@@ -72,19 +75,33 @@ impl Block {
         Value { text: self.cells[at].text(text), head: self.heads[at], hash: self.hashes[at] }
     }
 
-    /// Keeps those values for which `keep` says so; it gets their position.
+    /// Keeps the values for which `keeps` says so.
     #[inline]
-    fn retain(&mut self, mut keep: impl FnMut(&Self, usize) -> bool) {
-        let mut kept = 0;
+    fn retain(&mut self, mut keeps: impl FnMut(&Self, usize) -> bool) {
+        let mut kept = [0; BLOCK_CELLS];
+        let mut len = 0;
         for at in 0..self.len {
-            let keeps = keep(self, at);
-            self.heads[kept] = self.heads[at];
-            self.hashes[kept] = self.hashes[at];
-            self.cells[kept] = self.cells[at];
-            kept += usize::from(keeps);
+            kept[len] = at as u8;
+            len += usize::from(keeps(self, at));
         }
-        self.len = kept;
+        if len < self.len {
+            for (to, from) in kept[..len].iter().enumerate() {
+                let from = usize::from(*from);
+                self.heads[to] = self.heads[from];
+                self.hashes[to] = self.hashes[from];
+                self.cells[to] = self.cells[from];
+            }
+            self.len = len;
+        }
     }
+}
+
+/// What was seen of the cells of a block.
+struct Gathered {
+    cells: u64,
+    empty: u64,
+    bytes: u64,
+    longest: u32,
 }
 
 impl Cell {
@@ -100,21 +117,15 @@ pub(super) struct Column {
     frequent: Frequent,
     /// Orders of the smallest and the largest value.
     orders: (u64, u64),
-    short: ShortNumbers,
 }
 
 const NO_ORDERS: (u64, u64) = (u64::MAX, 0);
-const HIGH_BITS: u128 = u128::MAX / 0xff << 7;
+const HIGH_BITS: u128 = (u128::MAX / 0xff) << 7;
 
 impl Column {
     /// One with so many rows in its table of values.
     pub(super) fn new(precision: u32, table_rows: usize) -> Self {
-        Self {
-            facts: Facts::new(precision),
-            frequent: Frequent::new(table_rows),
-            orders: NO_ORDERS,
-            short: ShortNumbers::default(),
-        }
+        Self { facts: Facts::new(precision), frequent: Frequent::new(table_rows), orders: NO_ORDERS }
     }
 
     /// Tells that the row whose cell, empty, comes next is too short to have one.
@@ -126,20 +137,13 @@ impl Column {
     pub(super) fn add(&mut self, text: &[u8], cells: impl ExactSizeIterator<Item = Cell> + Clone, block: &mut Block) {
         let mut rest = cells;
         while rest.len() > 0 {
-            let now = rest.clone().take(BLOCK_CELLS);
-            self.facts.cells += now.len() as u64;
-            let (mut empty, mut bytes, mut longest) = (0, 0, 0);
-            for cell in now.clone() {
-                empty += u32::from(cell.len == 0);
-                bytes += u64::from(cell.len);
-                longest = longest.max(cell.len);
-            }
-            self.facts.empty += u64::from(empty);
-            self.facts.bytes += bytes;
-            block.gather(text, now.clone());
+            let gathered = block.gather(text, rest.clone());
+            self.facts.cells += gathered.cells;
+            self.facts.empty += gathered.empty;
+            self.facts.bytes += gathered.bytes;
             self.count_block(text, block);
-            if longest as usize > KEPT_BYTES {
-                self.add_cut(text, now);
+            if gathered.longest as usize > KEPT_BYTES {
+                self.add_cut(text, rest.clone().take(BLOCK_CELLS));
             }
             rest.nth(BLOCK_CELLS - 1);
         }
@@ -147,9 +151,8 @@ impl Column {
 
     /// Takes what is known, and is empty then.
     pub(super) fn take(&mut self) -> Facts {
-        let (facts, short) = (&mut self.facts, &mut self.short);
-        self.frequent.each_row(|text, count| add_times(facts, short, text, count));
-        self.short.settle(facts);
+        let facts = &mut self.facts;
+        self.frequent.each_row(|text, count| add_times(facts, text, count));
         // The cells that stood for missing ones were empty.
         facts.cells -= facts.missing;
         facts.empty -= facts.missing;
@@ -180,32 +183,36 @@ impl Column {
         }
         if self.facts.fits == Fits::NONE {
             block.retain(|block, at| {
-                let is_value = !fits::may_be_null_like(block.heads[at] as u8) || {
-                    let is_null_like = fits::is_null_like(block.cells[at].text(text));
-                    self.facts.null_like += u64::from(is_null_like);
-                    !is_null_like
-                };
-                is_value
+                let may_be_null_like = fits::may_be_null_like(block.heads[at] as u8);
+                let is_null_like = may_be_null_like && fits::is_null_like(block.cells[at].text(text));
+                self.facts.null_like += u64::from(is_null_like);
+                !is_null_like
             });
         } else {
+            let mut short = self.takes_short().then(|| ShortNumbers::new(self.facts.numbers.scale));
             block.retain(|block, at| {
-                let is_short = self.see_short(block.heads[at], block.cells[at].len, 1).is_some();
-                if !is_short {
-                    let value = block.value(text, at);
-                    if self.see(&value, value.text, 1) {
-                        self.frequent.count_others(&[value.hash]);
-                    }
+                if let Some(short) = &mut short
+                    && short.read(block.heads[at], block.cells[at].len)
+                {
+                    return true;
                 }
-                is_short
+                let value = block.value(text, at);
+                if self.see(&value, value.text, 1) {
+                    self.frequent.count_others(&[value.hash]);
+                }
+                false
             });
+            if let Some(short) = short {
+                short.settle(&mut self.facts);
+            }
         }
         if block.len > 0 {
             self.see_texts(text, block);
             self.frequent.count_others(&block.hashes[..block.len]);
         }
         if self.frequent.has_useless_table() {
-            let (facts, short) = (&mut self.facts, &mut self.short);
-            self.frequent.give_up_table(|text, count| add_times(facts, short, text, count));
+            let facts = &mut self.facts;
+            self.frequent.give_up_table(|text, count| add_times(facts, text, count));
         }
         self.frequent.notice_frequent();
     }
@@ -265,7 +272,7 @@ impl Column {
         self.facts.distinct.insert(value.hash);
         self.see_order(order(value.head), value.text);
         self.see_chars(count_chars(cell));
-        if self.facts.fits != Fits::NONE && self.see_short(value.head, cell.len() as u32, times).is_none() {
+        if self.facts.fits != Fits::NONE {
             // Nothing but text is longer than what is kept.
             let (fits, number) = if cell.len() > KEPT_BYTES { (Fits::NONE, None) } else { fits::read(cell) };
             self.facts.fits = self.facts.fits.and(fits);
@@ -295,33 +302,20 @@ impl Column {
         self.facts.longest = self.facts.longest.max(chars);
     }
 
-    /// Takes in a number that stands `times` times, in a column that may be of numbers; `None` where it is not short, or
-    /// might be a day.
-    #[inline]
-    fn see_short(&mut self, head: u128, len: u32, times: u64) -> Option<()> {
-        if len as usize > HEAD_BYTES || !self.facts.fits.is_number() || self.facts.fits.has(Fits::COMPACT) {
-            return None;
-        }
-        let short = number::read_short(head, len)?;
-        self.short.add(short, times, &mut self.facts)?;
-        let fits = if short.scale == 0 { Fits::PLAIN_INTEGER } else { Fits::PLAIN_DECIMAL };
-        self.facts.fits = self.facts.fits.and(fits);
-        Some(())
+    /// Whether its numbers can be read as short ones: where one may be a day, that would be missed.
+    fn takes_short(&self) -> bool {
+        self.facts.fits.is_number() && !self.facts.fits.has(Fits::COMPACT)
     }
 }
 
 /// Makes up for a value of the table that stands `times` times: its sum, or that there was none.
-fn add_times(facts: &mut Facts, short: &mut ShortNumbers, text: &[u8], times: u64) {
+fn add_times(facts: &mut Facts, text: &[u8], times: u64) {
     if fits::is_null_like(text) {
         facts.null_like += times;
-    } else if facts.fits.is_number() {
-        let value = Value::of(text);
-        let read = if text.len() <= HEAD_BYTES { number::read_short(value.head, value.len()) } else { None };
-        if read.and_then(|read| short.add(read, times, facts)).is_none()
-            && let Some((_, number)) = number::read(text)
-        {
-            facts.numbers.add(number, times);
-        }
+    } else if facts.fits.is_number()
+        && let Some((_, number)) = number::read(text)
+    {
+        facts.numbers.add(number, times);
     }
 }
 
@@ -330,47 +324,185 @@ fn count_chars(text: &[u8]) -> u64 {
     text.iter().map(|byte| u64::from(byte & 0xc0 != 0x80)).sum()
 }
 
-/// Bounds and sum of short numbers in 64 bits, all with the same scale.
+/// Bounds and sum of the short numbers of a block, all as integers of the same scale.
 struct ShortNumbers {
     scale: u32,
-    whole_digits: u32,
+    /// Whether one has a point.
+    has_points: bool,
     min: i64,
     max: i64,
-    sum: i128,
+    sum: i64,
 }
 
-impl Default for ShortNumbers {
-    fn default() -> Self {
-        Self { scale: 0, whole_digits: 0, min: i64::MAX, max: i64::MIN, sum: 0 }
-    }
-}
+/// Digits that a short number may have with the scale of all: 256 of them cannot pass 64 bits.
+const SHORT_DIGITS: u32 = 16;
 
 impl ShortNumbers {
-    /// Adds a number that stands `times` times; `None` where it does not fit beside the others.
-    #[inline]
-    fn add(&mut self, short: Short, times: u64, facts: &mut Facts) -> Option<()> {
-        if short.scale > self.scale {
-            self.settle(facts);
-            self.scale = short.scale;
-        }
-        let number = short.mantissa.checked_mul(POWERS[(self.scale - short.scale) as usize & 15])?;
-        let lone_zero =
-            u32::from(short.whole_digits == 1 && number.unsigned_abs() < POWERS[self.scale as usize & 15] as u64);
-        self.whole_digits = self.whole_digits.max(short.whole_digits - lone_zero);
-        self.min = self.min.min(number);
-        self.max = self.max.max(number);
-        self.sum += i128::from(number) * i128::from(times);
-        Some(())
+    /// Begins with the scale of those that came before.
+    fn new(scale: u32) -> Self {
+        Self { scale: scale.min(SHORT_DIGITS - 1), has_points: false, min: i64::MAX, max: i64::MIN, sum: 0 }
     }
 
-    /// Hands over what it has, and is empty then.
-    #[cold]
-    fn settle(&mut self, facts: &mut Facts) {
+    /// Takes in a value that is a short number and fits beside the others; false where it does not.
+    #[inline]
+    fn read(&mut self, head: u128, len: u32) -> bool {
+        if len as usize > HEAD_BYTES {
+            return false;
+        }
+        let Some(short) = number::read_short(head, len) else { return false };
+        let mut number = short.mantissa;
+        if short.scale != self.scale && !self.rescale(&short, &mut number) {
+            return false;
+        }
+        self.min = self.min.min(number);
+        self.max = self.max.max(number);
+        self.sum += number;
+        self.has_points |= short.scale > 0;
+        true
+    }
+
+    /// Brings a number to the scale of the others; false where it does not fit. One with more digits behind the point
+    /// waits for the next block, which begins with its scale.
+    fn rescale(&mut self, short: &Short, number: &mut i64) -> bool {
+        let fits = short.scale < self.scale && short.whole_digits + self.scale <= SHORT_DIGITS;
+        if fits {
+            *number *= POWERS[(self.scale - short.scale) as usize];
+        }
+        fits
+    }
+
+    /// Hands over what it has.
+    fn settle(self, facts: &mut Facts) {
         if self.min <= self.max {
             let decimal = |number: i64| Decimal { mantissa: number.into(), scale: self.scale };
-            facts.numbers.see_bounds(self.whole_digits, self.scale, (decimal(self.min), decimal(self.max)));
-            facts.numbers.add_exact(Decimal { mantissa: self.sum, scale: self.scale });
+            let digits = self.min.unsigned_abs().max(self.max.unsigned_abs()).checked_ilog10().map_or(0, |log| log + 1);
+            let bounds = (decimal(self.min), decimal(self.max));
+            facts.numbers.see_bounds(digits.saturating_sub(self.scale), self.scale, bounds);
+            facts.numbers.add_exact(decimal(self.sum));
+            facts.fits = facts.fits.and(if self.has_points { Fits::PLAIN_DECIMAL } else { Fits::PLAIN_INTEGER });
         }
-        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::super::distinct::Distinct;
+    use super::super::facts::Numbers;
+    use super::*;
+
+    /// What a column tells, by the definition of each fact.
+    fn defined(cells: &[String]) -> Facts {
+        let mut facts = Facts::new(11);
+        facts.cells = cells.len() as u64;
+        facts.empty = cells.iter().filter(|cell| cell.is_empty()).count() as u64;
+        facts.null_like = cells.iter().filter(|cell| fits::NULL_LIKE.contains(&cell.as_str())).count() as u64;
+        facts.bytes = cells.iter().map(|cell| cell.len() as u64).sum();
+        let values = || cells.iter().filter(|cell| !cell.is_empty() && !fits::NULL_LIKE.contains(&cell.as_str()));
+        for value in values() {
+            let chars = value.chars().count() as u64;
+            (facts.shortest, facts.longest) = (facts.shortest.min(chars), facts.longest.max(chars));
+            let (fits, number) = fits::read(value.as_bytes());
+            facts.fits = facts.fits.and(fits);
+            if let Some(number) = number {
+                facts.numbers.see(number);
+                facts.numbers.add(number, 1);
+            }
+            facts.distinct.insert(Value::of(value.as_bytes()).hash);
+        }
+        facts.min = values().map(|value| Value::of(value.as_bytes()).text.to_vec()).min().unwrap_or_default();
+        facts.max = values().map(|value| Value::of(value.as_bytes()).text.to_vec()).max().unwrap_or_default();
+        facts
+    }
+
+    fn gathered(column: &mut Column, cells: &[String], pieces: usize) -> Facts {
+        for piece in cells.chunks(cells.len().div_ceil(pieces).max(1)) {
+            let mut text = piece.concat().into_bytes();
+            text.extend([0; HEAD_BYTES]);
+            let mut start = 0;
+            let places = piece.iter().map(|cell| {
+                start += cell.len() as u32;
+                Cell { start: start - cell.len() as u32, len: cell.len() as u32 }
+            });
+            column.add(&text, places.collect::<Vec<_>>().into_iter(), &mut Block::new());
+        }
+        column.take()
+    }
+
+    /// A column of one kind of cells, with some of another kind among them.
+    fn cells() -> impl Strategy<Value = Vec<String>> {
+        let kind = || {
+            prop_oneof![
+                Just("-?[1-9][0-9]{0,11}"),
+                Just("-?[0-9]{1,3}\\.[0-9]{1,4}"),
+                Just("[0-9]{1,18}(\\.[0-9]{1,18})?"),
+                Just("[1-9]{1,3}(,[0-9]{3}){0,3}"),
+                Just("[1-9]e-?[0-9]"),
+                Just("20[012][0-9]-0[1-9]-[12][0-9]"),
+                Just("(19|20)[0-9]{2}(0[1-9]|10)(1[0-9]|20)"),
+                Just("(true|FALSE|예|NULL|-|없음|)"),
+                Just("[가-나a-b]{1,9}"),
+                Just("value of some length [a-z]{2}"),
+                Just("[xy]{250,260}"),
+                Just("\\PC{1,20}"),
+            ]
+        };
+        let column = |(many, few): (&'static str, &'static str)| {
+            let cell = || prop_oneof![40 => many, 1 => few];
+            prop_oneof![proptest::collection::vec(cell(), 0..40), proptest::collection::vec(cell(), 900..1_400)]
+        };
+        prop_oneof![3 => kind().prop_map(|kind| (kind, kind)), 2 => (kind(), kind())].prop_flat_map(column)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_column_tells_what_the_definition_tells(cells in cells(), pieces in 1..4_usize, rows in prop_oneof![Just(32), Just(1_024)]) {
+            let mut column = Column::new(11, rows);
+            for _ in 0..2 {
+                let mut facts = gathered(&mut column, &cells, pieces);
+                let mut defined = defined(&cells);
+                let mut counts: HashMap<&[u8], u64> = HashMap::new();
+                for cell in &cells {
+                    *counts.entry(Value::of(cell.as_bytes()).text).or_default() += 1;
+                }
+                for top in std::mem::take(&mut facts.top).values {
+                    let exact = counts[top.text.as_slice()];
+                    prop_assert!((top.count - top.error..=top.count).contains(&exact), "{:?}: {}", top, exact);
+                }
+                if !defined.fits.is_number() {
+                    // What the numbers among other values are is never told.
+                    facts.numbers = Numbers::default();
+                    defined.numbers = Numbers::default();
+                }
+                let close = (facts.numbers.float_sum - defined.numbers.float_sum).abs() <= 1e-6 * cells.len() as f64;
+                prop_assert!(close, "{} {}", facts.numbers.float_sum, defined.numbers.float_sum);
+                facts.numbers.float_sum = defined.numbers.float_sum;
+                let sums = (facts.numbers.sum.take(), defined.numbers.sum.take());
+                prop_assert!(sums.0.zip(sums.1).is_none_or(|(one, other)| one.order(other).is_eq()), "{:?}", sums);
+                let bounds = (facts.numbers.bounds.take(), defined.numbers.bounds.take());
+                let equal = |one: (Decimal, Decimal), other: (Decimal, Decimal)| {
+                    one.0.order(other.0).is_eq() && one.1.order(other.1).is_eq()
+                };
+                prop_assert!(bounds.0.zip(bounds.1).is_none_or(|(one, other)| equal(one, other)), "{:?}", bounds);
+                prop_assert_eq!(facts, defined);
+            }
+        }
+    }
+
+    #[test]
+    fn cells_that_rows_are_too_short_for_are_missing_and_not_empty() {
+        let mut column = Column::new(11, 32);
+        column.miss();
+        let facts = gathered(&mut column, &[String::new(), String::new(), "a".to_owned()], 1);
+        assert_eq!((facts.cells, facts.missing, facts.empty), (2, 1, 1));
+        assert_eq!(facts.distinct, {
+            let mut distinct = Distinct::new(11);
+            distinct.insert(Value::of(b"a").hash);
+            distinct
+        });
     }
 }

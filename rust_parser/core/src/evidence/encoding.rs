@@ -209,7 +209,9 @@ fn read_distinct(reader: &mut Reader<'_>) -> Result<Distinct, InvalidEvidence> {
 }
 
 fn write_all(bytes: &mut Vec<u8>, numbers: &[u64]) {
-    numbers.iter().for_each(|number| write_number(bytes, (*number).into()));
+    for number in numbers {
+        write_number(bytes, (*number).into());
+    }
 }
 
 fn write_text(bytes: &mut Vec<u8>, text: &[u8]) {
@@ -278,22 +280,49 @@ mod tests {
 
     use super::*;
 
+    /// Facts with something in each field.
+    fn some_facts() -> Facts {
+        let mut facts =
+            Facts { cells: 3, bytes: 5, shortest: 1, longest: 3, fits: Fits::PLAIN_DECIMAL, ..Facts::new(9) };
+        (facts.min, facts.max) = (b"-1".to_vec(), b"2.5".to_vec());
+        let decimal = |mantissa| Decimal { mantissa, scale: 1 };
+        facts.numbers.see_bounds(1, 1, (decimal(-10), decimal(25)));
+        facts.numbers.add_exact(decimal(15));
+        facts.distinct.raise(7, 3);
+        let value = Bounded { text: b"2.5".to_vec(), count: 2, error: 1 };
+        facts.top = Top { values: vec![value], others: 1 };
+        facts
+    }
+
     proptest! {
         #[test]
         fn bytes_that_are_no_evidence_are_refused_or_read_and_never_panic(
             noise in proptest::collection::vec(any::<u8>(), 0..400),
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            cut in any::<prop::sample::Index>(),
         ) {
-            let bytes = [&[VERSION], noise.as_slice()].concat();
-            if let Ok(decoded) = read(&bytes) {
-                let _ = super::super::profile(&bytes).unwrap();
-                prop_assert_eq!(read(&write(decoded.rows, decoded.extra_cells, decoded.columns.into_iter())).is_ok(), true);
+            let mut written = write(3, 1, vec![Facts { cells: 3, ..Facts::new(11) }, some_facts()].into_iter());
+            prop_assert!(read(&written).is_ok());
+            for (at, byte) in damage {
+                let at = at.index(written.len());
+                written[at] = byte;
+            }
+            let cut = cut.index(written.len() + 1);
+            for bytes in [&[&[VERSION], noise.as_slice()].concat(), &written, &written[..cut]] {
+                if read(bytes).is_ok() {
+                    prop_assert!(super::super::profile(bytes).is_ok());
+                    let merged = super::super::merge_evidence([bytes, bytes]).unwrap();
+                    prop_assert!(merged.is_empty() || super::super::profile(&merged).is_ok());
+                }
             }
         }
 
         #[test]
         fn registers_are_read_as_they_were_written(precision in PRECISIONS, ranks in proptest::collection::btree_map(0..512_usize, 1..=54_u8, 0..512)) {
             let mut distinct = Distinct::new(precision);
-            ranks.iter().for_each(|(number, rank)| distinct.raise(*number, *rank));
+            for (number, rank) in &ranks {
+                distinct.raise(*number, *rank);
+            }
             let mut bytes = Vec::new();
             write_distinct(&mut bytes, &distinct);
             prop_assert!(bytes.len() <= (1 << precision) * RANK_BITS / 8 + 1 + 2);

@@ -22,6 +22,8 @@
 //! Rows are collected until some 32 KiB of text are there, and then taken column by column: the state of one column stays
 //! in the first-level cache, and the branches of its kind of value are predicted.
 
+#![expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+
 mod column;
 mod distinct;
 mod encoding;

@@ -18,6 +18,7 @@ pub struct Profile {
 
 /// What is in a column. A *value* is a cell that is neither empty nor null-like.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent observations")]
 pub struct ColumnProfile {
     /// The narrowest type that every value fits.
     pub column_type: ColumnType,
@@ -153,7 +154,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// Smallest and largest number.
 fn number_bounds(numbers: &Numbers) -> (String, String) {
-    let exact = numbers.bounds.map(|(min, max)| (min, max));
+    let exact = numbers.bounds;
     if numbers.has_floats() {
         let (low, high) = exact.map_or((f64::INFINITY, f64::NEG_INFINITY), |(min, max)| (min.to_f64(), max.to_f64()));
         let (min, max) = (numbers.float_bounds.0.min(low), numbers.float_bounds.1.max(high));

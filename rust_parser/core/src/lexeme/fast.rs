@@ -209,6 +209,10 @@ fn bigrams(text: &[u8], sink: &mut impl Sink) {
     let mut at = 0;
     let mut run = 0;
     while let Some([first, second, third]) = text[at..].first_chunk() {
+        if run == 0 && text[at..].first_chunk::<8>().is_some_and(|word| word.is_ascii()) {
+            at += 8;
+            continue;
+        }
         if !first.is_ascii() && fold::is_simple_letter(three_bytes(*first, *second, *third)) {
             run += 1;
             at += 3;

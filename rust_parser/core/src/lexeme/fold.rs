@@ -51,7 +51,9 @@ fn is_simple_code(code: u32) -> bool {
 /// Letters of [`is_simple`] text beside ASCII; all of them are CJK letters.
 #[inline]
 pub(crate) fn is_simple_letter(code: u32) -> bool {
-    matches!(code, 0xac00..=0xd7a3 | 0x4e00..=0x9fff | 0x3041..=0x3096 | 0x30a1..=0x30fa | 0x30fc | 0x3005)
+    // Hangul alone first: one comparison for nearly all of Korean text.
+    matches!(code, 0xac00..=0xd7a3)
+        || matches!(code, 0x4e00..=0x9fff | 0x3041..=0x3096 | 0x30a1..=0x30fa | 0x30fc | 0x3005)
 }
 
 #[inline]
