@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from dari import _native
 from tests.native.readings import RFC_4180
 
-NULL_LIKE = ["NULL", "N/A", "-", "없음"]
+NULL_LIKE = ["NULL", "Null", "null", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "None", "none", "NONE", "NIL", "nil"]
+NULL_LIKE += ["-", "\\N", "없음", "해당없음", "해당 없음"]
 
 
 def _evidence(rows: list[list[str]], batch_bytes: int) -> list[bytes]:

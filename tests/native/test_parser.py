@@ -74,6 +74,7 @@ def test_rows_postings_and_checkpoint_of_a_small_file() -> None:
 def test_a_file_is_read_as_it_is_written_without_a_word_about_it() -> None:
     """Encoding, delimiter, lines around the table: found out from the file, and told."""
     file = "판매 현황\r\n\r\n지역;건수;금액\r\n서울;1;2,5\r\n부산;3;4,5\r\n대구;5;6,5\r\n".encode("cp949")
+    assert Parser().detected is None
     parser = Parser()
     parser.feed(file)
     (batch,) = parser.finish()

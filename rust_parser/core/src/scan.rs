@@ -46,7 +46,8 @@ pub(crate) struct Traits {
     pub(crate) quoted: bool,
     /// Some quoted cell holds CR or LF.
     pub(crate) line_ends: bool,
-    /// Some cell goes on after its closing quote; the spans are unreliable from there.
+    /// Some cell goes on after its closing quote; the spans are unreliable from there, and no quote opens a cell up to the
+    /// line's end: so a file of stray quotes is no endless record.
     pub(crate) text_after_quote: bool,
     /// Some quoted cell holds an escape byte.
     pub(crate) escapes: bool,
@@ -162,7 +163,7 @@ impl Scanner {
         let skipped = window.unread.saturating_sub(window.base);
         let begins_cell = self.cell_start == window.in_record(skipped as u32);
         window.is_orderly = match bytes.first_chunk() {
-            Some(block) if !self.marks.careful => {
+            Some(block) if !self.marks.careful && !self.traits.text_after_quote => {
                 self.marks.find_orderly(block, self.state, begins_cell, skipped, &mut window.orderly)
             }
             _ => false,
@@ -247,7 +248,7 @@ impl Scanner {
             if QUOTED {
                 let is_quoted = (after_quote >> bit & 1) as u32;
                 let before = !(!0 << bit);
-                let is_escaped = was_doubled | (doubled & before != 0);
+                let is_escaped = was_doubled || doubled & before != 0;
                 doubled &= !before;
                 was_doubled = false;
                 let form = FORMS[(is_quoted << u32::from(is_escaped)) as usize % FORMS.len()];
@@ -342,7 +343,8 @@ impl Scanner {
             let position = window.in_record(bit);
             marks &= marks - 1;
             if quotes >> bit & 1 == 1 {
-                if position == self.cell_start || CAREFUL && self.is_blank_up_to(window, bit) {
+                let begins_cell = position == self.cell_start || CAREFUL && self.is_blank_up_to(window, bit);
+                if begins_cell && !self.traits.text_after_quote {
                     self.cell_start = position;
                     self.traits.quoted = true;
                     self.escaped = false;
@@ -471,6 +473,7 @@ impl Scanner {
 
     /// Ends the record at the LF or CR of `bit`; a CR waits for the byte after it.
     #[inline(always)]
+    #[expect(clippy::inline_always, reason = "once a record: a tenth of the scan")]
     fn line_end(&mut self, window: &mut Window<'_>, bit: u32) -> Step {
         let content_len = window.in_record(bit);
         let at = window.base + bit as usize;
@@ -496,6 +499,7 @@ impl Scanner {
     }
 
     #[inline(always)]
+    #[expect(clippy::inline_always, reason = "once a record: a tenth of the scan")]
     fn end_record(&mut self, window: &mut Window<'_>, content_len: u32, next: usize) -> Step {
         let len = next - window.base;
         if window.is_orderly {

@@ -88,12 +88,6 @@ impl ColumnProfile {
         self.0.distinct_is_exact
     }
 
-    /// Whether no rounding is in the sum.
-    #[getter]
-    fn sum_is_exact(&self) -> bool {
-        self.0.sum_is_exact
-    }
-
     /// Smallest value.
     #[getter]
     fn min(&self) -> &str {
@@ -110,6 +104,12 @@ impl ColumnProfile {
     #[getter]
     fn sum(&self) -> &str {
         &self.0.sum
+    }
+
+    /// Whether no rounding is in it.
+    #[getter]
+    fn sum_is_exact(&self) -> bool {
+        self.0.sum_is_exact
     }
 
     /// Mean of a numeric column.
@@ -140,7 +140,7 @@ impl ColumnProfile {
 /// The evidence of all these rows together.
 #[pyfunction]
 #[expect(clippy::needless_pass_by_value, reason = "owned, since the interpreter is released")]
-pub(crate) fn merge_evidence<'py>(py: Python<'py>, parts: Vec<Vec<u8>>) -> PyResult<Bound<'py, PyBytes>> {
+pub(crate) fn merge_evidence(py: Python<'_>, parts: Vec<Vec<u8>>) -> PyResult<Bound<'_, PyBytes>> {
     let merged =
         py.detach(|| dari_parser::merge_evidence(parts.iter().map(Vec::as_slice))).map_err(invalid_evidence)?;
     Ok(PyBytes::new(py, &merged))

@@ -45,7 +45,7 @@ impl Block {
     #[inline]
     fn gather(&mut self, text: &[u8], cells: impl Iterator<Item = Cell>) -> Gathered {
         let mut len = 0;
-        let mut gathered = Gathered { cells: 0, empty: 0, bytes: 0, longest: 0 };
+        let mut gathered = Gathered { cells: 0, bytes: 0, longest: 0 };
         for cell in cells.take(BLOCK_CELLS) {
             let head = text[cell.start as usize..].first_chunk().map_or(0, |head| u128::from_le_bytes(*head));
             let head = masked(head, cell.len as usize);
@@ -54,7 +54,6 @@ impl Block {
             self.cells[len] = cell;
             len += usize::from(cell.len.wrapping_sub(1) < KEPT_BYTES as u32);
             gathered.cells += 1;
-            gathered.empty += u64::from(cell.len == 0);
             gathered.bytes += u64::from(cell.len);
             gathered.longest = gathered.longest.max(cell.len);
         }
@@ -99,7 +98,6 @@ impl Block {
 /// What was seen of the cells of a block.
 struct Gathered {
     cells: u64,
-    empty: u64,
     bytes: u64,
     longest: u32,
 }
@@ -139,8 +137,8 @@ impl Column {
         while rest.len() > 0 {
             let gathered = block.gather(text, rest.clone());
             self.facts.cells += gathered.cells;
-            self.facts.empty += gathered.empty;
             self.facts.bytes += gathered.bytes;
+            self.facts.empty += gathered.cells - block.len as u64;
             self.count_block(text, block);
             if gathered.longest as usize > KEPT_BYTES {
                 self.add_cut(text, rest.clone().take(BLOCK_CELLS));
@@ -167,6 +165,9 @@ impl Column {
     fn count_block(&mut self, text: &[u8], block: &mut Block) {
         if self.frequent.has_table() {
             block.retain(|block, at| {
+                if self.frequent.count_short(block.heads[at], block.cells[at].len, block.hashes[at]) {
+                    return false;
+                }
                 let value = block.value(text, at);
                 match self.frequent.look_up(&value) {
                     Counted::Again => false,
@@ -189,11 +190,11 @@ impl Column {
                 !is_null_like
             });
         } else {
-            let mut short = self.takes_short().then(|| ShortNumbers::new(self.facts.numbers.scale));
+            // A day that is an integer too would be missed.
+            let may_be_short = self.facts.fits.is_number() && !self.facts.fits.has(Fits::COMPACT);
+            let mut short = ShortNumbers::new(self.facts.numbers.scale);
             block.retain(|block, at| {
-                if let Some(short) = &mut short
-                    && short.read(block.heads[at], block.cells[at].len)
-                {
+                if may_be_short && short.read(block.heads[at], block.cells[at].len) {
                     return true;
                 }
                 let value = block.value(text, at);
@@ -202,9 +203,7 @@ impl Column {
                 }
                 false
             });
-            if let Some(short) = short {
-                short.settle(&mut self.facts);
-            }
+            short.settle(&mut self.facts);
         }
         if block.len > 0 {
             self.see_texts(text, block);
@@ -254,6 +253,7 @@ impl Column {
     #[cold]
     fn add_cut(&mut self, text: &[u8], cells: impl Iterator<Item = Cell>) {
         for cell in cells.filter(|cell| cell.len as usize > KEPT_BYTES) {
+            self.facts.empty -= 1;
             let value = Value::at(text, cell.start as usize, cell.len as usize);
             if !self.frequent.has_table() || self.frequent.look_up(&value) == Counted::Other {
                 self.frequent.count_others(&[value.hash]);
@@ -301,11 +301,6 @@ impl Column {
         self.facts.shortest = self.facts.shortest.min(chars);
         self.facts.longest = self.facts.longest.max(chars);
     }
-
-    /// Whether its numbers can be read as short ones: where one may be a day, that would be missed.
-    fn takes_short(&self) -> bool {
-        self.facts.fits.is_number() && !self.facts.fits.has(Fits::COMPACT)
-    }
 }
 
 /// Makes up for a value of the table that stands `times` times: its sum, or that there was none.
@@ -327,8 +322,8 @@ fn count_chars(text: &[u8]) -> u64 {
 /// Bounds and sum of the short numbers of a block, all as integers of the same scale.
 struct ShortNumbers {
     scale: u32,
-    /// Whether one has a point.
-    has_points: bool,
+    /// All their own scales, or-ed: 0 where none has a point.
+    points: u32,
     min: i64,
     max: i64,
     sum: i64,
@@ -340,7 +335,7 @@ const SHORT_DIGITS: u32 = 16;
 impl ShortNumbers {
     /// Begins with the scale of those that came before.
     fn new(scale: u32) -> Self {
-        Self { scale: scale.min(SHORT_DIGITS - 1), has_points: false, min: i64::MAX, max: i64::MIN, sum: 0 }
+        Self { scale: scale.min(SHORT_DIGITS - 1), points: 0, min: i64::MAX, max: i64::MIN, sum: 0 }
     }
 
     /// Takes in a value that is a short number and fits beside the others; false where it does not.
@@ -357,7 +352,7 @@ impl ShortNumbers {
         self.min = self.min.min(number);
         self.max = self.max.max(number);
         self.sum += number;
-        self.has_points |= short.scale > 0;
+        self.points |= short.scale;
         true
     }
 
@@ -379,7 +374,7 @@ impl ShortNumbers {
             let bounds = (decimal(self.min), decimal(self.max));
             facts.numbers.see_bounds(digits.saturating_sub(self.scale), self.scale, bounds);
             facts.numbers.add_exact(decimal(self.sum));
-            facts.fits = facts.fits.and(if self.has_points { Fits::PLAIN_DECIMAL } else { Fits::PLAIN_INTEGER });
+            facts.fits = facts.fits.and(if self.points > 0 { Fits::PLAIN_DECIMAL } else { Fits::PLAIN_INTEGER });
         }
     }
 }

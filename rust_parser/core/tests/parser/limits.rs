@@ -51,6 +51,26 @@ fn a_record_of_a_million_delimiters_is_one_rejected_row() {
 }
 
 #[test]
+fn a_file_of_stray_quotes_is_read_line_by_line() {
+    // From outside, and from inside quotes, each line leaves a quote open.
+    let file = ["a,b\n", &"x\"y,\"z\n".repeat(MIB)].concat();
+    let read = read(plain(), [file.as_bytes()]).unwrap();
+    assert_eq!(read.counts().rows_repaired, MIB as u64);
+    assert_eq!(read.counts().rows_stored, MIB as u64);
+}
+
+#[test]
+fn what_is_scanned_in_vain_is_bounded() {
+    let mut options = plain();
+    options.limits.max_record_bytes = 100;
+    // Each line leaves a quote open, and ends and begins a cell of the line before: none is read before the limit is passed.
+    let file = ["a,b\n", &"x\",\"y\n".repeat(1_000)].concat();
+    let error = read(options, [file.as_bytes()]).unwrap_err();
+    assert_eq!(error.code, ErrorCode::RecordTooLong);
+    assert!((9..20).contains(&error.line), "{error}");
+}
+
+#[test]
 fn a_batch_closes_at_the_first_record_end_at_or_after_its_size() {
     let mut options = plain();
     options.limits.batch_bytes = 10;
