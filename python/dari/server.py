@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from dari.adapters.circuit import CircuitRules
 from dari.adapters.local_model import model_files
 from dari.adapters.local_model.engines import EngineOptions
 from dari.adapters.local_model.process import LocalModel
@@ -241,8 +242,7 @@ class Server:
             secrets=settings.secrets,
             local_model=_start_local_model(settings, self._log, opened),
             local_model_id=settings.local_model,
-            failures_to_open=settings.circuit_failure_threshold,
-            open_s=settings.circuit_open_s,
+            circuit_rules=_circuit_rules(settings),
         )
         opened.callback(directory.close)
         committers = self._pool(settings.max_open_uploads, "committer")
@@ -369,6 +369,18 @@ def _run_within(timeout_s: float, action: Callable[[], None]) -> None:
     thread = threading.Thread(target=action, name="closing", daemon=True)
     thread.start()
     thread.join(timeout_s)
+
+
+def _circuit_rules(settings: Settings) -> CircuitRules:
+    return CircuitRules(
+        consecutive_failures=settings.circuit_consecutive_failures,
+        failure_rate=settings.circuit_failure_rate,
+        min_outcomes=settings.circuit_min_outcomes,
+        window_s=settings.circuit_window_s,
+        open_s=settings.circuit_open_s,
+        max_open_s=settings.circuit_max_open_s,
+        ramp_s=settings.circuit_ramp_s,
+    )
 
 
 def _start_local_model(settings: Settings, log: EventLog, opened: ExitStack) -> LocalModel | None:

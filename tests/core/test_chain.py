@@ -27,7 +27,6 @@ from dari.core.chain import (
     TurnClock,
     ask,
 )
-from dari.core.circuit import CircuitSnapshot, CircuitState
 from dari.core.conversations import AttemptOutcome, AttemptRecord
 from dari.core.errors import Cancelled, DeadlineExceeded, InvalidArgument
 from dari.core.mapping import AiModel, LocalTarget
@@ -103,9 +102,6 @@ class FakeCircuit:
             return None
         self.permits += 1
         return FakePermit(self)
-
-    def state(self) -> CircuitSnapshot:
-        return CircuitSnapshot(CircuitState.CLOSED, 0.0, 0, None, 0.0)
 
 
 class FakePermit:

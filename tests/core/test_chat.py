@@ -9,11 +9,11 @@ from uuid import uuid4
 
 import pytest
 
-from dari.adapters.circuit import ConsecutiveFailuresCircuit
+from dari.adapters.circuit import WindowedCircuit
 from dari.adapters.local_model.process import Limits, LocalModel
 from dari.core.chain import AttemptEnded, TokenCame
 from dari.core.chat import Chat, ChatEvent, TurnCompleted, TurnStarted
-from dari.core.circuit import Circuit
+from dari.core.circuit import OperatedCircuit
 from dari.core.conversations import (
     Answer,
     Answerer,
@@ -145,13 +145,13 @@ class Directory:
 
     def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
         self._upstreams = upstreams
-        self.circuits: dict[str, Circuit] = {}
+        self.circuits: dict[str, OperatedCircuit] = {}
 
     def upstream(self, model: AiModel) -> Upstream:
         return self._upstreams[model.id]
 
-    def circuit(self, model: AiModel) -> Circuit:
-        return self.circuits.setdefault(model.id, ConsecutiveFailuresCircuit())
+    def circuit(self, model: AiModel) -> OperatedCircuit:
+        return self.circuits.setdefault(model.id, WindowedCircuit())
 
 
 @pytest.fixture(scope="module")

@@ -259,7 +259,7 @@ def test_the_circuit_opens_later_turns_pass_flowise_by_and_it_takes_over_again(
     start_dari: StartDari, flowise: StandIn, openai: StandIn
 ) -> None:
     """C1: three refusals, then no question reaches it; alive again, it answers by itself."""
-    dari = made_bot(start_dari(circuit_open_s=0.5, circuit_failure_threshold=2), flowise, openai)
+    dari = made_bot(start_dari(circuit_open_s=0.5, circuit_consecutive_failures=2), flowise, openai)
     flowise.stop()
     for _ in range(2):
         assert attempts_of(dari.ask("hi"))[0] == ("flow", "FAILED", "connection_refused")
@@ -282,7 +282,7 @@ def test_an_impatient_caller_does_not_open_the_circuit_for_the_others(
     start_dari: StartDari, flowise: StandIn, openai: StandIn
 ) -> None:
     """C12: a deadline far below the model's own time says nothing about the model."""
-    dari = start_dari(circuit_failure_threshold=1)
+    dari = start_dari(circuit_consecutive_failures=1)
     openai.always(openai_answer("fast"))
     dari.make_flowise("flow", flowise.url, first_token_timeout_s=60.0)
     dari.make_openai("server", openai.url)
@@ -318,7 +318,7 @@ def test_a_caller_who_leaves_frees_everything(
     start_dari: StartDari, flowise: StandIn, name: str, play: Play, after: str
 ) -> None:
     """C9: the upstream's connection closes, the turn is INCOMPLETE, the circuit learns nothing, the thread is free."""
-    dari = start_dari(rpc_threads=4, circuit_failure_threshold=1)
+    dari = start_dari(rpc_threads=4, circuit_consecutive_failures=1)
     dari.make_flowise("flow", flowise.url, first_token_timeout_s=60.0, stall_timeout_s=60.0)
     dari.make_chat("bot", "flow")
     flowise.always(play)

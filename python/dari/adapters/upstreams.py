@@ -1,4 +1,4 @@
-"""Knows the neighbour that stands behind each AI model: one client and one circuit for each distinct target."""
+"""Knows the neighbour behind each AI model: a client and a circuit for each target, and a circuit for each server."""
 
 import threading
 from collections.abc import Mapping
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from dari.adapters.circuit import ConsecutiveFailuresCircuit
+from dari.adapters.circuit import CircuitRules, WindowedCircuit
 from dari.adapters.flowise import FlowiseUpstream
 from dari.adapters.local_model.process import LocalModel
 from dari.adapters.openai_compatible import OpenAiCompatibleUpstream
-from dari.core.circuit import Circuit, CircuitSnapshot
+from dari.core.circuit import CircuitSnapshot, OperatedCircuit
 from dari.core.mapping import AiModel, AiModelKind, FlowiseTarget, LocalTarget, OpenAiCompatibleTarget, Target
+from dari.core.paired_circuit import PairedCircuit
 from dari.core.upstream import FailureKind, Upstream, UpstreamError
 
 
@@ -33,18 +34,17 @@ class UpstreamDirectory:
         secrets: Mapping[str, SecretStr],
         local_model: LocalModel | None,
         local_model_id: str | None,
-        failures_to_open: int,
-        open_s: float,
+        circuit_rules: CircuitRules,
     ) -> None:
         self._secrets = secrets
         self._local_model = local_model
         self._local_model_id = local_model_id
-        self._failures_to_open = failures_to_open
-        self._open_s = open_s
-        # Guards the three below.
+        self._circuit_rules = circuit_rules
+        # Guards the four below.
         self._lock = threading.Lock()
         self._clients: dict[Target, FlowiseUpstream | OpenAiCompatibleUpstream] = {}
-        self._circuits: dict[Target, Circuit] = {}
+        self._server_circuits: dict[str, OperatedCircuit] = {}
+        self._circuits: dict[Target, OperatedCircuit] = {}
         self._models: dict[str, AiModel] = {}
 
     def upstream(self, model: AiModel) -> Upstream:
@@ -59,13 +59,12 @@ class UpstreamDirectory:
                 client = self._clients[target] = self._connect(target)
             return client
 
-    def circuit(self, model: AiModel) -> Circuit:
+    def circuit(self, model: AiModel) -> OperatedCircuit:
         """See Directory."""
         with self._lock:
             circuit = self._circuits.get(model.target)
             if circuit is None:
-                circuit = ConsecutiveFailuresCircuit(self._failures_to_open, self._open_s)
-                self._circuits[model.target] = circuit
+                circuit = self._circuits[model.target] = self._new_circuit(model.target)
             return circuit
 
     def states(self) -> list[UpstreamState]:
@@ -79,6 +78,15 @@ class UpstreamDirectory:
         with self._lock:
             for client in self._clients.values():
                 client.close()
+
+    def _new_circuit(self, target: Target) -> OperatedCircuit:
+        own = WindowedCircuit(self._circuit_rules)
+        if isinstance(target, LocalTarget):
+            return own
+        server = self._server_circuits.get(target.base_url)
+        if server is None:
+            server = self._server_circuits[target.base_url] = WindowedCircuit(self._circuit_rules)
+        return PairedCircuit(server, own)
 
     def _local(self, target: LocalTarget) -> Upstream:
         if self._local_model is None:

@@ -1,8 +1,9 @@
 """When to leave a neighbour alone: the port through which the chain asks before each attempt.
 
-A *circuit* is closed (attempts go through), open (none does), or half-open (so few go through as are needed to learn
-whether the neighbour is back). The chain asks `admit` and goes on to the next model at once where it gets None; a
-permit is told how its attempt ended, a success only at the *end* of the stream.
+A *circuit* is closed (attempts go through), open (none does), half-open (so few go through as are needed to learn
+whether the neighbour is back), or drained (an operator took the neighbour out). The chain asks `admit` and goes on to
+the next model at once where it gets None; a permit is told how its attempt ended, a success only at the *end* of the
+stream.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ class CircuitState(Enum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
+    DRAINED = "drained"
+    """None, until an operator resets it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,9 @@ class CircuitSnapshot:
     in_state_s: float
     """For how long it has been in this state."""
     failures: int
-    """Failures that count at the moment: since the last success, 0 after one."""
+    """Failures in a row: since the last success, 0 after one."""
+    failure_rate: float
+    """Share of failures among the latest outcomes; 0 where they are too few to tell."""
     last_failure: str | None
     """The code of the newest failure that counted, also after the circuit closed again; None before the first."""
     open_remaining_s: float
@@ -61,10 +66,22 @@ class Permit(Protocol):
 
 
 class Circuit(Protocol):
-    """The memory of how one neighbour did. Thread-safe; no call blocks."""
+    """The memory of how one neighbour did, as the chain asks it. Thread-safe; no call blocks."""
 
     def admit(self) -> Permit | None:
         """A permit for one attempt, or None: leave the neighbour alone for now."""
         ...
 
+
+class OperatedCircuit(Circuit, Protocol):
+    """A circuit as operators see and set it."""
+
     def state(self) -> CircuitSnapshot: ...
+
+    def drain(self) -> None:
+        """Let no attempt through until `reset`; those under way go on, and their verdicts change nothing."""
+        ...
+
+    def reset(self) -> None:
+        """Close it, and forget all outcomes."""
+        ...
