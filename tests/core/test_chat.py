@@ -11,7 +11,7 @@ import pytest
 
 from dari.adapters.circuit import WindowedCircuit
 from dari.adapters.local_model.process import Limits, LocalModel
-from dari.core.chain import AttemptEnded, TokenCame
+from dari.core.chain import AttemptEnded, Seam, Superseded, TokenCame
 from dari.core.chat import Chat, ChatEvent, TurnCompleted, TurnStarted
 from dari.core.circuit import OperatedCircuit
 from dari.core.conversations import (
@@ -21,6 +21,7 @@ from dari.core.conversations import (
     BegunTurn,
     Conversation,
     DegradedReason,
+    OnInterruption,
     Turn,
     TurnRequest,
     TurnState,
@@ -38,6 +39,8 @@ TIMEOUT_S = 60.0
 
 class Script:
     """An upstream that plays the same script at every attempt: tokens, then a failure or the end."""
+
+    continues = False
 
     def __init__(self, *steps: str | FailureKind) -> None:
         self._steps = steps
@@ -331,14 +334,29 @@ def test_a_local_model_that_dies_in_mid_answer_is_superseded_and_lives_again(
         bot = Bot(watchdog, {"local": local, "next": Script("whole")})
         events = list(bot.events("die"))
         kinds = [type(event) for event in events]
-        assert kinds == [TurnStarted, TokenCame, AttemptEnded, TokenCame, TurnCompleted]
+        assert kinds == [TurnStarted, TokenCame, AttemptEnded, Superseded, TokenCame, TurnCompleted]
         ended = events[2]
         assert isinstance(ended, AttemptEnded)
-        assert (ended.superseded, ended.record.code) == (True, "local_process_died")
+        assert ended.record.code == "local_process_died"
         assert bot.store.completed[-1].text == "whole"
         assert local.wait_until(lambda state: state.status == "ready" and state.restarts == 1, TIMEOUT_S)
         list(bot.events("say I am back"))
         assert bot.store.completed[-1].text == "I am back "
+
+
+def test_the_local_model_goes_on_behind_an_answer_that_was_cut(watchdog: Watchdog, tmp_path: Path) -> None:
+    """CONTINUE, through a real child process: what the caller keeps is what is stored."""
+    with LocalModel(fake_model(tmp_path), Log(), niceness=0, engine_factory=FAKE_ENGINE) as local:
+        bot = Bot(watchdog, {"flow": Script("One two thr", FailureKind.UPSTREAM), "local": local})
+        request = TurnRequest("bot", None, "why?", None, OnInterruption.CONTINUE)
+        events = list(bot.chat.answer("default", request, None, lambda cancel: None))
+        kinds = [type(event) for event in events]
+        assert kinds == [TurnStarted, TokenCame, AttemptEnded, Seam, TokenCame, TurnCompleted]
+        assert isinstance(events[3], Seam)
+        assert events[3].offset_chars == len("One two")
+        # The fake engine says what it was told.
+        assert bot.store.completed[-1].text == "One twouser=why?|assistant=One two"
+        assert bot.store.completed[-1].degraded_reasons == (DegradedReason.STAND_IN,)
 
 
 def test_a_caller_who_leaves_frees_the_local_model(watchdog: Watchdog, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from typing import Any, cast
 from uuid import uuid4
 
 import grpc
@@ -173,11 +174,52 @@ def test_what_fails_after_the_first_token_is_superseded_by_a_whole_answer(
     """C4: the text so far is void, the next text is whole, nothing comes twice."""
     flowise.script(play)
     events = list(bot.stream("Where is LGA?"))
-    assert [kind_of(each) for each in events] == ["started", "token", "token", "superseded", "token", "completed"]
+    assert [kind_of(each) for each in events] == [
+        "started",
+        "token",
+        "token",
+        "attempt_ended",
+        "superseded",
+        "token",
+        "completed",
+    ]
     turn = events[-1].completed.turn
     assert text_of(events) == turn.answer == "stand-in"
-    assert events[3].superseded.attempt == turn.attempts[0]
+    assert events[3].attempt_ended.attempt == events[4].superseded.attempt == turn.attempts[0]
     assert attempts_of(turn)[0] == ("flow", outcome, code)
+
+
+def test_a_caller_who_wants_no_other_answer_is_told_that_it_is_not_whole(bot: RunningDari, flowise: StandIn) -> None:
+    """C4, STOP: the stream ends with an error and the turn is INCOMPLETE; nobody else is asked."""
+    flowise.script(cut_after("Half ", "an"))
+    with pytest.raises(grpc.RpcError) as caught:
+        list(bot.stream("Where is LGA?", on_interruption=pb.ON_INTERRUPTION_STOP))
+    refused = refusal(caught.value)
+    assert (refused.status, refused.reason) == ("ABORTED", "ANSWER_INTERRUPTED")
+    assert refused.metadata == {"ai_model": "aiModels/flow", "code": "stream_cut", "length_chars": "7"}
+
+
+def test_a_stand_in_that_cannot_go_on_begins_anew(bot: RunningDari, flowise: StandIn) -> None:
+    """C4, CONTINUE: the API of the next model has no word for it."""
+    flowise.script(cut_after("Half an ", "answer"))
+    events = list(bot.stream("Where is LGA?", on_interruption=pb.ON_INTERRUPTION_CONTINUE))
+    assert [kind_of(each) for each in events] == [
+        "started",
+        "token",
+        "token",
+        "attempt_ended",
+        "superseded",
+        "token",
+        "completed",
+    ]
+    assert text_of(events) == events[-1].completed.turn.answer == "stand-in"
+
+
+def test_an_unknown_choice_for_interruptions_is_refused(bot: RunningDari) -> None:
+    """Not taken for another one."""
+    with pytest.raises(grpc.RpcError) as caught:
+        list(bot.stream("hi", on_interruption=cast(Any, 9)))
+    assert refusal(caught.value).fields == ("on_interruption",)
 
 
 def test_a_connection_that_breaks_off_in_mid_answer_is_superseded(bot: RunningDari, flowise: StandIn) -> None:
@@ -221,7 +263,7 @@ def test_rows_only_supersedes_a_cut_answer(bot: RunningDari, flowise: StandIn, o
     openai.stop()
     flowise.script(cut_after("Half"))
     events = list(bot.stream("Where is LGA?"))
-    kinds = ["started", "token", "superseded", "attempt_ended", "token", "completed"]
+    kinds = ["started", "token", "attempt_ended", "superseded", "attempt_ended", "token", "completed"]
     assert [kind_of(each) for each in events] == kinds
     assert text_of(events) == events[-1].completed.turn.answer
 

@@ -114,6 +114,9 @@ class FlowiseUpstream:
     def __repr__(self) -> str:
         return f"FlowiseUpstream({str(self._neighbour.base_url)!r}, {self.flow_id!r})"
 
+    continues = False
+    """A flow makes its own prompt; what the answer begins with cannot be told."""
+
     def attempt(self, prompt: Prompt, connect_timeout_s: float) -> HttpAttempt:
         return self._neighbour.attempt(lambda exchange: self._answer(exchange, prompt), connect_timeout_s)
 

@@ -78,6 +78,9 @@ class OpenAiCompatibleUpstream:
     def __repr__(self) -> str:
         return f"OpenAiCompatibleUpstream({str(self._neighbour.base_url)!r}, {self.model!r})"
 
+    continues = False
+    """The API has no word for it: some servers go on behind a last message of the assistant, others answer it."""
+
     def attempt(self, prompt: Prompt, connect_timeout_s: float) -> HttpAttempt:
         return self._neighbour.attempt(lambda exchange: self._answer(exchange, prompt), connect_timeout_s)
 

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from functools import partial
 
 from dari.core import prompt
-from dari.core.chain import LAST_RESORT_S, Answered, AttemptEnded, Directory, Link, TokenCame, TurnClock, ask
+from dari.core.chain import (
+    LAST_RESORT_S,
+    Answered,
+    AttemptEnded,
+    Directory,
+    Link,
+    Seam,
+    Superseded,
+    TokenCame,
+    TurnClock,
+    ask,
+)
 from dari.core.conversations import (
     Answer,
     Answerer,
@@ -20,6 +31,7 @@ from dari.core.conversations import (
     Citation,
     ConversationStore,
     DegradedReason,
+    OnInterruption,
     Turn,
     TurnRequest,
 )
@@ -47,7 +59,7 @@ class TurnCompleted:
     turn: Turn
 
 
-ChatEvent = TurnStarted | AttemptEnded | TokenCame | TurnCompleted
+ChatEvent = TurnStarted | AttemptEnded | Superseded | Seam | TokenCame | TurnCompleted
 
 
 class Chat:
@@ -95,22 +107,24 @@ class Chat:
             if isinstance(begun, Turn):
                 yield from _replayed(begun)
                 return
-            yield from self._answer_begun(tenant, chat, begun, clock)
+            yield from self._answer_begun(tenant, chat, begun, request.on_interruption, clock)
 
-    def _answer_begun(self, tenant: str, chat: ResolvedChat, begun: BegunTurn, clock: TurnClock) -> Iterator[ChatEvent]:
+    def _answer_begun(
+        self, tenant: str, chat: ResolvedChat, begun: BegunTurn, on_interruption: OnInterruption, clock: TurnClock
+    ) -> Iterator[ChatEvent]:
         attempts: list[AttemptRecord] = []
         rows = _Rows(self._search, self._log, tenant, begun.turn, chat.configuration.max_rows)
         try:
             yield TurnStarted(begun.turn)
             answered: Answered | None = None
             links = self._links_of(chat, begun, rows)
-            with closing(ask(links, clock, self._connect_timeout_s, attempts)) as events:
+            with closing(ask(links, clock, self._connect_timeout_s, attempts, on_interruption)) as events:
                 for event in events:
                     match event:
                         case AttemptEnded():
                             self._log.warning("attempt_ended", turn=begun.turn.name, **_log_fields(event.record))
                             yield event
-                        case TokenCame():
+                        case Superseded() | Seam() | TokenCame():
                             yield event
                         case Answered():
                             answered = event
@@ -146,6 +160,7 @@ class Chat:
                     prompt.told_turns(begun.earlier, resolved.visible_ids),
                     begun.turn,
                 ),
+                resolved.visible_ids,
             )
             for model, resolved in _models(chat)
         ]

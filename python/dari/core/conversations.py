@@ -120,6 +120,17 @@ class Conversation:
         return f"conversations/{self.id}"
 
 
+class OnInterruption(Enum):
+    """What is to follow a model that stops in the middle of its answer."""
+
+    RESTART = "RESTART"
+    """The next model begins anew."""
+    CONTINUE = "CONTINUE"
+    """The next model goes on behind the text so far; one that cannot, or may see other data, begins anew."""
+    STOP = "STOP"
+    """Nothing: the turn ends as interrupted."""
+
+
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
     """A question as it comes in. `conversation` None begins a new one."""
@@ -128,6 +139,7 @@ class TurnRequest:
     conversation: UUID | None
     question: str
     request_id: UUID | None
+    on_interruption: OnInterruption = OnInterruption.RESTART
 
 
 @dataclass(frozen=True, slots=True)

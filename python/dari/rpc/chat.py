@@ -7,11 +7,19 @@ from uuid import UUID
 
 import grpc
 
-from dari.core.chain import AttemptEnded, TokenCame
+from dari.core.chain import AttemptEnded, Seam, Superseded, TokenCame
 from dari.core.chat import Chat, ChatEvent, TurnCompleted, TurnStarted
 from dari.core.circuit import CircuitSnapshot, CircuitState
-from dari.core.conversations import AttemptRecord, Citation, Conversation, ConversationStore, Turn, TurnRequest
-from dari.core.errors import Cancelled, InternalError
+from dari.core.conversations import (
+    AttemptRecord,
+    Citation,
+    Conversation,
+    ConversationStore,
+    OnInterruption,
+    Turn,
+    TurnRequest,
+)
+from dari.core.errors import Cancelled, FieldViolation, InternalError, InvalidArgument
 from dari.core.mapping import AiModelKind
 from dari.rpc import names
 from dari.rpc.times import duration, timestamp
@@ -118,6 +126,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             conversation=_conversation_id(request.conversation),
             question=request.question,
             request_id=names.request_id(request.request_id),
+            on_interruption=_on_interruption(request.on_interruption),
         )
 
         def on_caller_left(cancel: Callable[[], None]) -> None:
@@ -133,6 +142,21 @@ def _timeout_s(context: grpc.ServicerContext) -> float | None:
     return None if remaining_s is None or remaining_s > _LONGEST_TURN_S else remaining_s
 
 
+_ON_INTERRUPTION = {
+    pb.ON_INTERRUPTION_UNSPECIFIED: OnInterruption.RESTART,
+    pb.ON_INTERRUPTION_RESTART: OnInterruption.RESTART,
+    pb.ON_INTERRUPTION_CONTINUE: OnInterruption.CONTINUE,
+    pb.ON_INTERRUPTION_STOP: OnInterruption.STOP,
+}
+
+
+def _on_interruption(choice: "pb.OnInterruption.ValueType") -> OnInterruption:
+    try:
+        return _ON_INTERRUPTION[choice]
+    except KeyError:
+        raise InvalidArgument.of(FieldViolation("on_interruption", "must be RESTART, CONTINUE or STOP")) from None
+
+
 def _conversation_id(name: str) -> UUID | None:
     return names.conversation_id("conversation", name) if name else None
 
@@ -142,10 +166,12 @@ def _event(event: ChatEvent) -> pb.ChatResponse:
         case TurnStarted():
             conversation = f"conversations/{event.turn.conversation}"
             return pb.ChatResponse(started=pb.TurnStarted(conversation=conversation, turn=event.turn.name))
-        case AttemptEnded() if event.superseded:
-            return pb.ChatResponse(superseded=pb.Superseded(attempt=_attempt(event.record)))
         case AttemptEnded():
             return pb.ChatResponse(attempt_ended=pb.AttemptEnded(attempt=_attempt(event.record)))
+        case Superseded():
+            return pb.ChatResponse(superseded=pb.Superseded(attempt=_attempt(event.record)))
+        case Seam():
+            return pb.ChatResponse(seam=pb.Seam(attempt=_attempt(event.record), offset_chars=event.offset_chars))
         case TokenCame():
             return pb.ChatResponse(token=pb.Token(text=event.text))
         case TurnCompleted():

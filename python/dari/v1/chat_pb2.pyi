@@ -28,6 +28,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _OnInterruption:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnInterruptionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnInterruption.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_INTERRUPTION_UNSPECIFIED: _OnInterruption.ValueType  # 0
+    """Default: as RESTART."""
+    ON_INTERRUPTION_RESTART: _OnInterruption.ValueType  # 1
+    """The next model begins anew: `superseded`."""
+    ON_INTERRUPTION_CONTINUE: _OnInterruption.ValueType  # 2
+    """The next model goes on behind the text so far: `seam`. One that cannot, or may see other data than the first, begins
+    anew.
+    """
+    ON_INTERRUPTION_STOP: _OnInterruption.ValueType  # 3
+    """Nothing: the stream ends with ABORTED (ANSWER_INTERRUPTED), the turn is INCOMPLETE."""
+
+class OnInterruption(_OnInterruption, metaclass=_OnInterruptionEnumTypeWrapper):
+    """What is to follow a model that stops in the middle of its answer."""
+
+ON_INTERRUPTION_UNSPECIFIED: OnInterruption.ValueType  # 0
+"""Default: as RESTART."""
+ON_INTERRUPTION_RESTART: OnInterruption.ValueType  # 1
+"""The next model begins anew: `superseded`."""
+ON_INTERRUPTION_CONTINUE: OnInterruption.ValueType  # 2
+"""The next model goes on behind the text so far: `seam`. One that cannot, or may see other data than the first, begins
+anew.
+"""
+ON_INTERRUPTION_STOP: OnInterruption.ValueType  # 3
+"""Nothing: the stream ends with ABORTED (ANSWER_INTERRUPTED), the turn is INCOMPLETE."""
+Global___OnInterruption: _TypeAlias = OnInterruption  # noqa: Y015
+
 class _Answerer:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -198,6 +230,7 @@ class ChatRequest(_message.Message):
     CONVERSATION_FIELD_NUMBER: _builtins.int
     QUESTION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ON_INTERRUPTION_FIELD_NUMBER: _builtins.int
     chat_configuration: _builtins.str
     """Name of the chat configuration: chatConfigurations/{id}. Required."""
     conversation: _builtins.str
@@ -206,6 +239,8 @@ class ChatRequest(_message.Message):
     """The question. Required; 1 to 32,768 bytes of UTF-8, not only white space."""
     request_id: _builtins.str
     """Makes a retry safe: a turn with the same request_id is not answered twice. A UUID. Default: none."""
+    on_interruption: Global___OnInterruption.ValueType
+    """What is to follow a model that stops in the middle of its answer. Default: RESTART."""
     def __init__(
         self,
         *,
@@ -213,10 +248,11 @@ class ChatRequest(_message.Message):
         conversation: _builtins.str = ...,
         question: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        on_interruption: Global___OnInterruption.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_configuration", b"chat_configuration", "conversation", b"conversation", "question", b"question", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_configuration", b"chat_configuration", "conversation", b"conversation", "on_interruption", b"on_interruption", "question", b"question", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -233,6 +269,7 @@ class ChatResponse(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     SUPERSEDED_FIELD_NUMBER: _builtins.int
     COMPLETED_FIELD_NUMBER: _builtins.int
+    SEAM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___TurnStarted:
         """The turn has begun. The first event of every stream."""
@@ -253,6 +290,10 @@ class ChatResponse(_message.Message):
     def completed(self) -> Global___TurnCompleted:
         """The answer is whole. The last event of every stream that ends OK."""
 
+    @_builtins.property
+    def seam(self) -> Global___Seam:
+        """The next model goes on behind the text so far."""
+
     def __init__(
         self,
         *,
@@ -261,12 +302,13 @@ class ChatResponse(_message.Message):
         token: Global___Token | None = ...,
         superseded: Global___Superseded | None = ...,
         completed: Global___TurnCompleted | None = ...,
+        seam: Global___Seam | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "completed", b"completed", "event", b"event", "started", b"started", "superseded", b"superseded", "token", b"token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "completed", b"completed", "event", b"event", "seam", b"seam", "started", b"started", "superseded", b"superseded", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "completed", b"completed", "event", b"event", "started", b"started", "superseded", b"superseded", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "completed", b"completed", "event", b"event", "seam", b"seam", "started", b"started", "superseded", b"superseded", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "attempt_ended", "token", "superseded", "completed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "attempt_ended", "token", "superseded", "completed", "seam"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -346,7 +388,7 @@ Global___Token: _TypeAlias = Token  # noqa: Y015
 
 @_typing.final
 class Superseded(_message.Message):
-    """The model stopped in the middle of its answer: drop the text so far, another answer begins."""
+    """A model stopped in the middle of its answer: drop the text so far, another answer begins."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -367,6 +409,34 @@ class Superseded(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Superseded: _TypeAlias = Superseded  # noqa: Y015
+
+@_typing.final
+class Seam(_message.Message):
+    """A model stopped in the middle of its answer: what comes now goes on behind it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    OFFSET_CHARS_FIELD_NUMBER: _builtins.int
+    offset_chars: _builtins.int
+    """Characters (Unicode code points) of the text so far that stand: to the end of a whole word. Drop those behind."""
+    @_builtins.property
+    def attempt(self) -> Global___Attempt:
+        """The attempt that was cut."""
+
+    def __init__(
+        self,
+        *,
+        attempt: Global___Attempt | None = ...,
+        offset_chars: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "offset_chars", b"offset_chars"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Seam: _TypeAlias = Seam  # noqa: Y015
 
 @_typing.final
 class TurnCompleted(_message.Message):
@@ -402,6 +472,7 @@ class AskRequest(_message.Message):
     CONVERSATION_FIELD_NUMBER: _builtins.int
     QUESTION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ON_INTERRUPTION_FIELD_NUMBER: _builtins.int
     chat_configuration: _builtins.str
     """Name of the chat configuration: chatConfigurations/{id}. Required."""
     conversation: _builtins.str
@@ -410,6 +481,8 @@ class AskRequest(_message.Message):
     """The question. Required; 1 to 32,768 bytes of UTF-8, not only white space."""
     request_id: _builtins.str
     """Makes a retry safe: a turn with the same request_id is not answered twice. A UUID. Default: none."""
+    on_interruption: Global___OnInterruption.ValueType
+    """What is to follow a model that stops in the middle of its answer. Default: RESTART."""
     def __init__(
         self,
         *,
@@ -417,10 +490,11 @@ class AskRequest(_message.Message):
         conversation: _builtins.str = ...,
         question: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        on_interruption: Global___OnInterruption.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_configuration", b"chat_configuration", "conversation", b"conversation", "question", b"question", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_configuration", b"chat_configuration", "conversation", b"conversation", "on_interruption", b"on_interruption", "question", b"question", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

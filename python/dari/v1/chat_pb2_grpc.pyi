@@ -39,16 +39,18 @@ class ChatServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ChatServiceAsyncStub: ...
     Chat: _grpc.UnaryStreamMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]
-    """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token` and
-    `superseded`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was cut never
-    ends OK. A failure before the first token is not seen but as `attempt_ended`; after it, `superseded` says to drop
-    the text so far, and the next model begins anew. Where no model answers, the reply is made of the retrieved rows.
+    """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token`,
+    `superseded` and `seam`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was
+    cut never ends OK. A failure before the first token is not seen but as `attempt_ended`. What follows one after it,
+    the caller chooses by `on_interruption`: `superseded` says to drop the text so far, and the next model begins anew;
+    `seam` says that the next model goes on behind it (but for half a word at its end); or the stream ends with ABORTED. Where no model answers, the
+    reply is made of the retrieved rows.
 
     The caller's deadline bounds the whole turn; without one the server's default applies (60 s).
     With a `request_id` seen before, the stored turn is sent again and no model is asked.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: chat configuration or conversation); ABORTED
-    (TURN_IN_PROGRESS: the same request_id is being answered); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
+    (TURN_IN_PROGRESS: the same request_id is being answered; ANSWER_INTERRUPTED: with STOP); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
     (UNAVAILABLE: no model lives and no data is linked, or the database is down); DEADLINE_EXCEEDED
     (DEADLINE_EXCEEDED); CANCELLED; INTERNAL (INTERNAL).
     """
@@ -93,16 +95,18 @@ class ChatServiceAsyncStub(ChatServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Chat: _aio.UnaryStreamMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]  # type: ignore[assignment]
-    """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token` and
-    `superseded`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was cut never
-    ends OK. A failure before the first token is not seen but as `attempt_ended`; after it, `superseded` says to drop
-    the text so far, and the next model begins anew. Where no model answers, the reply is made of the retrieved rows.
+    """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token`,
+    `superseded` and `seam`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was
+    cut never ends OK. A failure before the first token is not seen but as `attempt_ended`. What follows one after it,
+    the caller chooses by `on_interruption`: `superseded` says to drop the text so far, and the next model begins anew;
+    `seam` says that the next model goes on behind it (but for half a word at its end); or the stream ends with ABORTED. Where no model answers, the
+    reply is made of the retrieved rows.
 
     The caller's deadline bounds the whole turn; without one the server's default applies (60 s).
     With a `request_id` seen before, the stored turn is sent again and no model is asked.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: chat configuration or conversation); ABORTED
-    (TURN_IN_PROGRESS: the same request_id is being answered); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
+    (TURN_IN_PROGRESS: the same request_id is being answered; ANSWER_INTERRUPTED: with STOP); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
     (UNAVAILABLE: no model lives and no data is linked, or the database is down); DEADLINE_EXCEEDED
     (DEADLINE_EXCEEDED); CANCELLED; INTERNAL (INTERNAL).
     """
@@ -150,16 +154,18 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.ChatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_pb2.ChatResponse], _abc.AsyncIterator[_chat_pb2.ChatResponse]]:
-        """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token` and
-        `superseded`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was cut never
-        ends OK. A failure before the first token is not seen but as `attempt_ended`; after it, `superseded` says to drop
-        the text so far, and the next model begins anew. Where no model answers, the reply is made of the retrieved rows.
+        """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token`,
+        `superseded` and `seam`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was
+        cut never ends OK. A failure before the first token is not seen but as `attempt_ended`. What follows one after it,
+        the caller chooses by `on_interruption`: `superseded` says to drop the text so far, and the next model begins anew;
+        `seam` says that the next model goes on behind it (but for half a word at its end); or the stream ends with ABORTED. Where no model answers, the
+        reply is made of the retrieved rows.
 
         The caller's deadline bounds the whole turn; without one the server's default applies (60 s).
         With a `request_id` seen before, the stored turn is sent again and no model is asked.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: chat configuration or conversation); ABORTED
-        (TURN_IN_PROGRESS: the same request_id is being answered); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
+        (TURN_IN_PROGRESS: the same request_id is being answered; ANSWER_INTERRUPTED: with STOP); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
         (UNAVAILABLE: no model lives and no data is linked, or the database is down); DEADLINE_EXCEEDED
         (DEADLINE_EXCEEDED); CANCELLED; INTERNAL (INTERNAL).
         """
