@@ -275,9 +275,7 @@ class Server:
             options=_SERVER_OPTIONS,
         )
         chat_pb2_grpc.add_ChatServiceServicer_to_server(
-            ChatService(
-                tenant=settings.tenant, chat=chat, conversations=conversations, upstream_states=directory.states
-            ),
+            ChatService(tenant=settings.tenant, chat=chat, conversations=conversations, upstreams=directory),
             server,
         )
         ingest_pb2_grpc.add_IngestServiceServicer_to_server(

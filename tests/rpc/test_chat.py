@@ -320,6 +320,44 @@ def test_the_circuit_opens_later_turns_pass_flowise_by_and_it_takes_over_again(
     assert {each.ai_model: each.circuit_state for each in upstreams(dari)}["aiModels/flow"] == pb.CIRCUIT_STATE_CLOSED
 
 
+def test_an_operator_takes_a_model_out_and_back_in(start_dari: StartDari, flowise: StandIn, openai: StandIn) -> None:
+    """Drained, it is passed by although it lives; reset, the next question is its own."""
+    dari = made_bot(start_dari(), flowise, openai)
+    assert dari.ask("hi").answered_by == pb.ANSWERER_FLOWISE
+    drained = dari.chat.DrainUpstream(pb.DrainUpstreamRequest(ai_model="aiModels/flow")).upstream
+    assert drained.circuit_state == pb.CIRCUIT_STATE_DRAINED
+    assert attempts_of(dari.ask("hi"))[0] == ("flow", "SKIPPED", "circuit_open")
+    reset = dari.chat.ResetUpstream(pb.ResetUpstreamRequest(ai_model="aiModels/flow")).upstream
+    assert (reset.circuit_state, reset.failure_rate) == (pb.CIRCUIT_STATE_CLOSED, 0.0)
+    assert dari.ask("hi").answered_by == pb.ANSWERER_FLOWISE
+
+
+def test_a_reset_asks_a_model_that_is_left_alone_at_once(
+    start_dari: StartDari, flowise: StandIn, openai: StandIn
+) -> None:
+    """Whoever has mended it need not wait for the circuit."""
+    dari = made_bot(start_dari(circuit_open_s=600, circuit_consecutive_failures=1), flowise, openai)
+    flowise.stop()
+    dari.ask("hi")
+    flowise.start()
+    assert attempts_of(dari.ask("hi"))[0] == ("flow", "SKIPPED", "circuit_open")
+    dari.chat.ResetUpstream(pb.ResetUpstreamRequest(ai_model="aiModels/flow"))
+    assert dari.ask("hi").answered_by == pb.ANSWERER_FLOWISE
+
+
+@pytest.mark.parametrize("name", ["aiModels/nobody", "flow", ""])
+def test_only_models_that_were_asked_can_be_taken_out(dari: RunningDari, name: str) -> None:
+    """Another replica's, or none at all."""
+    calls: list[Callable[[], object]] = [
+        lambda: dari.chat.DrainUpstream(pb.DrainUpstreamRequest(ai_model=name)),
+        lambda: dari.chat.ResetUpstream(pb.ResetUpstreamRequest(ai_model=name)),
+    ]
+    for call in calls:
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        assert refusal(caught.value).status == ("NOT_FOUND" if name.startswith("aiModels/") else "INVALID_ARGUMENT")
+
+
 def test_an_impatient_caller_does_not_open_the_circuit_for_the_others(
     start_dari: StartDari, flowise: StandIn, openai: StandIn
 ) -> None:

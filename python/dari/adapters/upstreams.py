@@ -11,6 +11,7 @@ from dari.adapters.flowise import FlowiseUpstream
 from dari.adapters.local_model.process import LocalModel
 from dari.adapters.openai_compatible import OpenAiCompatibleUpstream
 from dari.core.circuit import CircuitSnapshot, OperatedCircuit
+from dari.core.errors import NotFound
 from dari.core.mapping import AiModel, AiModelKind, FlowiseTarget, LocalTarget, OpenAiCompatibleTarget, Target
 from dari.core.paired_circuit import PairedCircuit
 from dari.core.upstream import FailureKind, Upstream, UpstreamError
@@ -71,13 +72,35 @@ class UpstreamDirectory:
         """Every AI model asked since the start, by id."""
         with self._lock:
             models = sorted(self._models.values(), key=lambda model: model.id)
-        return [UpstreamState(model.id, model.kind, self.circuit(model).state()) for model in models]
+        return [self._state(model) for model in models]
+
+    def drain(self, ai_model: str) -> UpstreamState:
+        """Let no turn ask this AI model until it is reset. Raises NotFound where none has asked it since the start."""
+        model = self._asked(ai_model)
+        self.circuit(model).drain()
+        return self._state(model)
+
+    def reset(self, ai_model: str) -> UpstreamState:
+        """Close the circuits of this AI model and its server. Raises NotFound as `drain`."""
+        model = self._asked(ai_model)
+        self.circuit(model).reset()
+        return self._state(model)
 
     def close(self) -> None:
         """Close all connections."""
         with self._lock:
             for client in self._clients.values():
                 client.close()
+
+    def _asked(self, ai_model: str) -> AiModel:
+        with self._lock:
+            model = self._models.get(ai_model)
+        if model is None:
+            raise NotFound.of(f"aiModels/{ai_model}")
+        return model
+
+    def _state(self, model: AiModel) -> UpstreamState:
+        return UpstreamState(model.id, model.kind, self.circuit(model).state())
 
     def _new_circuit(self, target: Target) -> OperatedCircuit:
         own = WindowedCircuit(self._circuit_rules)

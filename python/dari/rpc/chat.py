@@ -40,6 +40,14 @@ class UpstreamState(Protocol):
     def circuit(self) -> CircuitSnapshot: ...
 
 
+class Upstreams(Protocol):
+    """What this replica knows of the neighbours that it has asked. `drain` and `reset` raise NotFound."""
+
+    def states(self) -> Sequence[UpstreamState]: ...
+    def drain(self, ai_model: str) -> UpstreamState: ...
+    def reset(self, ai_model: str) -> UpstreamState: ...
+
+
 class ChatService(chat_pb2_grpc.ChatServiceServicer):
     """Message in, core call, message out; see chat.proto."""
 
@@ -49,12 +57,12 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         tenant: str,
         chat: Chat,
         conversations: ConversationStore,
-        upstream_states: Callable[[], Sequence[UpstreamState]],
+        upstreams: Upstreams,
     ) -> None:
         self._tenant = tenant
         self._chat = chat
         self._conversations = conversations
-        self._upstream_states = upstream_states
+        self._upstreams = upstreams
 
     def Chat(self, request: pb.ChatRequest, context: grpc.ServicerContext) -> Iterator[pb.ChatResponse]:
         """See chat.proto."""
@@ -116,7 +124,21 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self, request: pb.ListUpstreamsRequest, context: grpc.ServicerContext
     ) -> pb.ListUpstreamsResponse:
         """See chat.proto."""
-        return pb.ListUpstreamsResponse(upstreams=map(_upstream, self._upstream_states()))
+        return pb.ListUpstreamsResponse(upstreams=map(_upstream, self._upstreams.states()))
+
+    def DrainUpstream(
+        self, request: pb.DrainUpstreamRequest, context: grpc.ServicerContext
+    ) -> pb.DrainUpstreamResponse:
+        """See chat.proto."""
+        ai_model = names.resource_id("ai_model", request.ai_model, "aiModels")
+        return pb.DrainUpstreamResponse(upstream=_upstream(self._upstreams.drain(ai_model)))
+
+    def ResetUpstream(
+        self, request: pb.ResetUpstreamRequest, context: grpc.ServicerContext
+    ) -> pb.ResetUpstreamResponse:
+        """See chat.proto."""
+        ai_model = names.resource_id("ai_model", request.ai_model, "aiModels")
+        return pb.ResetUpstreamResponse(upstream=_upstream(self._upstreams.reset(ai_model)))
 
     def _events(self, request: pb.ChatRequest | pb.AskRequest, context: grpc.ServicerContext) -> Generator[ChatEvent]:
         asked = TurnRequest(
@@ -245,4 +267,6 @@ def _upstream(state: UpstreamState) -> pb.Upstream:
         consecutive_failures=circuit.failures,
         last_failure_code=circuit.last_failure or "",
         open_remaining=duration(circuit.open_remaining_s) if is_open else None,
+        failure_rate=circuit.failure_rate,
+        in_state=duration(circuit.in_state_s),
     )

@@ -205,7 +205,9 @@ class _CircuitStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CircuitS
     CIRCUIT_STATE_OPEN: _CircuitState.ValueType  # 2
     """It is not asked: it failed too often."""
     CIRCUIT_STATE_HALF_OPEN: _CircuitState.ValueType  # 3
-    """One turn tries it; the others pass it by."""
+    """Two turns at once try it; the others pass it by."""
+    CIRCUIT_STATE_DRAINED: _CircuitState.ValueType  # 4
+    """It is not asked: an operator took it out."""
 
 class CircuitState(_CircuitState, metaclass=_CircuitStateEnumTypeWrapper):
     """Whether an upstream is asked."""
@@ -217,7 +219,9 @@ CIRCUIT_STATE_CLOSED: CircuitState.ValueType  # 1
 CIRCUIT_STATE_OPEN: CircuitState.ValueType  # 2
 """It is not asked: it failed too often."""
 CIRCUIT_STATE_HALF_OPEN: CircuitState.ValueType  # 3
-"""One turn tries it; the others pass it by."""
+"""Two turns at once try it; the others pass it by."""
+CIRCUIT_STATE_DRAINED: CircuitState.ValueType  # 4
+"""It is not asked: an operator took it out."""
 Global___CircuitState: _TypeAlias = CircuitState  # noqa: Y015
 
 @_typing.final
@@ -986,6 +990,8 @@ class Upstream(_message.Message):
     CONSECUTIVE_FAILURES_FIELD_NUMBER: _builtins.int
     LAST_FAILURE_CODE_FIELD_NUMBER: _builtins.int
     OPEN_REMAINING_FIELD_NUMBER: _builtins.int
+    FAILURE_RATE_FIELD_NUMBER: _builtins.int
+    IN_STATE_FIELD_NUMBER: _builtins.int
     ai_model: _builtins.str
     """aiModels/{id}."""
     kind: _mapping_pb2.AiModelKind.ValueType
@@ -996,9 +1002,15 @@ class Upstream(_message.Message):
     """Failures in a row, 0 or more."""
     last_failure_code: _builtins.str
     """The latest failure as one word; empty where none was."""
+    failure_rate: _builtins.float
+    """Share of failures among its latest outcomes, 0 to 1; 0 where they are too few to tell."""
     @_builtins.property
     def open_remaining(self) -> _duration_pb2.Duration:
         """Until it is tried again; not set unless the circuit is open."""
+
+    @_builtins.property
+    def in_state(self) -> _duration_pb2.Duration:
+        """For how long the circuit has been in this state."""
 
     def __init__(
         self,
@@ -1009,11 +1021,105 @@ class Upstream(_message.Message):
         consecutive_failures: _builtins.int = ...,
         last_failure_code: _builtins.str = ...,
         open_remaining: _duration_pb2.Duration | None = ...,
+        failure_rate: _builtins.float = ...,
+        in_state: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["open_remaining", b"open_remaining"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["in_state", b"in_state", "open_remaining", b"open_remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "circuit_state", b"circuit_state", "consecutive_failures", b"consecutive_failures", "kind", b"kind", "last_failure_code", b"last_failure_code", "open_remaining", b"open_remaining"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "circuit_state", b"circuit_state", "consecutive_failures", b"consecutive_failures", "failure_rate", b"failure_rate", "in_state", b"in_state", "kind", b"kind", "last_failure_code", b"last_failure_code", "open_remaining", b"open_remaining"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Upstream: _TypeAlias = Upstream  # noqa: Y015
+
+@_typing.final
+class DrainUpstreamRequest(_message.Message):
+    """Asks to take an upstream out of use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AI_MODEL_FIELD_NUMBER: _builtins.int
+    ai_model: _builtins.str
+    """aiModels/{id}. Required."""
+    def __init__(
+        self,
+        *,
+        ai_model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainUpstreamRequest: _TypeAlias = DrainUpstreamRequest  # noqa: Y015
+
+@_typing.final
+class DrainUpstreamResponse(_message.Message):
+    """The upstream is out of use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPSTREAM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upstream(self) -> Global___Upstream:
+        """The upstream: DRAINED."""
+
+    def __init__(
+        self,
+        *,
+        upstream: Global___Upstream | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upstream", b"upstream"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upstream", b"upstream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainUpstreamResponse: _TypeAlias = DrainUpstreamResponse  # noqa: Y015
+
+@_typing.final
+class ResetUpstreamRequest(_message.Message):
+    """Asks to use an upstream again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AI_MODEL_FIELD_NUMBER: _builtins.int
+    ai_model: _builtins.str
+    """aiModels/{id}. Required."""
+    def __init__(
+        self,
+        *,
+        ai_model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetUpstreamRequest: _TypeAlias = ResetUpstreamRequest  # noqa: Y015
+
+@_typing.final
+class ResetUpstreamResponse(_message.Message):
+    """The upstream is in use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPSTREAM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upstream(self) -> Global___Upstream:
+        """The upstream: CLOSED."""
+
+    def __init__(
+        self,
+        *,
+        upstream: Global___Upstream | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upstream", b"upstream"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upstream", b"upstream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetUpstreamResponse: _TypeAlias = ResetUpstreamResponse  # noqa: Y015

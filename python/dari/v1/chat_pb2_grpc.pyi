@@ -88,6 +88,18 @@ class ChatServiceStub:
 
     Statuses: OK; INTERNAL (INTERNAL).
     """
+    DrainUpstream: _grpc.UnaryUnaryMultiCallable[_chat_pb2.DrainUpstreamRequest, _chat_pb2.DrainUpstreamResponse]
+    """Takes an upstream out of use on this replica: no turn asks it until it is reset. Turns that it answers go on.
+
+    Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: this replica has not asked it since it
+    started); INTERNAL (INTERNAL).
+    """
+    ResetUpstream: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ResetUpstreamRequest, _chat_pb2.ResetUpstreamResponse]
+    """Closes the circuits of an upstream and its server on this replica, and forgets their failures: it is asked again at
+    once.
+
+    Statuses: as DrainUpstream.
+    """
 
 @_typing.type_check_only
 class ChatServiceAsyncStub(ChatServiceStub):
@@ -143,6 +155,18 @@ class ChatServiceAsyncStub(ChatServiceStub):
     model its process.
 
     Statuses: OK; INTERNAL (INTERNAL).
+    """
+    DrainUpstream: _aio.UnaryUnaryMultiCallable[_chat_pb2.DrainUpstreamRequest, _chat_pb2.DrainUpstreamResponse]  # type: ignore[assignment]
+    """Takes an upstream out of use on this replica: no turn asks it until it is reset. Turns that it answers go on.
+
+    Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: this replica has not asked it since it
+    started); INTERNAL (INTERNAL).
+    """
+    ResetUpstream: _aio.UnaryUnaryMultiCallable[_chat_pb2.ResetUpstreamRequest, _chat_pb2.ResetUpstreamResponse]  # type: ignore[assignment]
+    """Closes the circuits of an upstream and its server on this replica, and forgets their failures: it is asked again at
+    once.
+
+    Statuses: as DrainUpstream.
     """
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -238,6 +262,30 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         model its process.
 
         Statuses: OK; INTERNAL (INTERNAL).
+        """
+
+    @_abc_1.abstractmethod
+    def DrainUpstream(
+        self,
+        request: _chat_pb2.DrainUpstreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.DrainUpstreamResponse, _abc.Awaitable[_chat_pb2.DrainUpstreamResponse]]:
+        """Takes an upstream out of use on this replica: no turn asks it until it is reset. Turns that it answers go on.
+
+        Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: this replica has not asked it since it
+        started); INTERNAL (INTERNAL).
+        """
+
+    @_abc_1.abstractmethod
+    def ResetUpstream(
+        self,
+        request: _chat_pb2.ResetUpstreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.ResetUpstreamResponse, _abc.Awaitable[_chat_pb2.ResetUpstreamResponse]]:
+        """Closes the circuits of an upstream and its server on this replica, and forgets their failures: it is asked again at
+        once.
+
+        Statuses: as DrainUpstream.
         """
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
