@@ -34,6 +34,7 @@ from dari.adapters.upstreams import UpstreamDirectory
 from dari.core.chat import Chat
 from dari.core.errors import FailedPrecondition
 from dari.core.event_log import EventLog
+from dari.core.probing import Prober
 from dari.core.search import Search
 from dari.core.upload_session import Uploads
 from dari.core.uploads import MAX_CHUNK_BYTES
@@ -245,6 +246,9 @@ class Server:
             circuit_rules=_circuit_rules(settings),
         )
         opened.callback(directory.close)
+        prober = Prober(directory.servers, settings.probe_interval_s, settings.connect_timeout_s, self._log)
+        prober.start()
+        opened.callback(prober.close)
         committers = self._pool(settings.max_open_uploads, "committer")
 
         conversations = PostgresConversationStore(database)

@@ -103,6 +103,8 @@ class Settings(BaseSettings):
     """How long a circuit first lets nothing through; twice as long each time it opens again soon."""
     circuit_max_open_s: Seconds = 60.0
     """Longest time for which a circuit opens."""
+    probe_interval_s: Seconds = 2.0
+    """How often a server whose circuit is open is asked whether it is back."""
     circuit_ramp_s: Seconds = 5.0
     """Behind a close, how long until everyone goes through again and not a growing share."""
     secrets: dict[str, SecretStr] = Field(default_factory=dict)

@@ -320,6 +320,18 @@ def test_the_circuit_opens_later_turns_pass_flowise_by_and_it_takes_over_again(
     assert {each.ai_model: each.circuit_state for each in upstreams(dari)}["aiModels/flow"] == pb.CIRCUIT_STATE_CLOSED
 
 
+def test_a_server_that_is_back_is_found_by_a_probe(start_dari: StartDari, flowise: StandIn, openai: StandIn) -> None:
+    """C1: its circuit would stay open for ten minutes; asked at a short interval, it is in use long before."""
+    quick = {"circuit_open_s": 600, "circuit_consecutive_failures": 1, "probe_interval_s": 0.05, "circuit_ramp_s": 0.1}
+    dari = made_bot(start_dari(**quick), flowise, openai)
+    flowise.stop()
+    assert attempts_of(dari.ask("hi"))[0] == ("flow", "FAILED", "connection_refused")
+    flowise.start()
+    until = time.monotonic() + SOON_S
+    while dari.ask("hi").answered_by != pb.ANSWERER_FLOWISE:
+        assert time.monotonic() < until
+
+
 def test_an_operator_takes_a_model_out_and_back_in(start_dari: StartDari, flowise: StandIn, openai: StandIn) -> None:
     """Drained, it is passed by although it lives; reset, the next question is its own."""
     dari = made_bot(start_dari(), flowise, openai)
@@ -336,7 +348,8 @@ def test_a_reset_asks_a_model_that_is_left_alone_at_once(
     start_dari: StartDari, flowise: StandIn, openai: StandIn
 ) -> None:
     """Whoever has mended it need not wait for the circuit."""
-    dari = made_bot(start_dari(circuit_open_s=600, circuit_consecutive_failures=1), flowise, openai)
+    patient = {"circuit_open_s": 600, "circuit_consecutive_failures": 1, "probe_interval_s": 86_400}
+    dari = made_bot(start_dari(**patient), flowise, openai)
     flowise.stop()
     dari.ask("hi")
     flowise.start()

@@ -101,6 +101,12 @@ class WindowedCircuit:
                 state, in_state_s, self._failures_in_a_row, self._rate(), self._last_failure, open_remaining_s
             )
 
+    def retry(self) -> None:
+        """See Circuit."""
+        with self._lock:
+            if self._breaker.opened:
+                self._breaker.changed_at = self._clock() - self._breaker.open_s
+
     def drain(self) -> None:
         """See Circuit."""
         with self._lock:

@@ -16,7 +16,6 @@ One attempt is one `POST /api/v1/prediction/{flow_id}` with `"streaming": true`.
 
 import re
 import ssl
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from enum import Enum
@@ -122,16 +121,14 @@ class FlowiseUpstream:
 
     def probe(self, timeout_s: float) -> FlowHealth:
         """Ask Flowise, within `timeout_s`, whether it knows the flow; needs no key and no model."""
-        attempt = self._neighbour.attempt(self._found, timeout_s)
-        timer = threading.Timer(timeout_s, attempt.abort)
-        timer.daemon = True
-        timer.start()
         try:
-            return FlowHealth("".join(attempt.tokens()))
+            return FlowHealth(self._neighbour.look(self._found, timeout_s))
         except UpstreamError:
             return FlowHealth.UNREACHABLE
-        finally:
-            timer.cancel()
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether its server answers within `timeout_s` as Flowise does, to whatever flow."""
+        return self.probe(timeout_s) is not FlowHealth.UNREACHABLE
 
     def close(self) -> None:
         self._neighbour.close()

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -14,6 +15,7 @@ from dari.core.circuit import CircuitSnapshot, OperatedCircuit
 from dari.core.errors import NotFound
 from dari.core.mapping import AiModel, AiModelKind, FlowiseTarget, LocalTarget, OpenAiCompatibleTarget, Target
 from dari.core.paired_circuit import PairedCircuit
+from dari.core.probing import ProbedServer
 from dari.core.upstream import FailureKind, Upstream, UpstreamError
 
 
@@ -43,7 +45,7 @@ class UpstreamDirectory:
         self._circuit_rules = circuit_rules
         # Guards the four below.
         self._lock = threading.Lock()
-        self._clients: dict[Target, FlowiseUpstream | OpenAiCompatibleUpstream] = {}
+        self._clients: dict[FlowiseTarget | OpenAiCompatibleTarget, FlowiseUpstream | OpenAiCompatibleUpstream] = {}
         self._server_circuits: dict[str, OperatedCircuit] = {}
         self._circuits: dict[Target, OperatedCircuit] = {}
         self._models: dict[str, AiModel] = {}
@@ -73,6 +75,12 @@ class UpstreamDirectory:
         with self._lock:
             models = sorted(self._models.values(), key=lambda model: model.id)
         return [self._state(model) for model in models]
+
+    def servers(self) -> list[ProbedServer]:
+        """Every server asked since the start, by its first model's way to it."""
+        with self._lock:
+            ways = {target.base_url: client for target, client in reversed(self._clients.items())}
+            return [ProbedServer(_origin(url), self._server_circuits[url], way.answers) for url, way in ways.items()]
 
     def drain(self, ai_model: str) -> UpstreamState:
         """Let no turn ask this AI model until it is reset. Raises NotFound where none has asked it since the start."""
@@ -133,3 +141,9 @@ class UpstreamDirectory:
         if secret is None:
             raise UpstreamError(FailureKind.OURS, "unknown_secret")
         return secret.get_secret_value()
+
+
+def _origin(base_url: str) -> str:
+    """Scheme, host and port: a path may hold what is not for logs."""
+    parts = urlsplit(base_url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -78,6 +78,10 @@ class OperatedCircuit(Circuit, Protocol):
 
     def state(self) -> CircuitSnapshot: ...
 
+    def retry(self) -> None:
+        """If it is open, be half-open from now on: there is reason to think that the neighbour is back."""
+        ...
+
     def drain(self) -> None:
         """Let no attempt through until `reset`; those under way go on, and their verdicts change nothing."""
         ...

@@ -48,6 +48,11 @@ class PairedCircuit:
         server, flow = self._server.state(), self._flow.state()
         return server if _STRICTNESS[server.state] > _STRICTNESS[flow.state] or _is_told(server, flow) else flow
 
+    def retry(self) -> None:
+        """See Circuit; both."""
+        self._server.retry()
+        self._flow.retry()
+
     def drain(self) -> None:
         """See Circuit; the flow only."""
         self._flow.drain()
