@@ -12,7 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from dari.adapters.circuit import CircuitRules
+from dari.adapters.circuit import CircuitRules, WindowedCircuit
 from dari.adapters.local_model import model_files
 from dari.adapters.local_model.engines import EngineOptions
 from dari.adapters.local_model.process import LocalModel
@@ -34,8 +34,10 @@ from dari.adapters.upstreams import UpstreamDirectory
 from dari.core.chat import Chat
 from dari.core.errors import FailedPrecondition
 from dari.core.event_log import EventLog
+from dari.core.last_known import LastKnownChats
 from dari.core.probing import Prober
 from dari.core.search import Search
+from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upload_session import Uploads
 from dari.core.uploads import MAX_CHUNK_BYTES
 from dari.core.watchdog import Watchdog
@@ -54,6 +56,8 @@ _UNWIND_TIMEOUT_S = 2.0
 """How long a cancelled handler may take to see that it is, and what closes to close."""
 _LAST_TIMEOUT_S = 0.5
 """How long a handler may take that waited for what is now closed."""
+_DATABASE_CIRCUIT = CircuitRules(consecutive_failures=2, min_outcomes=1_000, open_s=0.5, max_open_s=2.0, ramp_s=0.0)
+"""For chats. Each look at a database that is gone may cost its whole timeout; one that is back is used at once."""
 _SERVICES = (
     chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
     ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name,
@@ -260,9 +264,13 @@ class Server:
             max_record_bytes=settings.max_record_bytes,
             max_columns=settings.max_columns,
         )
+        database_circuit = WindowedCircuit(_DATABASE_CIRCUIT)
+        turns = UnsavedTurns(conversations, conversations, database_circuit, self._log)
+        turns.start()
+        opened.callback(turns.close)
         chat = Chat(
-            links=links,
-            conversations=conversations,
+            chats=LastKnownChats(links, database_circuit),
+            turns=turns,
             search=search,
             directory=directory,
             watchdog=watchdog,

@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     """Longest time for which a circuit opens."""
     probe_interval_s: Seconds = 2.0
     """How often a server whose circuit is open is asked whether it is back."""
-    circuit_ramp_s: Seconds = 5.0
+    circuit_ramp_s: float = Field(default=5.0, ge=0, le=86_400)
     """Behind a close, how long until everyone goes through again and not a growing share."""
     secrets: dict[str, SecretStr] = Field(default_factory=dict)
     """API keys by name; AI models refer to them. DARI_SECRETS='{"flowise-main": "…"}'."""

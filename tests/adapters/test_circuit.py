@@ -336,7 +336,7 @@ def test_the_snapshot_tells_operators_what_happened(circuit: OperatedCircuit, cl
         CircuitRules(open_s=0.0),
         CircuitRules(max_open_s=-1.0),
         CircuitRules(window_s=0.0),
-        CircuitRules(ramp_s=0.0),
+        CircuitRules(ramp_s=-1.0),
         CircuitRules(failure_rate=0.0),
         CircuitRules(failure_rate=1.1),
     ],
@@ -348,7 +348,7 @@ def test_rules_by_which_nothing_would_open_or_close_are_refused(rules: CircuitRu
 
 
 MODEL_RULES = CircuitRules(
-    consecutive_failures=2, failure_rate=0.6, min_outcomes=4, window_s=8.0, open_s=4.0, max_open_s=10.0, ramp_s=0.001
+    consecutive_failures=2, failure_rate=0.6, min_outcomes=4, window_s=8.0, open_s=4.0, max_open_s=10.0, ramp_s=0.0
 )
 
 
@@ -387,7 +387,6 @@ class CircuitBesideAModel(RuleBasedStateMachine):
 
     @rule(target=permits)
     def admit(self) -> tuple[Permit, object] | None:
-        self.clock.now_s += 0.002  # Past the ramp: it has a test of its own.
         permit = self.circuit.admit()
         half_open = self.open_from is not None and not self.open_remaining_s()
         expected = not self.drained and self.open_remaining_s() == 0 and not (half_open and len(self.probes) == 2)

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from dari.adapters.circuit import WindowedCircuit
+from dari.adapters.circuit import CircuitRules, WindowedCircuit
 from dari.adapters.local_model.process import Limits, LocalModel
 from dari.core.chain import AttemptEnded, Seam, Superseded, TokenCame
 from dari.core.chat import Chat, ChatEvent, TurnCompleted, TurnStarted
@@ -26,9 +26,11 @@ from dari.core.conversations import (
     TurnRequest,
     TurnState,
 )
-from dari.core.errors import Exhausted, InternalError, Unavailable
+from dari.core.errors import Exhausted, InternalError, NotFound, Unavailable
+from dari.core.last_known import LastKnownChats
 from dari.core.mapping import AiModel, ChatConfiguration, ChatMapping, KnowledgeBase, LinkStore, LocalTarget
 from dari.core.search import CandidateRow, Candidates, Search
+from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upstream import FailureKind, Prompt, Upstream, UpstreamError
 from dari.core.watchdog import Watchdog
 from tests.adapters.local_model.fakes import fake_model
@@ -65,8 +67,11 @@ class Links(LinkStore):
 
     def __init__(self, mapping: ChatMapping) -> None:
         self._mapping = mapping
+        self.fails: Exception | None = None
 
     def read_chat(self, tenant: str, chat_configuration: str) -> ChatMapping:
+        if self.fails is not None:
+            raise self.fails
         return self._mapping
 
 
@@ -117,6 +122,9 @@ class Store:
         self.abandoned.append(tuple(attempts))
         if self._completing_fails is not None:
             raise self._completing_fails
+
+    def add_turn(self, tenant: str, request: TurnRequest, turn: Turn, answer: Answer) -> None:
+        raise NotImplementedError
 
     def get(self, tenant: str, id: object) -> Conversation:
         raise NotImplementedError
@@ -187,9 +195,11 @@ class Bot:
         self.store = store or Store()
         self.log = Log()
         self.directory = Directory(models)
+        self.links = Links(mapping)  # type: ignore[abstract]
+        database = WindowedCircuit(CircuitRules(consecutive_failures=1))
         self.chat = Chat(
-            links=Links(mapping),  # type: ignore[abstract]
-            conversations=self.store,
+            chats=LastKnownChats(self.links, database),
+            turns=UnsavedTurns(self.store, self.store, database, self.log),
             search=Search(self.rows, self.rows),
             directory=self.directory,
             watchdog=watchdog,
@@ -297,12 +307,41 @@ def test_a_caller_who_stops_reading_leaves_an_incomplete_turn(watchdog: Watchdog
 
 def test_an_answer_that_cannot_be_stored_does_not_end_well(watchdog: Watchdog) -> None:
     """The caller has its text and the error; there is no `completed`."""
-    bot = Bot(watchdog, {"m": Script(*WORKS)}, store=Store(completing_fails=Unavailable.of("database")))
+    gone = NotFound.of("conversations/x")
+    bot = Bot(watchdog, {"m": Script(*WORKS)}, store=Store(completing_fails=gone))
     events: list[ChatEvent] = []
-    with pytest.raises(Unavailable):
+    with pytest.raises(NotFound):
         collect(bot.events(), events)
     assert [type(event) for event in events] == [TurnStarted, TokenCame, TokenCame]
     assert "turn_not_stored" in [event for event, _ in bot.log.events]
+
+
+def test_an_answer_whose_database_went_meanwhile_is_told_and_kept(watchdog: Watchdog) -> None:
+    """C13: it ends well, and says that it is not stored yet."""
+    bot = Bot(watchdog, {"m": Script(*WORKS)}, store=Store(completing_fails=Unavailable.of("database")))
+    *_, completed = bot.events()
+    assert isinstance(completed, TurnCompleted)
+    assert completed.turn.answer is not None
+    assert completed.turn.answer.degraded_reasons == (DegradedReason.NOT_STORED,)
+
+
+def test_without_a_database_the_last_known_models_answer_without_data(watchdog: Watchdog) -> None:
+    """C13: the search is not tried, which would cost the time of the models; and the answer says all of it."""
+    bot = Bot(watchdog, {"m": Script("hello")}, bases=("k",), grants=[("m", "k")])
+    list(bot.events())
+    bot.links.fails = Unavailable.of("database")
+    asked = len(bot.rows.asked)
+    *_, completed = bot.events()
+    assert isinstance(completed, TurnCompleted)
+    answer = completed.turn.answer
+    assert answer is not None
+    assert (answer.text, answer.citations) == ("hello", ())
+    assert answer.degraded_reasons == (
+        DegradedReason.NO_DATA,
+        DegradedReason.LAST_KNOWN_MAPPING,
+        DegradedReason.NOT_STORED,
+    )
+    assert len(bot.rows.asked) == asked
 
 
 def collect(source: Iterator[ChatEvent], events: list[ChatEvent]) -> None:

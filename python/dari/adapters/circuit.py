@@ -26,7 +26,7 @@ from dari.core.circuit import CircuitSnapshot, CircuitState, Permit
 
 @dataclass(frozen=True, slots=True)
 class CircuitRules:
-    """When a circuit opens, for how long, and how it closes. All above 0."""
+    """When a circuit opens, for how long, and how it closes. All above 0, but for the ramp."""
 
     consecutive_failures: int = 3
     """So many failures in a row open it."""
@@ -43,7 +43,7 @@ class CircuitRules:
     probes: int = 2
     """Attempts that half-open go through at once. One that succeeds closes it, one that fails opens it again."""
     ramp_s: float = 5.0
-    """Behind a close, until everyone goes through again; before that a share that grows evenly from a tenth."""
+    """Behind a close, until everyone goes through again; before that a share that grows evenly from a tenth. Or 0."""
 
 
 _FIRST_SHARE = 0.1
@@ -133,7 +133,7 @@ class WindowedCircuit:
                 self._note(failed=False)
             else:
                 self._close()
-                self._ramp_from = self._breaker.changed_at
+                self._ramp_from = self._breaker.changed_at if self._rules.ramp_s else None
 
     def record_failure(self, era: int, code: str) -> None:
         """A permit of this era says that its attempt failed."""
@@ -277,7 +277,7 @@ def _check(rules: CircuitRules) -> None:
     """Raise ValueError for rules by which nothing would ever open, or close."""
     if rules.consecutive_failures < 1 or rules.min_outcomes < 1 or rules.probes < 1:
         raise ValueError("consecutive_failures, min_outcomes and probes must be at least 1")
-    if min(rules.window_s, rules.open_s, rules.max_open_s, rules.ramp_s) <= 0:
-        raise ValueError("window_s, open_s, max_open_s and ramp_s must be above 0")
+    if min(rules.window_s, rules.open_s, rules.max_open_s) <= 0 or rules.ramp_s < 0:
+        raise ValueError("window_s, open_s and max_open_s must be above 0, ramp_s not below")
     if not 0 < rules.failure_rate <= 1:
         raise ValueError("failure_rate must be above 0, and 1 at most")

@@ -6,10 +6,15 @@ the next model at once where it gets None; a permit is told how its attempt ende
 stream.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
+
+from dari.core.errors import DariError, Unavailable
+
+Result = TypeVar("Result")
 
 
 class CircuitState(Enum):
@@ -89,3 +94,24 @@ class OperatedCircuit(Circuit, Protocol):
     def reset(self) -> None:
         """Close it, and forget all outcomes."""
         ...
+
+
+def call_through(circuit: Circuit, neighbour: str, call: Callable[[], Result]) -> Result:
+    """What `call` returns; its `Unavailable` is a failure of the neighbour, any other DariError is an answer.
+
+    Raises Unavailable at once where the circuit lets nothing through.
+    """
+    permit = circuit.admit()
+    if permit is None:
+        raise Unavailable.of(neighbour)
+    with permit:
+        try:
+            result = call()
+        except Unavailable:
+            permit.failed("unavailable")
+            raise
+        except DariError:
+            permit.succeeded()
+            raise
+        permit.succeeded()
+    return result

@@ -35,6 +35,10 @@ class DegradedReason(Enum):
     STAND_IN = "STAND_IN"
     ROWS_ONLY = "ROWS_ONLY"
     NO_DATA = "NO_DATA"
+    LAST_KNOWN_MAPPING = "LAST_KNOWN_MAPPING"
+    """The database is gone: models and links are those that were known last."""
+    NOT_STORED = "NOT_STORED"
+    """The database is gone: the turn is kept in memory, and stored when it is back."""
 
 
 class TurnState(Enum):
@@ -151,6 +155,8 @@ class BegunTurn:
     """When the turn is over if nobody ends it before. It names this beginning of the turn: once another one took its
     place, what this one brings is refused."""
     earlier: Sequence[Turn] = field(default_factory=tuple)
+    unstored_request: TurnRequest | None = None
+    """What was asked, where the question could not be stored; None where it is."""
 
 
 class ConversationStore(Protocol):

@@ -150,6 +150,10 @@ class _DegradedReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degrad
     """No model answered: the reply is the rows found."""
     DEGRADED_REASON_NO_DATA: _DegradedReason.ValueType  # 3
     """The data could not be searched; the model answered without it."""
+    DEGRADED_REASON_LAST_KNOWN_MAPPING: _DegradedReason.ValueType  # 4
+    """The database is gone: models and links are those that were known last."""
+    DEGRADED_REASON_NOT_STORED: _DegradedReason.ValueType  # 5
+    """The database is gone: the turn is kept in memory, and stored when the database is back."""
 
 class DegradedReason(_DegradedReason, metaclass=_DegradedReasonEnumTypeWrapper):
     """Why an answer is less than it could be."""
@@ -162,6 +166,10 @@ DEGRADED_REASON_ROWS_ONLY: DegradedReason.ValueType  # 2
 """No model answered: the reply is the rows found."""
 DEGRADED_REASON_NO_DATA: DegradedReason.ValueType  # 3
 """The data could not be searched; the model answered without it."""
+DEGRADED_REASON_LAST_KNOWN_MAPPING: DegradedReason.ValueType  # 4
+"""The database is gone: models and links are those that were known last."""
+DEGRADED_REASON_NOT_STORED: DegradedReason.ValueType  # 5
+"""The database is gone: the turn is kept in memory, and stored when the database is back."""
 Global___DegradedReason: _TypeAlias = DegradedReason  # noqa: Y015
 
 class _TurnState:
