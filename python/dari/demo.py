@@ -137,7 +137,7 @@ def _own_server(terminal: Terminal, data_dir: Path) -> Iterator[str]:
         database_dsn=None,
         local_model=DEFAULT_MODEL_ID,
         # One refusal opens Flowise's circuit, so that the second question shows it being passed by.
-        circuit_failure_threshold=1,
+        circuit_consecutive_failures=1,
         circuit_open_s=600,
         log_level="error",
         log_format="console",

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from dari.adapters.circuit import CircuitRules, WindowedCircuit
 from dari.adapters.local_model import model_files
 from dari.adapters.local_model.engines import EngineOptions
 from dari.adapters.local_model.process import LocalModel
@@ -37,8 +38,11 @@ from dari.core.errors import FailedPrecondition
 from dari.core.event_log import EventLog
 from dari.core.exports import Exports
 from dari.core.housekeeping import Housekeeping, Retention
+from dari.core.last_known import LastKnownChats
+from dari.core.probing import Prober
 from dari.core.profiles import Profiles
 from dari.core.search import Search
+from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upload_session import UploadLimits, Uploads
 from dari.core.upload_watch import UploadWatch
 from dari.core.uploads import MAX_CHUNK_BYTES
@@ -61,6 +65,8 @@ _UNWIND_TIMEOUT_S = 2.0
 """How long a cancelled handler may take to see that it is, and what closes to close."""
 _LAST_TIMEOUT_S = 0.5
 """How long a handler may take that waited for what is now closed."""
+_DATABASE_CIRCUIT = CircuitRules(consecutive_failures=2, min_outcomes=1_000, open_s=0.5, max_open_s=2.0, ramp_s=0.0)
+"""For chats. Each look at a database that is gone may cost its whole timeout; one that is back is used at once."""
 _SERVICES = (
     chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
     ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name,
@@ -251,10 +257,12 @@ class Server:
             secrets=settings.secrets,
             local_model=_start_local_model(settings, self._log, opened),
             local_model_id=settings.local_model,
-            failures_to_open=settings.circuit_failure_threshold,
-            open_s=settings.circuit_open_s,
+            circuit_rules=_circuit_rules(settings),
         )
         opened.callback(directory.close)
+        prober = Prober(directory.servers, settings.probe_interval_s, settings.connect_timeout_s, self._log)
+        prober.start()
+        opened.callback(prober.close)
         upload_limits = UploadLimits(
             max_open=settings.max_open_uploads,
             second_streams=_second_streams(settings),
@@ -285,9 +293,13 @@ class Server:
             max_header_bytes=settings.max_header_bytes,
             max_columns=settings.max_columns,
         )
+        database_circuit = WindowedCircuit(_DATABASE_CIRCUIT)
+        turns = UnsavedTurns(conversations, conversations, database_circuit, self._log)
+        turns.start()
+        opened.callback(turns.close)
         chat = Chat(
-            links=links,
-            conversations=conversations,
+            chats=LastKnownChats(links, database_circuit),
+            turns=turns,
             search=search,
             directory=directory,
             watchdog=watchdog,
@@ -304,9 +316,7 @@ class Server:
             options=_SERVER_OPTIONS,
         )
         chat_pb2_grpc.add_ChatServiceServicer_to_server(
-            ChatService(
-                tenant=settings.tenant, chat=chat, conversations=conversations, upstream_states=directory.states
-            ),
+            ChatService(tenant=settings.tenant, chat=chat, conversations=conversations, upstreams=directory),
             server,
         )
         ingest_pb2_grpc.add_IngestServiceServicer_to_server(
@@ -415,6 +425,18 @@ def _run_within(timeout_s: float, action: Callable[[], None]) -> None:
     thread = threading.Thread(target=action, name="closing", daemon=True)
     thread.start()
     thread.join(timeout_s)
+
+
+def _circuit_rules(settings: Settings) -> CircuitRules:
+    return CircuitRules(
+        consecutive_failures=settings.circuit_consecutive_failures,
+        failure_rate=settings.circuit_failure_rate,
+        min_outcomes=settings.circuit_min_outcomes,
+        window_s=settings.circuit_window_s,
+        open_s=settings.circuit_open_s,
+        max_open_s=settings.circuit_max_open_s,
+        ramp_s=settings.circuit_ramp_s,
+    )
 
 
 def _start_local_model(settings: Settings, log: EventLog, opened: ExitStack) -> LocalModel | None:

@@ -119,10 +119,21 @@ class Settings(BaseSettings):
     """Deadline of a turn whose caller sets none."""
     connect_timeout_s: Seconds = 1.0
     """Longest wait for a connection to an upstream."""
-    circuit_failure_threshold: int = Field(default=3, ge=1, le=1_000)
+    circuit_consecutive_failures: int = Field(default=3, ge=1, le=1_000)
     """Failures in a row that open an upstream's circuit."""
+    circuit_failure_rate: float = Field(default=0.5, gt=0, le=1)
+    """Share of failures that opens it, among the outcomes of `circuit_window_s`."""
+    circuit_min_outcomes: int = Field(default=10, ge=1, le=1_000)
+    """Outcomes below which the share says nothing."""
+    circuit_window_s: Seconds = 60.0
     circuit_open_s: Seconds = 5.0
-    """How long an open circuit lets nothing through."""
+    """How long a circuit first lets nothing through; twice as long each time it opens again soon."""
+    circuit_max_open_s: Seconds = 60.0
+    """Longest time for which a circuit opens."""
+    probe_interval_s: Seconds = 2.0
+    """How often a server whose circuit is open is asked whether it is back."""
+    circuit_ramp_s: float = Field(default=5.0, ge=0, le=86_400)
+    """Behind a close, how long until everyone goes through again and not a growing share."""
     secrets: dict[str, SecretStr] = Field(default_factory=dict)
     """API keys by name; AI models refer to them. DARI_SECRETS='{"flowise-main": "…"}'."""
 

@@ -1,5 +1,6 @@
 """The circuit: its table of rules, control runs on the bare package, and a random walk beside a sequential model."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from dari.adapters.circuit import ConsecutiveFailuresCircuit
-from dari.core.circuit import Circuit, CircuitState, Permit
+from dari.adapters.circuit import CircuitRules, WindowedCircuit
+from dari.core.circuit import CircuitState, OperatedCircuit, Permit
 
 
 class Clock:
@@ -27,22 +28,22 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def circuit(clock: Clock) -> Circuit:
-    return ConsecutiveFailuresCircuit(failures_to_open=3, open_s=5.0, clock=clock)
+def circuit(clock: Clock) -> OperatedCircuit:
+    return WindowedCircuit(CircuitRules(consecutive_failures=3, open_s=5.0), clock)
 
 
-def admitted(circuit: Circuit) -> Permit:
+def admitted(circuit: OperatedCircuit) -> Permit:
     permit = circuit.admit()
     assert permit is not None
     return permit
 
 
-def fail(circuit: Circuit, times: int) -> None:
+def fail(circuit: OperatedCircuit, times: int) -> None:
     for _ in range(times):
         admitted(circuit).failed("connection_refused")
 
 
-def test_it_opens_at_the_third_failure_in_a_row(circuit: Circuit) -> None:
+def test_it_opens_at_the_third_failure_in_a_row(circuit: OperatedCircuit) -> None:
     """Two failures leave it closed; the third opens it, and nobody is admitted."""
     fail(circuit, 2)
     assert circuit.state().state is CircuitState.CLOSED
@@ -51,7 +52,7 @@ def test_it_opens_at_the_third_failure_in_a_row(circuit: Circuit) -> None:
     assert circuit.admit() is None
 
 
-def test_a_success_begins_the_count_anew(circuit: Circuit) -> None:
+def test_a_success_begins_the_count_anew(circuit: OperatedCircuit) -> None:
     """Failures that a success divides are not in a row."""
     fail(circuit, 2)
     admitted(circuit).succeeded()
@@ -59,7 +60,7 @@ def test_a_success_begins_the_count_anew(circuit: Circuit) -> None:
     assert circuit.state().state is CircuitState.CLOSED
 
 
-def test_a_success_counts_at_the_end_of_a_stream_only(circuit: Circuit) -> None:
+def test_a_success_counts_at_the_end_of_a_stream_only(circuit: OperatedCircuit) -> None:
     """An attempt that was admitted and has not ended yet takes nothing off the count."""
     streaming = admitted(circuit)
     fail(circuit, 3)
@@ -68,7 +69,7 @@ def test_a_success_counts_at_the_end_of_a_stream_only(circuit: Circuit) -> None:
     assert circuit.state().state is CircuitState.OPEN
 
 
-def test_a_neutral_end_changes_no_count(circuit: Circuit) -> None:
+def test_a_neutral_end_changes_no_count(circuit: OperatedCircuit) -> None:
     """Neither does a caller's cancel end a row of failures, nor is it one."""
     fail(circuit, 2)
     admitted(circuit).neutral()
@@ -77,7 +78,7 @@ def test_a_neutral_end_changes_no_count(circuit: Circuit) -> None:
     assert circuit.state().state is CircuitState.OPEN
 
 
-def test_it_stays_open_to_the_fraction_of_a_second(circuit: Circuit, clock: Clock) -> None:
+def test_it_stays_open_to_the_fraction_of_a_second(circuit: OperatedCircuit, clock: Clock) -> None:
     """The package rounds to whole seconds; the time that an operator set is kept exactly."""
     fail(circuit, 3)
     clock.now_s += 4.99
@@ -88,8 +89,8 @@ def test_it_stays_open_to_the_fraction_of_a_second(circuit: Circuit, clock: Cloc
     admitted(circuit)
 
 
-def test_half_open_admits_one_of_fifty_callers_at_once(circuit: Circuit, clock: Clock) -> None:
-    """C8: one probe reaches the neighbour, everyone else goes on at once."""
+def test_half_open_admits_two_of_fifty_callers_at_once(circuit: OperatedCircuit, clock: Clock) -> None:
+    """C8: two probes reach the neighbour, everyone else goes on at once."""
     fail(circuit, 3)
     clock.now_s += 5.0
     together = threading.Barrier(50)
@@ -99,7 +100,7 @@ def test_half_open_admits_one_of_fifty_callers_at_once(circuit: Circuit, clock: 
         return circuit.admit() is not None
 
     with ThreadPoolExecutor(50) as callers:
-        assert sum(callers.map(lambda _: call(), range(50))) == 1
+        assert sum(callers.map(lambda _: call(), range(50))) == 2
 
 
 def test_the_bare_package_admits_all_fifty() -> None:
@@ -140,40 +141,133 @@ def test_the_bare_package_takes_an_abandoned_stream_for_a_success() -> None:
     assert breaker.failure_count == 0
 
 
-def test_a_probe_that_succeeds_closes_it(circuit: Circuit, clock: Clock) -> None:
-    """One whole answer, and everyone is admitted again."""
+def test_a_probe_that_succeeds_closes_it(circuit: OperatedCircuit, clock: Clock) -> None:
+    """One whole answer, and behind the ramp everyone is admitted again."""
     fail(circuit, 3)
     clock.now_s += 5.0
     admitted(circuit).succeeded()
     assert circuit.state().state is CircuitState.CLOSED
     assert circuit.state().failures == 0
+    clock.now_s += 5.0
     assert all(circuit.admit() for _ in range(10))
 
 
-def test_a_probe_that_fails_opens_it_for_the_whole_time_again(circuit: Circuit, clock: Clock) -> None:
+def test_behind_a_close_a_growing_share_goes_through(clock: Clock) -> None:
+    """A neighbour that is just back meets no stampede: one caller, then a tenth of them, then more, then all."""
+    circuit = WindowedCircuit(CircuitRules(ramp_s=10.0), clock)
+    fail(circuit, 3)
+    clock.now_s += 5.0
+    admitted(circuit).succeeded()
+    assert [circuit.admit() is not None for _ in range(9)] == [True] + [False] * 8
+    shares = []
+    for _ in range(10):
+        shares.append(sum(circuit.admit() is not None for _ in range(100)))
+        clock.now_s += 1.0
+    assert shares == sorted(shares)
+    assert shares[0] in range(9, 12)
+    assert shares[5] in range(54, 57)
+    assert sum(circuit.admit() is not None for _ in range(100)) == 100
+
+
+def test_it_opens_by_rate_where_failures_are_not_in_a_row(clock: Clock) -> None:
+    """C7: F F F F ok, again and again: four of five fail, and no five in a row."""
+    circuit = WindowedCircuit(CircuitRules(consecutive_failures=5), clock)
+    for _ in range(2):
+        fail(circuit, 4)
+        assert circuit.state().state is CircuitState.CLOSED
+        admitted(circuit).succeeded()
+    assert circuit.state().failure_rate == 0.8
+    fail(circuit, 1)
+    assert circuit.state().state is CircuitState.OPEN
+
+
+def test_the_bare_package_never_opens_by_rate() -> None:
+    """The control run of C7: each success forgets the four failures before it."""
+    breaker = circuitbreaker.CircuitBreaker(failure_threshold=5)
+
+    def call(fails: bool) -> None:
+        if fails:
+            raise ConnectionRefusedError
+
+    for number in range(100):
+        with contextlib.suppress(ConnectionRefusedError):
+            breaker.decorate(call)(number % 5 != 4)
+    assert breaker.closed
+
+
+def test_failures_that_are_long_ago_open_nothing(clock: Clock) -> None:
+    """The window slides: nine old failures and one new one are one of one."""
+    circuit = WindowedCircuit(CircuitRules(consecutive_failures=100, window_s=60.0), clock)
+    fail(circuit, 9)
+    clock.now_s += 60.1
+    fail(circuit, 1)
+    assert circuit.state().state is CircuitState.CLOSED
+    assert circuit.state().failure_rate == 0.0
+
+
+def test_it_opens_twice_as_long_each_time_and_forgets_that_when_well(clock: Clock) -> None:
+    """5, 10, 20, 40, then 60 s and no longer; after a minute of health 5 s again."""
+    circuit = WindowedCircuit(CircuitRules(open_s=5.0, max_open_s=60.0), clock)
+    fail(circuit, 3)
+    open_s = []
+    for _ in range(6):
+        open_s.append(circuit.state().open_remaining_s)
+        clock.now_s += open_s[-1]
+        fail(circuit, 1)
+    assert open_s == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
+    clock.now_s += 60.0
+    admitted(circuit).succeeded()
+    clock.now_s += 60.0
+    fail(circuit, 3)
+    assert circuit.state().open_remaining_s == 5.0
+
+
+def test_a_drained_circuit_lets_nothing_through_until_it_is_reset(circuit: OperatedCircuit, clock: Clock) -> None:
+    """What an operator took out comes back by an operator only, and then at once for everyone."""
+    streaming = admitted(circuit)
+    circuit.drain()
+    assert circuit.state().state is CircuitState.DRAINED
+    streaming.failed("stream_cut")
+    clock.now_s += 1_000.0
+    assert circuit.admit() is None
+    circuit.reset()
+    state = circuit.state()
+    assert (state.state, state.failures, state.failure_rate) == (CircuitState.CLOSED, 0, 0.0)
+    assert all(circuit.admit() for _ in range(10))
+
+
+def test_a_reset_closes_an_open_circuit_for_everyone(circuit: OperatedCircuit) -> None:
+    """An operator who knows better need not wait."""
+    fail(circuit, 3)
+    circuit.reset()
+    assert all(circuit.admit() for _ in range(10))
+
+
+def test_a_probe_that_fails_opens_it_for_the_whole_time_again(circuit: OperatedCircuit, clock: Clock) -> None:
     """One failure is enough, and the time runs from it."""
     fail(circuit, 3)
     clock.now_s += 7.0
     fail(circuit, 1)
-    clock.now_s += 4.9
+    clock.now_s += 9.9
     assert circuit.admit() is None
     clock.now_s += 0.1
     admitted(circuit)
 
 
-def test_a_neutral_probe_gives_its_place_back(circuit: Circuit, clock: Clock) -> None:
+def test_a_neutral_probe_gives_its_place_back(circuit: OperatedCircuit, clock: Clock) -> None:
     """A caller who cancels during the probe must not leave the circuit half-open for ever."""
     fail(circuit, 3)
     clock.now_s += 5.0
-    probe = admitted(circuit)
+    probe, other = admitted(circuit), admitted(circuit)
     assert circuit.admit() is None
+    other.neutral()
     probe.neutral()
     assert circuit.state().state is CircuitState.HALF_OPEN
     admitted(circuit).succeeded()
     assert circuit.state().state is CircuitState.CLOSED
 
 
-def test_leaving_the_with_statement_without_a_verdict_is_neutral(circuit: Circuit, clock: Clock) -> None:
+def test_leaving_the_with_statement_without_a_verdict_is_neutral(circuit: OperatedCircuit, clock: Clock) -> None:
     """Not even a defect in between keeps the place of the probe."""
     fail(circuit, 3)
     clock.now_s += 5.0
@@ -184,7 +278,7 @@ def test_leaving_the_with_statement_without_a_verdict_is_neutral(circuit: Circui
     assert circuit.state().state is CircuitState.CLOSED
 
 
-def test_a_second_verdict_is_a_defect(circuit: Circuit) -> None:
+def test_a_second_verdict_is_a_defect(circuit: OperatedCircuit) -> None:
     """A permit speaks once."""
     permit = admitted(circuit)
     permit.failed("stream_cut")
@@ -197,7 +291,7 @@ def test_a_second_verdict_is_a_defect(circuit: Circuit) -> None:
 @pytest.mark.parametrize("verdict", ["succeeded", "failed", "neutral"])
 @pytest.mark.parametrize("moment", ["open", "probing", "closed again"])
 def test_a_result_from_before_the_opening_changes_nothing(
-    circuit: Circuit, clock: Clock, moment: str, verdict: str
+    circuit: OperatedCircuit, clock: Clock, moment: str, verdict: str
 ) -> None:
     """A stream that began before the circuit opened may end much later, in any way."""
     late = admitted(circuit)
@@ -211,10 +305,11 @@ def test_a_result_from_before_the_opening_changes_nothing(
     late.failed("stream_cut") if verdict == "failed" else getattr(late, verdict)()
     assert circuit.state() == before
     if moment == "probing":
+        admitted(circuit)
         assert circuit.admit() is None
 
 
-def test_the_snapshot_tells_operators_what_happened(circuit: Circuit, clock: Clock) -> None:
+def test_the_snapshot_tells_operators_what_happened(circuit: OperatedCircuit, clock: Clock) -> None:
     """State, for how long, how many failures, the last reason, how much longer: in each state."""
     clock.now_s += 2.0
     state = circuit.state()
@@ -232,40 +327,74 @@ def test_the_snapshot_tells_operators_what_happened(circuit: Circuit, clock: Clo
     assert (state.in_state_s, state.failures, state.last_failure) == (0.0, 0, "connection_refused")
 
 
-@pytest.mark.parametrize(("failures", "open_s"), [(0, 5.0), (-1, 5.0), (3, 0.0), (3, -1.0)])
-def test_settings_that_the_package_would_replace_are_refused(failures: int, open_s: float) -> None:
-    """The package takes its own defaults, 5 and 30 s, for zeros."""
-    with pytest.raises(ValueError, match="at least 1"):
-        ConsecutiveFailuresCircuit(failures, open_s)
+@pytest.mark.parametrize(
+    "rules",
+    [
+        CircuitRules(consecutive_failures=0),
+        CircuitRules(min_outcomes=0),
+        CircuitRules(probes=0),
+        CircuitRules(open_s=0.0),
+        CircuitRules(max_open_s=-1.0),
+        CircuitRules(window_s=0.0),
+        CircuitRules(ramp_s=-1.0),
+        CircuitRules(failure_rate=0.0),
+        CircuitRules(failure_rate=1.1),
+    ],
+)
+def test_rules_by_which_nothing_would_open_or_close_are_refused(rules: CircuitRules) -> None:
+    """The package takes its own defaults for zeros."""
+    with pytest.raises(ValueError, match="must be"):
+        WindowedCircuit(rules)
+
+
+MODEL_RULES = CircuitRules(
+    consecutive_failures=2, failure_rate=0.6, min_outcomes=4, window_s=8.0, open_s=4.0, max_open_s=10.0, ramp_s=0.0
+)
 
 
 class CircuitBesideAModel(RuleBasedStateMachine):
-    """Any order of admissions, verdicts and time gives what a few lines of sequential rules say."""
+    """Any order of admissions, verdicts, time, drains and resets gives what a few lines of sequential rules say."""
 
     permits = Bundle("permits")
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.circuit: Circuit = ConsecutiveFailuresCircuit(failures_to_open=2, open_s=4.0, clock=self.clock)
+        self.circuit: OperatedCircuit = WindowedCircuit(MODEL_RULES, self.clock)
+        self.outcomes: list[tuple[float, bool]] = []
         self.failures = 0
-        self.opened_at: float | None = None
+        self.open_from: float | None = None
+        self.closed_from = self.clock.now_s
+        self.open_s = 0.0
+        self.drained = False
         self.era: object = object()
-        self.probe: object = None
+        self.probes: list[Permit] = []
 
     def open_remaining_s(self) -> float:
-        return 0.0 if self.opened_at is None else max(self.opened_at + 4.0 - self.clock.now_s, 0.0)
+        return 0.0 if self.open_from is None else max(self.open_from + self.open_s - self.clock.now_s, 0.0)
+
+    def rate(self) -> float:
+        recent = [failed for at, failed in self.outcomes if at >= self.clock.now_s - 8.0]
+        return sum(recent) / len(recent) if len(recent) >= 4 else 0.0
+
+    def begin_era(self) -> None:
+        self.era, self.probes = object(), []
+
+    def close(self) -> None:
+        self.open_from, self.closed_from = None, self.clock.now_s
+        self.failures, self.outcomes = 0, []
+        self.begin_era()
 
     @rule(target=permits)
     def admit(self) -> tuple[Permit, object] | None:
         permit = self.circuit.admit()
-        half_open = self.opened_at is not None and not self.open_remaining_s()
-        expected = self.open_remaining_s() == 0 and not (half_open and self.probe)
+        half_open = self.open_from is not None and not self.open_remaining_s()
+        expected = not self.drained and self.open_remaining_s() == 0 and not (half_open and len(self.probes) == 2)
         assert (permit is not None) == expected
         if permit is None:
             return None
         if half_open:
-            self.probe = permit
+            self.probes.append(permit)
         return permit, self.era
 
     @rule(held=consumes(permits))
@@ -273,41 +402,66 @@ class CircuitBesideAModel(RuleBasedStateMachine):
         if held is None:
             return
         held[0].succeeded()
-        if held[1] is self.era:
-            self.failures = 0
-            if self.opened_at is not None:
-                self.opened_at, self.era, self.probe = None, object(), None
+        if held[1] is not self.era:
+            return
+        self.failures = 0
+        if self.open_from is None:
+            self.outcomes.append((self.clock.now_s, False))
+        else:
+            self.close()
 
     @rule(held=consumes(permits))
     def fail(self, held: tuple[Permit, object] | None) -> None:
         if held is None:
             return
         held[0].failed("x")
-        if held[1] is self.era:
-            self.failures += 1
-            if self.failures >= 2:
-                self.opened_at, self.era, self.probe = self.clock.now_s, object(), None
+        if held[1] is not self.era:
+            return
+        self.failures += 1
+        self.outcomes.append((self.clock.now_s, True))
+        if self.open_from is None and self.failures < 2 and self.rate() < 0.6:
+            return
+        was_well = self.open_from is None and self.clock.now_s - self.closed_from >= 10.0
+        self.open_s = 4.0 if was_well or not self.open_s else min(self.open_s * 2, 10.0)
+        self.open_from = self.clock.now_s
+        self.begin_era()
 
     @rule(held=consumes(permits))
     def leave(self, held: tuple[Permit, object] | None) -> None:
         if held is None:
             return
         held[0].neutral()
-        if held[0] is self.probe:
-            self.probe = None
+        if held[0] in self.probes:
+            self.probes.remove(held[0])
 
-    @rule(seconds=st.sampled_from([0.5, 1.0, 4.0]))
+    @rule(seconds=st.sampled_from([0.5, 1.0, 4.0, 10.0]))
     def wait(self, seconds: float) -> None:
         self.clock.now_s += seconds
+
+    @rule()
+    def drain(self) -> None:
+        self.circuit.drain()
+        if not self.drained:
+            self.drained = True
+            self.begin_era()
+
+    @rule()
+    def reset(self) -> None:
+        self.circuit.reset()
+        self.drained, self.open_s = False, 0.0
+        self.close()
 
     @invariant()
     def the_snapshot_agrees(self) -> None:
         state = self.circuit.state()
         expected = CircuitState.CLOSED
-        if self.opened_at is not None:
+        if self.drained:
+            expected = CircuitState.DRAINED
+        elif self.open_from is not None:
             expected = CircuitState.OPEN if self.open_remaining_s() else CircuitState.HALF_OPEN
-        assert (state.state, state.failures) == (expected, self.failures)
-        assert state.open_remaining_s == self.open_remaining_s()
+        assert (state.state, state.failures, state.failure_rate) == (expected, self.failures, self.rate())
+        if not self.drained:
+            assert state.open_remaining_s == pytest.approx(self.open_remaining_s())
 
 
 TestCircuitBesideAModel = CircuitBesideAModel.TestCase

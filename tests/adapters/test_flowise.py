@@ -586,8 +586,10 @@ def test_the_probe_tells_three_things_apart(flowise: StandIn, upstream: FlowiseU
     assert upstream.probe(SOON_S) is FlowHealth.OK
     flowise.unknown_flows.add(FLOW_ID)
     assert upstream.probe(SOON_S) is FlowHealth.UNKNOWN_FLOW
+    assert upstream.answers(SOON_S)
     flowise.stop()
     assert upstream.probe(SOON_S) is FlowHealth.UNREACHABLE
+    assert not upstream.answers(SOON_S)
 
 
 def test_the_probe_has_a_limit(connect: Connect) -> None:

@@ -13,6 +13,7 @@ from dari.core.upstream import FailureKind, Message, Prompt, UpstreamError
 from tests.flowise_stand_in import (
     Play,
     StandIn,
+    black_hole,
     event_stream,
     headers_only,
     never_answer,
@@ -197,3 +198,16 @@ def test_an_address_that_cannot_work_is_ours() -> None:
     with pytest.raises(UpstreamError) as caught:
         OpenAiCompatibleUpstream("localhost:8000", "a-model", None)
     assert (caught.value.kind, caught.value.code) == (OURS, "wrong_url")
+
+
+def test_a_server_answers_whatever_it_says_of_the_key(server: StandIn, upstream: OpenAiCompatibleUpstream) -> None:
+    """A probe asks whether it is there, and no more."""
+    assert upstream.answers(SOON_S)
+    server.stop()
+    assert not upstream.answers(SOON_S)
+
+
+def test_a_server_that_swallows_what_it_is_sent_does_not_answer() -> None:
+    """The probe has a limit of its own."""
+    with black_hole() as url, closing(OpenAiCompatibleUpstream(url, "a-model", None)) as upstream:
+        assert not upstream.answers(0.05)

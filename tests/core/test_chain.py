@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Self
 
@@ -23,13 +23,14 @@ from dari.core.chain import (
     AttemptEnded,
     ChainEvent,
     Link,
+    Seam,
+    Superseded,
     TokenCame,
     TurnClock,
     ask,
 )
-from dari.core.circuit import CircuitSnapshot, CircuitState
-from dari.core.conversations import AttemptOutcome, AttemptRecord
-from dari.core.errors import Cancelled, DeadlineExceeded, InvalidArgument
+from dari.core.conversations import AttemptOutcome, AttemptRecord, OnInterruption
+from dari.core.errors import AnswerInterrupted, Cancelled, DeadlineExceeded, InvalidArgument
 from dari.core.mapping import AiModel, LocalTarget
 from dari.core.upstream import FailureKind, Prompt, UpstreamError
 from dari.core.watchdog import Watchdog
@@ -51,6 +52,7 @@ class FakeAttempt:
     aborted: threading.Event = field(default_factory=threading.Event)
     silent: threading.Event = field(default_factory=threading.Event)
     is_over: bool = False
+    may_be_empty: bool = False
 
     def tokens(self) -> Iterator[str]:
         try:
@@ -67,7 +69,7 @@ class FakeAttempt:
                 if isinstance(step, FailureKind):
                     raise UpstreamError(step, "scripted")
                 yield step
-            if not any(isinstance(step, str) for step in self.script):
+            if not self.may_be_empty and not any(isinstance(step, str) for step in self.script):
                 raise UpstreamError(FailureKind.UPSTREAM, "empty_answer")
         finally:
             self.is_over = True
@@ -81,11 +83,13 @@ class FakeUpstream:
     """Hands out one attempt, and notes the time that it was given to connect."""
 
     attempt_made: FakeAttempt
-    refuses: bool = False
+    continues: bool = False
+    prompts: list[Prompt] = field(default_factory=list)
     connect_timeouts_s: list[float] = field(default_factory=list)
 
     def attempt(self, prompt: Prompt, connect_timeout_s: float) -> FakeAttempt:
-        assert prompt is PROMPT
+        assert replace(prompt, answer_begun="") == PROMPT
+        self.prompts.append(prompt)
         self.connect_timeouts_s.append(connect_timeout_s)
         return self.attempt_made
 
@@ -103,9 +107,6 @@ class FakeCircuit:
             return None
         self.permits += 1
         return FakePermit(self)
-
-    def state(self) -> CircuitSnapshot:
-        return CircuitSnapshot(CircuitState.CLOSED, 0.0, 0, None, 0.0)
 
 
 class FakePermit:
@@ -148,9 +149,12 @@ class Model:
         total_s: float = LONG_S,
         circuit_open: bool = False,
         misconfigured: bool = False,
+        continues: bool = False,
+        visible: frozenset[str] = frozenset(),
     ) -> None:
         self.attempt = FakeAttempt(script)
-        self.upstream = FakeUpstream(self.attempt)
+        self.upstream = FakeUpstream(self.attempt, continues)
+        self.visible = visible
         self.circuit = FakeCircuit(open_=circuit_open)
         self._misconfigured = misconfigured
         self._timers = (first_token_s, stall_s, total_s)
@@ -158,7 +162,7 @@ class Model:
     def link(self, id: str) -> Link:
         first_token_s, stall_s, total_s = self._timers
         model = AiModel(id, id, LocalTarget(), first_token_s, stall_s, total_s)
-        return Link(model, self._connect, self.circuit, lambda: PROMPT)
+        return Link(model, self._connect, self.circuit, lambda: PROMPT, self.visible)
 
     def _connect(self) -> FakeUpstream:
         if self._misconfigured:
@@ -186,14 +190,21 @@ class Outcome:
         return [(record.ai_model, record.outcome.value, record.code) for record in self.records]
 
 
-def run(watchdog: Watchdog, *models: Model, timeout_s: float = LONG_S, connect_timeout_s: float = 1.0) -> Outcome:
+def run(
+    watchdog: Watchdog,
+    *models: Model,
+    timeout_s: float = LONG_S,
+    connect_timeout_s: float = 1.0,
+    on_interruption: OnInterruption = OnInterruption.RESTART,
+) -> Outcome:
     """Ask the models m0, m1, … and collect everything."""
     outcome = Outcome([], [])
     links = [model.link(f"m{number}") for number, model in enumerate(models)]
     with TurnClock(watchdog, time.monotonic() + timeout_s) as clock:
         try:
-            outcome.events.extend(ask(links, clock, connect_timeout_s, outcome.records))
-        except (Cancelled, DeadlineExceeded, InvalidArgument) as error:
+            for event in ask(links, clock, connect_timeout_s, outcome.records, on_interruption):
+                outcome.events.append(event)
+        except (AnswerInterrupted, Cancelled, DeadlineExceeded, InvalidArgument) as error:
             outcome.error = error
     return outcome
 
@@ -221,13 +232,121 @@ def test_every_failure_moves_on(
     failing, next_one = Model(*script), Model("x", "y")
     done = run(watchdog, failing, next_one)
     assert done.summary == [("m0", outcome, code), ("m1", "ANSWERED", "")]
-    ended = next(each for each in done.events if isinstance(each, AttemptEnded))
-    assert (ended.record, ended.superseded) == (done.records[0], superseded)
+    ended = [each for each in done.events if isinstance(each, AttemptEnded | Superseded)]
+    assert ended == [AttemptEnded(done.records[0]), Superseded(done.records[0])][: 2 if superseded else 1]
     assert isinstance(done.events[-1], Answered)
     assert done.events[-1].text == "xy"
     assert (failing.circuit.verdicts, next_one.circuit.verdicts) == ([verdict], ["succeeded"])
     assert failing.attempt.is_over
     assert failing.attempt.aborted.is_set()
+
+
+CONTINUE, STOP = OnInterruption.CONTINUE, OnInterruption.STOP
+
+
+def texts(outcome: Outcome) -> list[str]:
+    """The events as words: pieces of text, and | for a seam, ~ for what is void, ! for an attempt that ended."""
+    signs = {AttemptEnded: "!", Seam: "|", Superseded: "~", Answered: "."}
+    return [each.text if isinstance(each, TokenCame) else signs[type(each)] for each in outcome.events]
+
+
+def test_the_next_model_goes_on_behind_a_cut_answer(watchdog: Watchdog) -> None:
+    """It is told the text so far, the seam is told before its first token, and the answer is both."""
+    first, second = Model("The airport", " is L", UPSTREAM), Model(" LGA", ".", continues=True)
+    done = run(watchdog, first, second, on_interruption=CONTINUE)
+    assert texts(done) == ["The airport", " is L", "!", "|", " LGA", ".", "."]
+    assert done.events[3] == Seam(done.records[0], len("The airport is"))
+    assert isinstance(done.events[-1], Answered)
+    assert done.events[-1].text == "The airport is LGA."
+    assert [prompt.answer_begun for prompt in second.upstream.prompts] == ["The airport is"]
+
+
+@pytest.mark.parametrize(
+    ("text", "stands"),
+    [
+        ("공항은 김포", "공항은"),
+        ("공항은 김포 ", "공항은 김포"),
+        ("It is LGA.", "It is LGA."),
+        ("It is\n\nL", "It is"),
+        ("One two  ", "One two"),
+    ],
+)
+def test_half_a_word_at_the_seam_is_dropped(watchdog: Watchdog, text: str, stands: str) -> None:
+    """A blank or the end of a sentence says that the last word is whole."""
+    second = Model(" x", continues=True)
+    done = run(watchdog, Model(text, UPSTREAM), second, on_interruption=CONTINUE)
+    assert second.upstream.prompts[0].answer_begun == stands
+    assert [each.offset_chars for each in done.events if isinstance(each, Seam)] == [len(stands)]
+    assert isinstance(done.events[-1], Answered)
+    assert done.events[-1].text == f"{stands} x"
+
+
+@pytest.mark.parametrize("text", ["Half", " ", " Half", "\n "])
+def test_where_no_whole_word_was_sent_the_next_model_begins_anew(watchdog: Watchdog, text: str) -> None:
+    """There is nothing to go on behind."""
+    done = run(watchdog, Model(text, UPSTREAM), Model("b", continues=True), on_interruption=CONTINUE)
+    assert texts(done) == [text, "!", "~", "b", "."]
+
+
+def test_seams_add_up(watchdog: Watchdog) -> None:
+    """A model that goes on and is cut as well hands on all of the text."""
+    models = [Model("a ", UPSTREAM), Model(" b.", None, continues=True), Model(" c", continues=True)]
+    done = run(watchdog, *models, on_interruption=CONTINUE)
+    assert texts(done) == ["a ", "!", "|", " b.", "!", "|", " c", "."]
+    assert [each.offset_chars for each in done.events if isinstance(each, Seam)] == [1, 4]
+    assert models[2].upstream.prompts[0].answer_begun == "a b."
+
+
+def test_a_model_that_fails_before_it_goes_on_leaves_the_text_to_the_next(watchdog: Watchdog) -> None:
+    """Nor does one that is passed by."""
+    models = [
+        Model("a.", UPSTREAM),
+        Model(UPSTREAM, continues=True),
+        Model("never", circuit_open=True),
+        Model("b", continues=True),
+    ]
+    assert texts(run(watchdog, *models, on_interruption=CONTINUE)) == ["a.", "!", "!", "!", "|", "b", "."]
+
+
+def test_a_model_that_cannot_go_on_begins_anew(watchdog: Watchdog) -> None:
+    """The text so far is void when its first token comes, and no sooner."""
+    done = run(watchdog, Model("a", UPSTREAM), Model(BUSY), Model("b", "c"), on_interruption=CONTINUE)
+    assert texts(done) == ["a", "!", "!", "~", "b", "c", "."]
+
+
+@pytest.mark.parametrize("visible", [{"public"}, {"public", "private", "third"}, set()])
+def test_a_model_that_may_see_other_data_is_not_told_the_text(watchdog: Watchdog, visible: set[str]) -> None:
+    """What was written over rows may repeat them, and names them by numbers of its own: the model begins anew."""
+    first = Model("a row.", UPSTREAM, visible=frozenset({"public", "private"}))
+    second = Model("b", continues=True, visible=frozenset(visible))
+    assert texts(run(watchdog, first, second, on_interruption=CONTINUE)) == ["a row.", "!", "~", "b", "."]
+    assert second.upstream.prompts[0].answer_begun == ""
+
+
+def test_a_text_that_was_whole_but_for_its_end_is_completed_by_nothing(watchdog: Watchdog) -> None:
+    """The model that goes on has nothing to add: that is an answer."""
+    second = Model(continues=True)
+    second.attempt.may_be_empty = True
+    done = run(watchdog, Model("whole.", UPSTREAM), second, on_interruption=CONTINUE)
+    assert texts(done) == ["whole.", "!", "|", "."]
+    assert isinstance(done.events[-1], Answered)
+    assert done.events[-1].text == "whole."
+
+
+def test_where_nobody_goes_on_the_text_is_void(watchdog: Watchdog) -> None:
+    """The chain never ends with text that stands and is not whole."""
+    models = [Model("a.", UPSTREAM), Model(UPSTREAM, continues=True)]
+    assert texts(run(watchdog, *models, on_interruption=CONTINUE)) == ["a.", "!", "!", "~"]
+
+
+def test_a_caller_who_wants_no_other_answer_is_told_where_it_was_cut(watchdog: Watchdog) -> None:
+    """STOP: no other model is asked once text was sent; before that the chain goes on as ever."""
+    never = Model("x")
+    done = run(watchdog, Model(UPSTREAM), Model("abc", UPSTREAM), never, on_interruption=STOP)
+    assert texts(done) == ["!", "abc", "!"]
+    assert isinstance(done.error, AnswerInterrupted)
+    assert done.error.metadata == {"ai_model": "aiModels/m1", "code": "scripted", "length_chars": "3"}
+    assert never.circuit.permits == 0
 
 
 def test_an_open_circuit_is_passed_by(watchdog: Watchdog) -> None:
@@ -360,7 +479,7 @@ def test_a_caller_who_leaves_while_the_prompt_is_made_costs_no_question(watchdog
             return PROMPT
 
         with pytest.raises(Cancelled):
-            list(ask([Link(link.model, link.upstream, link.circuit, prompt)], clock, 1.0, []))
+            list(ask([replace(link, prompt=prompt)], clock, 1.0, []))
     assert model.upstream.connect_timeouts_s == []
     assert model.circuit.verdicts == ["neutral"]
 
@@ -387,7 +506,7 @@ def test_a_prompt_that_cannot_be_made_leaks_no_permit(watchdog: Watchdog) -> Non
     def no_prompt() -> Prompt:
         raise ZeroDivisionError
 
-    broken = Link(link.model, link.upstream, link.circuit, no_prompt)
+    broken = replace(link, prompt=no_prompt)
     with TurnClock(watchdog, time.monotonic() + LONG_S) as clock, pytest.raises(ZeroDivisionError):
         list(ask([broken], clock, 1.0, []))
     assert model.circuit.verdicts == ["neutral"]
@@ -427,48 +546,82 @@ tokens = st.text("ab한", min_size=1, max_size=3)
 endings: st.SearchStrategy[tuple[Step, ...]] = st.sampled_from([(), (UPSTREAM,), (BUSY,), (OURS,), (None,), (CALLERS,)])
 scripts = st.builds(lambda begun, ending: (*begun, *ending), st.lists(tokens, max_size=3), endings)
 models = st.builds(
-    lambda script, is_open, wrong: Model(
-        *script, circuit_open=is_open, misconfigured=wrong, first_token_s=0.003, stall_s=0.003
+    lambda script, is_open, wrong, continues: Model(
+        *script,
+        circuit_open=is_open,
+        misconfigured=wrong,
+        continues=continues,
+        first_token_s=0.003,
+        stall_s=0.003,
     ),
     scripts,
+    st.booleans(),
     st.booleans(),
     st.booleans(),
 )
 
 
+class ObedientCaller:
+    """Keeps the text that the events leave standing, and holds each event against the scripts."""
+
+    def __init__(self, chain: list[Model], on_interruption: OnInterruption) -> None:
+        self._chain = chain
+        self._on_interruption = on_interruption
+        self._last_seam = 0
+        self.text = ""
+        self.has_answer = False
+
+    def take(self, event: ChainEvent) -> None:
+        assert not self.has_answer
+        match event:
+            case TokenCame():
+                self.text += event.text
+            case Superseded():
+                assert self.text
+                assert self._on_interruption is not STOP
+                self.text, self._last_seam = "", 0
+            case Seam():
+                assert self._on_interruption is CONTINUE
+                assert 0 < event.offset_chars <= len(self.text)
+                self._last_seam, self.text = event.offset_chars, self.text[: event.offset_chars]
+            case Answered():
+                self._end(event)
+
+    def _end(self, event: Answered) -> None:
+        assert event.text == self.text
+        script = self._chain[int(event.record.ai_model[1:])].attempt.script
+        assert self.text[self._last_seam :] == "".join(step for step in script if isinstance(step, str))
+        assert all(isinstance(step, str) for step in script)
+        self.has_answer = True
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(models, max_size=4), st.integers(0, 8))
-def test_no_stream_ends_clean_after_a_cut(watchdog: Watchdog, chain: list[Model], read: int) -> None:
+@given(st.lists(models, max_size=4), st.integers(0, 8), st.sampled_from(OnInterruption))
+def test_no_stream_ends_clean_after_a_cut(
+    watchdog: Watchdog, chain: list[Model], read: int, on_interruption: OnInterruption
+) -> None:
     """For any scripts, and any moment at which the caller stops reading: order, wholeness, one verdict a permit."""
     records: list[AttemptRecord] = []
     events: list[ChainEvent] = []
     links = [model.link(f"m{number}") for number, model in enumerate(chain)]
     stopped = False
-    with TurnClock(watchdog, time.monotonic() + LONG_S) as clock, closing(ask(links, clock, 1.0, records)) as stream:
+    with (
+        TurnClock(watchdog, time.monotonic() + LONG_S) as clock,
+        closing(ask(links, clock, 1.0, records, on_interruption)) as stream,
+    ):
         try:
             for each in stream:
                 events.append(each)
                 if len(events) > read:
                     stopped = True
                     break
-        except InvalidArgument:
+        except (AnswerInterrupted, InvalidArgument):
             stopped = True
-    text = ""
-    for position, each in enumerate(events):
-        match each:
-            case TokenCame():
-                text += each.text
-            case AttemptEnded():
-                assert each.superseded == bool(text)
-                text = ""
-            case Answered():
-                assert position == len(events) - 1
-                assert each.text == text
-                model = chain[int(each.record.ai_model[1:])]
-                assert text == "".join(step for step in model.attempt.script if isinstance(step, str))
-                assert all(isinstance(step, str) for step in model.attempt.script)
+    caller = ObedientCaller(chain, on_interruption)
+    for each in events:
+        caller.take(each)
     if not stopped:
-        assert not text or isinstance(events[-1], Answered)
+        assert not caller.text or caller.has_answer
     asked = [record.ai_model for record in records]
     assert asked == [f"m{number}" for number in range(len(asked))]
     for model in chain:

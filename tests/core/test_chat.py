@@ -9,11 +9,11 @@ from uuid import uuid4
 
 import pytest
 
-from dari.adapters.circuit import ConsecutiveFailuresCircuit
+from dari.adapters.circuit import CircuitRules, WindowedCircuit
 from dari.adapters.local_model.process import Limits, LocalModel
-from dari.core.chain import AttemptEnded, TokenCame
+from dari.core.chain import AttemptEnded, Seam, Superseded, TokenCame
 from dari.core.chat import Chat, ChatEvent, TurnCompleted, TurnStarted
-from dari.core.circuit import Circuit
+from dari.core.circuit import OperatedCircuit
 from dari.core.conversations import (
     Answer,
     Answerer,
@@ -21,14 +21,17 @@ from dari.core.conversations import (
     BegunTurn,
     Conversation,
     DegradedReason,
+    OnInterruption,
     Turn,
     TurnRequest,
     TurnState,
 )
-from dari.core.errors import Exhausted, InternalError, Unavailable
+from dari.core.errors import Exhausted, InternalError, NotFound, Unavailable
+from dari.core.last_known import LastKnownChats
 from dari.core.mapping import AiModel, ChatConfiguration, ChatMapping, KnowledgeBase, LinkStore, LocalTarget
 from dari.core.ranking import QueryLexeme
 from dari.core.search import CandidateRow, Candidates, Search
+from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upstream import FailureKind, Prompt, Upstream, UpstreamError
 from dari.core.watchdog import Watchdog
 from tests.adapters.local_model.fakes import fake_model
@@ -39,6 +42,8 @@ TIMEOUT_S = 60.0
 
 class Script:
     """An upstream that plays the same script at every attempt: tokens, then a failure or the end."""
+
+    continues = False
 
     def __init__(self, *steps: str | FailureKind) -> None:
         self._steps = steps
@@ -63,8 +68,11 @@ class Links(LinkStore):
 
     def __init__(self, mapping: ChatMapping) -> None:
         self._mapping = mapping
+        self.fails: Exception | None = None
 
     def read_chat(self, tenant: str, chat_configuration: str) -> ChatMapping:
+        if self.fails is not None:
+            raise self.fails
         return self._mapping
 
 
@@ -121,6 +129,9 @@ class Store:
         if self._completing_fails is not None:
             raise self._completing_fails
 
+    def add_turn(self, tenant: str, request: TurnRequest, turn: Turn, answer: Answer) -> None:
+        raise NotImplementedError
+
     def get(self, tenant: str, id: object) -> Conversation:
         raise NotImplementedError
 
@@ -151,13 +162,13 @@ class Directory:
 
     def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
         self._upstreams = upstreams
-        self.circuits: dict[str, Circuit] = {}
+        self.circuits: dict[str, OperatedCircuit] = {}
 
     def upstream(self, model: AiModel) -> Upstream:
         return self._upstreams[model.id]
 
-    def circuit(self, model: AiModel) -> Circuit:
-        return self.circuits.setdefault(model.id, ConsecutiveFailuresCircuit())
+    def circuit(self, model: AiModel) -> OperatedCircuit:
+        return self.circuits.setdefault(model.id, WindowedCircuit())
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +201,11 @@ class Bot:
         self.store = store or Store()
         self.log = Log()
         self.directory = Directory(models)
+        self.links = Links(mapping)  # type: ignore[abstract]
+        database = WindowedCircuit(CircuitRules(consecutive_failures=1))
         self.chat = Chat(
-            links=Links(mapping),  # type: ignore[abstract]
-            conversations=self.store,
+            chats=LastKnownChats(self.links, database),
+            turns=UnsavedTurns(self.store, self.store, database, self.log),
             search=Search(self.rows, self.rows),
             directory=self.directory,
             watchdog=watchdog,
@@ -300,12 +313,41 @@ def test_a_caller_who_stops_reading_leaves_an_incomplete_turn(watchdog: Watchdog
 
 def test_an_answer_that_cannot_be_stored_does_not_end_well(watchdog: Watchdog) -> None:
     """The caller has its text and the error; there is no `completed`."""
-    bot = Bot(watchdog, {"m": Script(*WORKS)}, store=Store(completing_fails=Unavailable.of("database")))
+    gone = NotFound.of("conversations/x")
+    bot = Bot(watchdog, {"m": Script(*WORKS)}, store=Store(completing_fails=gone))
     events: list[ChatEvent] = []
-    with pytest.raises(Unavailable):
+    with pytest.raises(NotFound):
         collect(bot.events(), events)
     assert [type(event) for event in events] == [TurnStarted, TokenCame, TokenCame]
     assert "turn_not_stored" in [event for event, _ in bot.log.events]
+
+
+def test_an_answer_whose_database_went_meanwhile_is_told_and_kept(watchdog: Watchdog) -> None:
+    """C13: it ends well, and says that it is not stored yet."""
+    bot = Bot(watchdog, {"m": Script(*WORKS)}, store=Store(completing_fails=Unavailable.of("database")))
+    *_, completed = bot.events()
+    assert isinstance(completed, TurnCompleted)
+    assert completed.turn.answer is not None
+    assert completed.turn.answer.degraded_reasons == (DegradedReason.NOT_STORED,)
+
+
+def test_without_a_database_the_last_known_models_answer_without_data(watchdog: Watchdog) -> None:
+    """C13: the search is not tried, which would cost the time of the models; and the answer says all of it."""
+    bot = Bot(watchdog, {"m": Script("hello")}, bases=("k",), grants=[("m", "k")])
+    list(bot.events())
+    bot.links.fails = Unavailable.of("database")
+    asked = len(bot.rows.asked)
+    *_, completed = bot.events()
+    assert isinstance(completed, TurnCompleted)
+    answer = completed.turn.answer
+    assert answer is not None
+    assert (answer.text, answer.citations) == ("hello", ())
+    assert answer.degraded_reasons == (
+        DegradedReason.NO_DATA,
+        DegradedReason.LAST_KNOWN_MAPPING,
+        DegradedReason.NOT_STORED,
+    )
+    assert len(bot.rows.asked) == asked
 
 
 def collect(source: Iterator[ChatEvent], events: list[ChatEvent]) -> None:
@@ -337,14 +379,29 @@ def test_a_local_model_that_dies_in_mid_answer_is_superseded_and_lives_again(
         bot = Bot(watchdog, {"local": local, "next": Script("whole")})
         events = list(bot.events("die"))
         kinds = [type(event) for event in events]
-        assert kinds == [TurnStarted, TokenCame, AttemptEnded, TokenCame, TurnCompleted]
+        assert kinds == [TurnStarted, TokenCame, AttemptEnded, Superseded, TokenCame, TurnCompleted]
         ended = events[2]
         assert isinstance(ended, AttemptEnded)
-        assert (ended.superseded, ended.record.code) == (True, "local_process_died")
+        assert ended.record.code == "local_process_died"
         assert bot.store.completed[-1].text == "whole"
         assert local.wait_until(lambda state: state.status == "ready" and state.restarts == 1, TIMEOUT_S)
         list(bot.events("say I am back"))
         assert bot.store.completed[-1].text == "I am back "
+
+
+def test_the_local_model_goes_on_behind_an_answer_that_was_cut(watchdog: Watchdog, tmp_path: Path) -> None:
+    """CONTINUE, through a real child process: what the caller keeps is what is stored."""
+    with LocalModel(fake_model(tmp_path), Log(), niceness=0, engine_factory=FAKE_ENGINE) as local:
+        bot = Bot(watchdog, {"flow": Script("One two thr", FailureKind.UPSTREAM), "local": local})
+        request = TurnRequest("bot", None, "why?", None, OnInterruption.CONTINUE)
+        events = list(bot.chat.answer("default", request, None, lambda cancel: None))
+        kinds = [type(event) for event in events]
+        assert kinds == [TurnStarted, TokenCame, AttemptEnded, Seam, TokenCame, TurnCompleted]
+        assert isinstance(events[3], Seam)
+        assert events[3].offset_chars == len("One two")
+        # The fake engine says what it was told.
+        assert bot.store.completed[-1].text == "One twouser=why?|assistant=One two"
+        assert bot.store.completed[-1].degraded_reasons == (DegradedReason.STAND_IN,)
 
 
 def test_a_caller_who_leaves_frees_the_local_model(watchdog: Watchdog, tmp_path: Path) -> None:

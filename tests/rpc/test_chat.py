@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from typing import Any, cast
 from uuid import uuid4
 
 import grpc
@@ -173,11 +174,52 @@ def test_what_fails_after_the_first_token_is_superseded_by_a_whole_answer(
     """C4: the text so far is void, the next text is whole, nothing comes twice."""
     flowise.script(play)
     events = list(bot.stream("Where is LGA?"))
-    assert [kind_of(each) for each in events] == ["started", "token", "token", "superseded", "token", "completed"]
+    assert [kind_of(each) for each in events] == [
+        "started",
+        "token",
+        "token",
+        "attempt_ended",
+        "superseded",
+        "token",
+        "completed",
+    ]
     turn = events[-1].completed.turn
     assert text_of(events) == turn.answer == "stand-in"
-    assert events[3].superseded.attempt == turn.attempts[0]
+    assert events[3].attempt_ended.attempt == events[4].superseded.attempt == turn.attempts[0]
     assert attempts_of(turn)[0] == ("flow", outcome, code)
+
+
+def test_a_caller_who_wants_no_other_answer_is_told_that_it_is_not_whole(bot: RunningDari, flowise: StandIn) -> None:
+    """C4, STOP: the stream ends with an error and the turn is INCOMPLETE; nobody else is asked."""
+    flowise.script(cut_after("Half ", "an"))
+    with pytest.raises(grpc.RpcError) as caught:
+        list(bot.stream("Where is LGA?", on_interruption=pb.ON_INTERRUPTION_STOP))
+    refused = refusal(caught.value)
+    assert (refused.status, refused.reason) == ("ABORTED", "ANSWER_INTERRUPTED")
+    assert refused.metadata == {"ai_model": "aiModels/flow", "code": "stream_cut", "length_chars": "7"}
+
+
+def test_a_stand_in_that_cannot_go_on_begins_anew(bot: RunningDari, flowise: StandIn) -> None:
+    """C4, CONTINUE: the API of the next model has no word for it."""
+    flowise.script(cut_after("Half an ", "answer"))
+    events = list(bot.stream("Where is LGA?", on_interruption=pb.ON_INTERRUPTION_CONTINUE))
+    assert [kind_of(each) for each in events] == [
+        "started",
+        "token",
+        "token",
+        "attempt_ended",
+        "superseded",
+        "token",
+        "completed",
+    ]
+    assert text_of(events) == events[-1].completed.turn.answer == "stand-in"
+
+
+def test_an_unknown_choice_for_interruptions_is_refused(bot: RunningDari) -> None:
+    """Not taken for another one."""
+    with pytest.raises(grpc.RpcError) as caught:
+        list(bot.stream("hi", on_interruption=cast(Any, 9)))
+    assert refusal(caught.value).fields == ("on_interruption",)
 
 
 def test_a_connection_that_breaks_off_in_mid_answer_is_superseded(bot: RunningDari, flowise: StandIn) -> None:
@@ -221,7 +263,7 @@ def test_rows_only_supersedes_a_cut_answer(bot: RunningDari, flowise: StandIn, o
     openai.stop()
     flowise.script(cut_after("Half"))
     events = list(bot.stream("Where is LGA?"))
-    kinds = ["started", "token", "superseded", "attempt_ended", "token", "completed"]
+    kinds = ["started", "token", "attempt_ended", "superseded", "attempt_ended", "token", "completed"]
     assert [kind_of(each) for each in events] == kinds
     assert text_of(events) == events[-1].completed.turn.answer
 
@@ -259,7 +301,7 @@ def test_the_circuit_opens_later_turns_pass_flowise_by_and_it_takes_over_again(
     start_dari: StartDari, flowise: StandIn, openai: StandIn
 ) -> None:
     """C1: three refusals, then no question reaches it; alive again, it answers by itself."""
-    dari = made_bot(start_dari(circuit_open_s=0.5, circuit_failure_threshold=2), flowise, openai)
+    dari = made_bot(start_dari(circuit_open_s=0.5, circuit_consecutive_failures=2), flowise, openai)
     flowise.stop()
     for _ in range(2):
         assert attempts_of(dari.ask("hi"))[0] == ("flow", "FAILED", "connection_refused")
@@ -278,11 +320,62 @@ def test_the_circuit_opens_later_turns_pass_flowise_by_and_it_takes_over_again(
     assert {each.ai_model: each.circuit_state for each in upstreams(dari)}["aiModels/flow"] == pb.CIRCUIT_STATE_CLOSED
 
 
+def test_a_server_that_is_back_is_found_by_a_probe(start_dari: StartDari, flowise: StandIn, openai: StandIn) -> None:
+    """C1: its circuit would stay open for ten minutes; asked at a short interval, it is in use long before."""
+    quick = {"circuit_open_s": 600, "circuit_consecutive_failures": 1, "probe_interval_s": 0.05, "circuit_ramp_s": 0.1}
+    dari = made_bot(start_dari(**quick), flowise, openai)
+    flowise.stop()
+    assert attempts_of(dari.ask("hi"))[0] == ("flow", "FAILED", "connection_refused")
+    flowise.start()
+    until = time.monotonic() + SOON_S
+    while dari.ask("hi").answered_by != pb.ANSWERER_FLOWISE:
+        assert time.monotonic() < until
+
+
+def test_an_operator_takes_a_model_out_and_back_in(start_dari: StartDari, flowise: StandIn, openai: StandIn) -> None:
+    """Drained, it is passed by although it lives; reset, the next question is its own."""
+    dari = made_bot(start_dari(), flowise, openai)
+    assert dari.ask("hi").answered_by == pb.ANSWERER_FLOWISE
+    drained = dari.chat.DrainUpstream(pb.DrainUpstreamRequest(ai_model="aiModels/flow")).upstream
+    assert drained.circuit_state == pb.CIRCUIT_STATE_DRAINED
+    assert attempts_of(dari.ask("hi"))[0] == ("flow", "SKIPPED", "circuit_open")
+    reset = dari.chat.ResetUpstream(pb.ResetUpstreamRequest(ai_model="aiModels/flow")).upstream
+    assert (reset.circuit_state, reset.failure_rate) == (pb.CIRCUIT_STATE_CLOSED, 0.0)
+    assert dari.ask("hi").answered_by == pb.ANSWERER_FLOWISE
+
+
+def test_a_reset_asks_a_model_that_is_left_alone_at_once(
+    start_dari: StartDari, flowise: StandIn, openai: StandIn
+) -> None:
+    """Whoever has mended it need not wait for the circuit."""
+    patient = {"circuit_open_s": 600, "circuit_consecutive_failures": 1, "probe_interval_s": 86_400}
+    dari = made_bot(start_dari(**patient), flowise, openai)
+    flowise.stop()
+    dari.ask("hi")
+    flowise.start()
+    assert attempts_of(dari.ask("hi"))[0] == ("flow", "SKIPPED", "circuit_open")
+    dari.chat.ResetUpstream(pb.ResetUpstreamRequest(ai_model="aiModels/flow"))
+    assert dari.ask("hi").answered_by == pb.ANSWERER_FLOWISE
+
+
+@pytest.mark.parametrize("name", ["aiModels/nobody", "flow", ""])
+def test_only_models_that_were_asked_can_be_taken_out(dari: RunningDari, name: str) -> None:
+    """Another replica's, or none at all."""
+    calls: list[Callable[[], object]] = [
+        lambda: dari.chat.DrainUpstream(pb.DrainUpstreamRequest(ai_model=name)),
+        lambda: dari.chat.ResetUpstream(pb.ResetUpstreamRequest(ai_model=name)),
+    ]
+    for call in calls:
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        assert refusal(caught.value).status == ("NOT_FOUND" if name.startswith("aiModels/") else "INVALID_ARGUMENT")
+
+
 def test_an_impatient_caller_does_not_open_the_circuit_for_the_others(
     start_dari: StartDari, flowise: StandIn, openai: StandIn
 ) -> None:
     """C12: a deadline far below the model's own time says nothing about the model."""
-    dari = start_dari(circuit_failure_threshold=1)
+    dari = start_dari(circuit_consecutive_failures=1)
     openai.always(openai_answer("fast"))
     dari.make_flowise("flow", flowise.url, first_token_timeout_s=60.0)
     dari.make_openai("server", openai.url)
@@ -318,7 +411,7 @@ def test_a_caller_who_leaves_frees_everything(
     start_dari: StartDari, flowise: StandIn, name: str, play: Play, after: str
 ) -> None:
     """C9: the upstream's connection closes, the turn is INCOMPLETE, the circuit learns nothing, the thread is free."""
-    dari = start_dari(rpc_threads=4, circuit_failure_threshold=1)
+    dari = start_dari(rpc_threads=4, circuit_consecutive_failures=1)
     dari.make_flowise("flow", flowise.url, first_token_timeout_s=60.0, stall_timeout_s=60.0)
     dari.make_chat("bot", "flow")
     flowise.always(play)

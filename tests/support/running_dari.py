@@ -196,10 +196,12 @@ class RunningDari:
         chat: str = "bot",
         conversation: str = "",
         request_id: UUID | None = None,
+        on_interruption: "chat_pb2.OnInterruption.ValueType" = chat_pb2.ON_INTERRUPTION_UNSPECIFIED,
         timeout_s: float = SOON_S,
     ) -> "Events":
         """The events of `Chat`, as they come."""
         request = chat_pb2.ChatRequest(
+            on_interruption=on_interruption,
             chat_configuration=f"chatConfigurations/{chat}",
             conversation=conversation,
             question=question,
@@ -218,11 +220,13 @@ def kind_of(event: chat_pb2.ChatResponse) -> str:
 
 
 def text_of(events: list[chat_pb2.ChatResponse]) -> str:
-    """The text that a caller who obeys `superseded` ends with."""
+    """The text that a caller who obeys `superseded` and `seam` ends with."""
     text = ""
     for event in events:
         if kind_of(event) == "superseded":
             text = ""
+        elif kind_of(event) == "seam":
+            text = text[: event.seam.offset_chars]
         elif kind_of(event) == "token":
             assert event.token.text
             text += event.token.text

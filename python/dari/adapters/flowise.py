@@ -16,7 +16,6 @@ One attempt is one `POST /api/v1/prediction/{flow_id}` with `"streaming": true`.
 
 import re
 import ssl
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from enum import Enum
@@ -114,21 +113,22 @@ class FlowiseUpstream:
     def __repr__(self) -> str:
         return f"FlowiseUpstream({str(self._neighbour.base_url)!r}, {self.flow_id!r})"
 
+    continues = False
+    """A flow makes its own prompt; what the answer begins with cannot be told."""
+
     def attempt(self, prompt: Prompt, connect_timeout_s: float) -> HttpAttempt:
         return self._neighbour.attempt(lambda exchange: self._answer(exchange, prompt), connect_timeout_s)
 
     def probe(self, timeout_s: float) -> FlowHealth:
         """Ask Flowise, within `timeout_s`, whether it knows the flow; needs no key and no model."""
-        attempt = self._neighbour.attempt(self._found, timeout_s)
-        timer = threading.Timer(timeout_s, attempt.abort)
-        timer.daemon = True
-        timer.start()
         try:
-            return FlowHealth("".join(attempt.tokens()))
+            return FlowHealth(self._neighbour.look(self._found, timeout_s))
         except UpstreamError:
             return FlowHealth.UNREACHABLE
-        finally:
-            timer.cancel()
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether its server answers within `timeout_s` as Flowise does, to whatever flow."""
+        return self.probe(timeout_s) is not FlowHealth.UNREACHABLE
 
     def close(self) -> None:
         self._neighbour.close()

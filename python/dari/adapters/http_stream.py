@@ -11,6 +11,7 @@ import json
 import re
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -266,6 +267,17 @@ class HttpNeighbour:
     def attempt(self, answer: Dialect, connect_timeout_s: float) -> "HttpAttempt":
         switch = AbortSwitch()
         return HttpAttempt(Exchange(self._client, switch, connect_timeout_s, self._now), switch, answer)
+
+    def look(self, look: Dialect, timeout_s: float) -> str:
+        """All that a short exchange gives, within `timeout_s`. Raises `UpstreamError`."""
+        attempt = self.attempt(look, timeout_s)
+        timer = threading.Timer(timeout_s, attempt.abort)
+        timer.daemon = True
+        timer.start()
+        try:
+            return "".join(attempt.tokens())
+        finally:
+            timer.cancel()
 
     def close(self) -> None:
         self._client.close()

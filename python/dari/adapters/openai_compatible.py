@@ -78,8 +78,22 @@ class OpenAiCompatibleUpstream:
     def __repr__(self) -> str:
         return f"OpenAiCompatibleUpstream({str(self._neighbour.base_url)!r}, {self.model!r})"
 
+    continues = False
+    """The API has no word for it: some servers go on behind a last message of the assistant, others answer it."""
+
     def attempt(self, prompt: Prompt, connect_timeout_s: float) -> HttpAttempt:
         return self._neighbour.attempt(lambda exchange: self._answer(exchange, prompt), connect_timeout_s)
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether its server answers within `timeout_s`, and not with a failure of its own; needs no valid key."""
+        try:
+            return int(self._neighbour.look(self._status, timeout_s)) < 500
+        except UpstreamError:
+            return False
+
+    def _status(self, exchange: Exchange) -> Generator[str]:
+        with exchange.get(self._neighbour.url("/models")) as reply:
+            yield str(reply.status)
 
     def close(self) -> None:
         self._neighbour.close()

@@ -44,6 +44,8 @@ def ask(terminal: Terminal, client: Client, chat_configuration: str, question: s
             terminal.out.file.flush()
         elif kind == "attempt_ended":
             terminal.note(f"· {attempt_text(event.attempt_ended.attempt)}")
+        elif kind == "seam":
+            terminal.note(f"· {attempt_text(event.seam.attempt)}: another model goes on behind the last whole word")
         elif kind == "superseded":
             terminal.note(f"· {attempt_text(event.superseded.attempt)}: drop the text above, another answer begins")
         elif kind == "completed":

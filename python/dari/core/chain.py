@@ -1,24 +1,26 @@
 """The chain: models asked in order until one answers, inside one deadline.
 
-Before the first token a failure moves on silently. After it the text so far is superseded, and the next model begins
-anew: a cut answer never ends as if it were whole. All timers are here. One alarm a turn stands, at any moment, at the
-earliest of: the caller's deadline, the attempt's total, the wait for the first token, the silence between tokens; it
-aborts the attempt from outside, so that no adapter needs a clock. While the caller reads slowly no timer of the model
-runs; only the caller's own deadline does.
+Before the first token a failure moves on silently. After it the caller has chosen: the text so far is superseded and
+the next model begins anew; or the next model goes on behind it, where it can and was told the same rows; or the turn
+ends as interrupted. A cut answer never ends as if it were whole.
+
+All timers are here. One alarm a turn stands, at any moment, at the earliest of: the caller's deadline, the attempt's
+total, the wait for the first token, the silence between tokens; it aborts the attempt from outside, so that no adapter
+needs a clock. While the caller reads slowly no timer of the model runs; only the caller's own deadline does.
 """
 
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from operator import itemgetter
 from typing import Protocol, Self
 
 from dari.core.circuit import Circuit, Permit
-from dari.core.conversations import Answerer, AttemptOutcome, AttemptRecord
-from dari.core.errors import Cancelled, DeadlineExceeded, FieldViolation, InvalidArgument
+from dari.core.conversations import Answerer, AttemptOutcome, AttemptRecord, OnInterruption
+from dari.core.errors import AnswerInterrupted, Cancelled, DeadlineExceeded, FieldViolation, InvalidArgument
 from dari.core.mapping import AiModel
 from dari.core.upstream import Attempt, FailureKind, Prompt, Upstream, UpstreamError
 from dari.core.watchdog import NEVER, Alarm, Watchdog
@@ -44,6 +46,8 @@ class Link:
     """Raises `UpstreamError(OURS)` where the model's configuration cannot be used."""
     circuit: Circuit
     prompt: Callable[[], Prompt]
+    visible: frozenset[str]
+    """The knowledge bases whose rows this model may be told."""
 
 
 class Directory(Protocol):
@@ -159,10 +163,26 @@ class TurnClock:
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
-    """A model did not answer; the next one is asked. `superseded`: some of its text was sent and is void."""
+    """A model did not answer; the next one is asked."""
 
     record: AttemptRecord
-    superseded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """The text so far, which this attempt or those before it sent, is void."""
+
+    record: AttemptRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """The next model goes on behind the text so far, or the part of it that ends with a whole word."""
+
+    record: AttemptRecord
+    """The attempt that was cut."""
+    offset_chars: int
+    """Characters of the text so far that stand; those behind are void."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,37 +200,77 @@ class Answered:
     text: str
 
 
-ChainEvent = AttemptEnded | TokenCame | Answered
+ChainEvent = AttemptEnded | Superseded | Seam | TokenCame | Answered
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Text that was sent and whose writer stopped in the middle."""
+
+    record: AttemptRecord
+    text: str
+    visible: frozenset[str]
+
+    @property
+    def whole_words(self) -> str:
+        """The text without its last word, which may be half of one, and without the blanks before it.
+
+        A model writes in pieces that begin with a blank and are mostly whole words: half a word in front of it, which
+        it would have spelled by other pieces, makes it stumble.
+        """
+        text = self.text.rstrip()
+        if text != self.text or text.endswith(_SENTENCE_ENDS):
+            return text
+        words = text.rsplit(maxsplit=1)
+        return words[0] if len(words) > 1 else ""
+
+
+_SENTENCE_ENDS = (".", "!", "?", "。", "…")
 
 
 def ask(
-    links: Sequence[Link], clock: TurnClock, connect_timeout_s: float, records: list[AttemptRecord]
+    links: Sequence[Link],
+    clock: TurnClock,
+    connect_timeout_s: float,
+    records: list[AttemptRecord],
+    on_interruption: OnInterruption = OnInterruption.RESTART,
 ) -> Generator[ChainEvent]:
-    """Ask the models in order. Ends after `Answered`, or without it where no model answered.
+    """Ask the models in order. Ends after `Answered`, or without it where no model answered; no text stands then.
 
     `records` gets every attempt when it ends, also the one that ends because the caller leaves or closes this
-    generator. Raises Cancelled, DeadlineExceeded, and InvalidArgument where a model says that the question itself
-    cannot be answered by anyone.
+    generator. Raises Cancelled, DeadlineExceeded, InvalidArgument where a model says that the question itself cannot
+    be answered by anyone, and AnswerInterrupted where an answer is cut and the caller wants no other.
     """
+    cut: _Cut | None = None
     for position, link in enumerate(links):
         clock.check()
         if clock.remaining_s() <= LAST_RESORT_S:
-            return
+            break
         permit = link.circuit.admit()
         if permit is None:
             skipped = _record(link, AttemptOutcome.SKIPPED, "circuit_open", 0.0, None)
             records.append(skipped)
-            yield AttemptEnded(skipped, superseded=False)
+            yield AttemptEnded(skipped)
             continue
         with permit:
             prompt = link.prompt()
             clock.check()
             if clock.remaining_s() <= LAST_RESORT_S:
-                return  # The search for its rows took the time: the model is not to blame.
-            run = _Run(link, permit, clock, records, has_later=position + 1 < len(links))
+                break  # The search for its rows took the time: the model is not to blame.
+            run = _Run(link, permit, clock, records, cut, has_later=position + 1 < len(links))
             yield from run.events(prompt, connect_timeout_s)
         if run.answered:
             return
+        cut = run.cut
+        if cut is None or cut.record is not records[-1]:
+            continue  # It had sent nothing.
+        if on_interruption is OnInterruption.STOP:
+            raise AnswerInterrupted.of(link.model.id, cut.record.code, len(cut.text))
+        if on_interruption is OnInterruption.RESTART:
+            yield Superseded(cut.record)
+            cut = None
+    if cut is not None:
+        yield Superseded(cut.record)
 
 
 def answerer_of(model: AiModel) -> Answerer:
@@ -227,9 +287,18 @@ class _Run:
     """One attempt under its timers."""
 
     def __init__(
-        self, link: Link, permit: Permit, clock: TurnClock, records: list[AttemptRecord], *, has_later: bool
+        self,
+        link: Link,
+        permit: Permit,
+        clock: TurnClock,
+        records: list[AttemptRecord],
+        before: _Cut | None,
+        *,
+        has_later: bool,
     ) -> None:
         self.answered = False
+        self.cut = before
+        """The text that stands without an end: what was cut before, until this attempt sends text of its own."""
         self._link = link
         self._permit = permit
         self._clock = clock
@@ -252,25 +321,42 @@ class _Run:
     def events(self, prompt: Prompt, connect_timeout_s: float) -> Iterator[ChainEvent]:
         connect_s = max(0.001, min(connect_timeout_s, self._first_token_limit[0] - self._started))
         try:
-            with self._clock.watching(self._link.upstream().attempt(prompt, connect_s)) as attempt:
-                yield from self._tokens(attempt.tokens())
+            upstream = self._link.upstream()
+            goes_on = self._may_go_on(upstream)
+            if self.cut is not None and goes_on:
+                prompt = replace(prompt, answer_begun=self.cut.whole_words)
+            with self._clock.watching(upstream.attempt(prompt, connect_s)) as attempt:
+                yield from self._tokens(attempt.tokens(), goes_on=goes_on)
         except UpstreamError as error:
-            yield AttemptEnded(self._failed(error, self._clock.cause), superseded=bool(self._pieces))
+            record = self._failed(error, self._clock.cause)
+            if self._pieces:
+                self.cut = _Cut(record, self._text(), self._link.visible)
+            yield AttemptEnded(record)
             return
         except GeneratorExit:
             self._note(AttemptOutcome.CANCELLED, _Cause.CALLER_LEFT.value)
             raise
         self._permit.succeeded()
         self.answered = True
-        yield Answered(self._note(AttemptOutcome.ANSWERED, ""), "".join(self._pieces))
+        yield Answered(self._note(AttemptOutcome.ANSWERED, ""), self._text())
 
-    def _tokens(self, tokens: Iterator[str]) -> Iterator[TokenCame]:
+    def _may_go_on(self, upstream: Upstream) -> bool:
+        """Whether this model can go on behind the text that was cut, and was told the same rows by the same numbers."""
+        cut = self.cut
+        return cut is not None and upstream.continues and bool(cut.whole_words) and cut.visible == self._link.visible
+
+    def _text(self) -> str:
+        return "".join(self._pieces)
+
+    def _tokens(self, tokens: Iterator[str], *, goes_on: bool) -> Iterator[ChainEvent]:
         self._clock.expect(*self._first_token_limit)
         for piece in tokens:
             self._clock.rest()
             came = time.monotonic()
             if self._first_token_s is None:
                 self._first_token_s = came - self._started
+                if self.cut is not None:
+                    yield self._join(self.cut, goes_on=goes_on)
             self._length_chars += len(piece)
             if self._length_chars > MAX_ANSWER_CHARS:
                 raise UpstreamError(FailureKind.UPSTREAM, "answer_too_long")
@@ -281,6 +367,17 @@ class _Run:
             self._total_limit = (self._total_limit[0] + now - came, _Cause.TOTAL)
             stall_limit: _Limit = (now + self._link.model.stall_timeout_s, _Cause.STALL)
             self._clock.expect(*min(stall_limit, self._total_limit, self._deadline_limit, key=_when))
+        if self.cut is not None and goes_on:
+            yield self._join(self.cut, goes_on=True)  # It had nothing to add: the text was whole but for its end.
+
+    def _join(self, cut: _Cut, *, goes_on: bool) -> ChainEvent:
+        """What becomes of the text before this attempt's first token."""
+        self.cut = None
+        if not goes_on:
+            return Superseded(cut.record)
+        self._pieces.append(cut.whole_words)
+        self._length_chars = len(cut.whole_words)
+        return Seam(cut.record, len(cut.whole_words))
 
     def _failed(self, error: UpstreamError, cause: _Cause | None) -> AttemptRecord:
         outcome, code = _OUTCOMES[error.kind], error.code

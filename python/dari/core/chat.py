@@ -7,27 +7,40 @@ where no model answers (`rows_reply`), and the turn stored (`conversations`).
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from dari.core import prompt
-from dari.core.chain import LAST_RESORT_S, Answered, AttemptEnded, Directory, Link, TokenCame, TurnClock, ask
+from dari.core.chain import (
+    LAST_RESORT_S,
+    Answered,
+    AttemptEnded,
+    Directory,
+    Link,
+    Seam,
+    Superseded,
+    TokenCame,
+    TurnClock,
+    ask,
+)
 from dari.core.conversations import (
     Answer,
     Answerer,
     AttemptRecord,
     BegunTurn,
     Citation,
-    ConversationStore,
     DegradedReason,
+    OnInterruption,
     Turn,
     TurnRequest,
 )
 from dari.core.errors import DariError, DeadlineExceeded, FieldViolation, InvalidArgument, Unavailable
 from dari.core.event_log import EventLog
-from dari.core.mapping import AiModel, LinkStore, ResolvedChat, ResolvedLink, resolve
+from dari.core.last_known import KnownChat, LastKnownChats
+from dari.core.mapping import AiModel, ResolvedChat, ResolvedLink, resolve
 from dari.core.rows_reply import rows_reply
 from dari.core.search import Search
+from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.watchdog import Watchdog
 
 MAX_QUESTION_BYTES = 32_768
@@ -47,7 +60,7 @@ class TurnCompleted:
     turn: Turn
 
 
-ChatEvent = TurnStarted | AttemptEnded | TokenCame | TurnCompleted
+ChatEvent = TurnStarted | AttemptEnded | Superseded | Seam | TokenCame | TurnCompleted
 
 
 class Chat:
@@ -56,8 +69,8 @@ class Chat:
     def __init__(
         self,
         *,
-        links: LinkStore,
-        conversations: ConversationStore,
+        chats: LastKnownChats,
+        turns: UnsavedTurns,
         search: Search,
         directory: Directory,
         watchdog: Watchdog,
@@ -65,8 +78,8 @@ class Chat:
         default_timeout_s: float,
         connect_timeout_s: float,
     ) -> None:
-        self._links = links
-        self._conversations = conversations
+        self._chats = chats
+        self._turns = turns
         self._search = search
         self._directory = directory
         self._watchdog = watchdog
@@ -90,27 +103,31 @@ class Chat:
         timeout_s = self._default_timeout_s if timeout_s is None else timeout_s
         with TurnClock(self._watchdog, time.monotonic() + timeout_s) as clock:
             on_caller_left(clock.cancel)
-            chat = resolve(self._links.read_chat(tenant, request.chat_configuration))
-            begun = self._conversations.begin_turn(tenant, request, timeout_s, prompt.HISTORY_TURNS)
+            known = self._chats.read(tenant, request.chat_configuration)
+            begun = self._turns.begin_turn(tenant, request, timeout_s, prompt.HISTORY_TURNS)
             if isinstance(begun, Turn):
                 yield from _replayed(begun)
                 return
-            yield from self._answer_begun(tenant, chat, begun, clock)
+            yield from self._answer_begun(tenant, known, begun, request.on_interruption, clock)
 
-    def _answer_begun(self, tenant: str, chat: ResolvedChat, begun: BegunTurn, clock: TurnClock) -> Iterator[ChatEvent]:
+    def _answer_begun(
+        self, tenant: str, known: KnownChat, begun: BegunTurn, on_interruption: OnInterruption, clock: TurnClock
+    ) -> Iterator[ChatEvent]:
         attempts: list[AttemptRecord] = []
-        rows = _Rows(self._search, self._log, tenant, begun.turn, chat.configuration.max_rows)
+        chat = resolve(known.mapping)
+        search = self._search if known.is_current else None
+        rows = _Rows(search, self._log, tenant, begun.turn, chat.configuration.max_rows)
         try:
             yield TurnStarted(begun.turn)
             answered: Answered | None = None
             links = self._links_of(chat, begun, rows)
-            with closing(ask(links, clock, self._connect_timeout_s, attempts)) as events:
+            with closing(ask(links, clock, self._connect_timeout_s, attempts, on_interruption)) as events:
                 for event in events:
                     match event:
                         case AttemptEnded():
                             self._log.warning("attempt_ended", turn=begun.turn.name, **_log_fields(event.record))
                             yield event
-                        case TokenCame():
+                        case Superseded() | Seam() | TokenCame():
                             yield event
                         case Answered():
                             answered = event
@@ -119,7 +136,9 @@ class Chat:
             else:
                 answer = _rows_answer(chat, begun, attempts, rows, clock)
                 yield TokenCame(answer.text)
-            turn = self._conversations.complete_turn(tenant, begun, answer)
+            if not known.is_current:
+                answer = replace(answer, degraded_reasons=(*answer.degraded_reasons, DegradedReason.LAST_KNOWN_MAPPING))
+            turn = self._turns.complete_turn(tenant, begun, answer)
         except BaseException:
             self._abandon(tenant, begun, attempts)
             raise
@@ -146,13 +165,14 @@ class Chat:
                     prompt.told_turns(begun.earlier, resolved.visible_ids),
                     begun.turn,
                 ),
+                resolved.visible_ids,
             )
             for model, resolved in _models(chat)
         ]
 
     def _abandon(self, tenant: str, begun: BegunTurn, attempts: Sequence[AttemptRecord]) -> None:
         try:
-            self._conversations.abandon_turn(tenant, begun, attempts)
+            self._turns.abandon_turn(tenant, begun, attempts)
         except DariError as error:
             # The error on its way to the caller matters more; the turn is over at its deadline by itself.
             self._log.warning("turn_not_stored", turn=begun.turn.name, reason=error.reason)
@@ -185,8 +205,9 @@ class _Rows:
     Each search names exactly that set to the database, which refuses the rest by itself.
     """
 
-    def __init__(self, search: Search, log: EventLog, tenant: str, turn: Turn, limit: int) -> None:
+    def __init__(self, search: Search | None, log: EventLog, tenant: str, turn: Turn, limit: int) -> None:
         self._search = search
+        """None where the database is known to be gone: waiting for it would cost the time of the models."""
         self._log = log
         self._tenant = tenant
         self._turn = turn
@@ -204,6 +225,8 @@ class _Rows:
         return visible in self._found and self._found[visible] is None
 
     def _find(self, visible: frozenset[str]) -> tuple[Citation, ...] | None:
+        if self._search is None:
+            return None
         try:
             hits = self._search.find(self._tenant, sorted(visible), self._turn.question, self._limit)
         except DariError as error:

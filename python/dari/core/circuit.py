@@ -1,14 +1,20 @@
 """When to leave a neighbour alone: the port through which the chain asks before each attempt.
 
-A *circuit* is closed (attempts go through), open (none does), or half-open (so few go through as are needed to learn
-whether the neighbour is back). The chain asks `admit` and goes on to the next model at once where it gets None; a
-permit is told how its attempt ended, a success only at the *end* of the stream.
+A *circuit* is closed (attempts go through), open (none does), half-open (so few go through as are needed to learn
+whether the neighbour is back), or drained (an operator took the neighbour out). The chain asks `admit` and goes on to
+the next model at once where it gets None; a permit is told how its attempt ended, a success only at the *end* of the
+stream.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
+
+from dari.core.errors import DariError, Unavailable
+
+Result = TypeVar("Result")
 
 
 class CircuitState(Enum):
@@ -17,6 +23,8 @@ class CircuitState(Enum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
+    DRAINED = "drained"
+    """None, until an operator resets it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +35,9 @@ class CircuitSnapshot:
     in_state_s: float
     """For how long it has been in this state."""
     failures: int
-    """Failures that count at the moment: since the last success, 0 after one."""
+    """Failures in a row: since the last success, 0 after one."""
+    failure_rate: float
+    """Share of failures among the latest outcomes; 0 where they are too few to tell."""
     last_failure: str | None
     """The code of the newest failure that counted, also after the circuit closed again; None before the first."""
     open_remaining_s: float
@@ -61,10 +71,47 @@ class Permit(Protocol):
 
 
 class Circuit(Protocol):
-    """The memory of how one neighbour did. Thread-safe; no call blocks."""
+    """The memory of how one neighbour did, as the chain asks it. Thread-safe; no call blocks."""
 
     def admit(self) -> Permit | None:
         """A permit for one attempt, or None: leave the neighbour alone for now."""
         ...
 
+
+class OperatedCircuit(Circuit, Protocol):
+    """A circuit as operators see and set it."""
+
     def state(self) -> CircuitSnapshot: ...
+
+    def retry(self) -> None:
+        """If it is open, be half-open from now on: there is reason to think that the neighbour is back."""
+        ...
+
+    def drain(self) -> None:
+        """Let no attempt through until `reset`; those under way go on, and their verdicts change nothing."""
+        ...
+
+    def reset(self) -> None:
+        """Close it, and forget all outcomes."""
+        ...
+
+
+def call_through(circuit: Circuit, neighbour: str, call: Callable[[], Result]) -> Result:
+    """What `call` returns; its `Unavailable` is a failure of the neighbour, any other DariError is an answer.
+
+    Raises Unavailable at once where the circuit lets nothing through.
+    """
+    permit = circuit.admit()
+    if permit is None:
+        raise Unavailable.of(neighbour)
+    with permit:
+        try:
+            result = call()
+        except Unavailable:
+            permit.failed("unavailable")
+            raise
+        except DariError:
+            permit.succeeded()
+            raise
+        permit.succeeded()
+    return result

@@ -35,6 +35,10 @@ class DegradedReason(Enum):
     STAND_IN = "STAND_IN"
     ROWS_ONLY = "ROWS_ONLY"
     NO_DATA = "NO_DATA"
+    LAST_KNOWN_MAPPING = "LAST_KNOWN_MAPPING"
+    """The database is gone: models and links are those that were known last."""
+    NOT_STORED = "NOT_STORED"
+    """The database is gone: the turn is kept in memory, and stored when it is back."""
 
 
 class TurnState(Enum):
@@ -120,6 +124,17 @@ class Conversation:
         return f"conversations/{self.id}"
 
 
+class OnInterruption(Enum):
+    """What is to follow a model that stops in the middle of its answer."""
+
+    RESTART = "RESTART"
+    """The next model begins anew."""
+    CONTINUE = "CONTINUE"
+    """The next model goes on behind the text so far; one that cannot, or may see other data, begins anew."""
+    STOP = "STOP"
+    """Nothing: the turn ends as interrupted."""
+
+
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
     """A question as it comes in. `conversation` None begins a new one."""
@@ -128,6 +143,7 @@ class TurnRequest:
     conversation: UUID | None
     question: str
     request_id: UUID | None
+    on_interruption: OnInterruption = OnInterruption.RESTART
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +155,8 @@ class BegunTurn:
     """When the turn is over if nobody ends it before. It names this beginning of the turn: once another one took its
     place, what this one brings is refused."""
     earlier: Sequence[Turn] = field(default_factory=tuple)
+    unstored_request: TurnRequest | None = None
+    """What was asked, where the question could not be stored; None where it is."""
 
 
 class ConversationStore(Protocol):

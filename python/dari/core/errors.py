@@ -13,7 +13,8 @@
     ├── Aborted                somebody else was first; read again and retry
     │   ├── RivalWriter        another stream took this upload over
     │   ├── EtagMismatch       the resource changed since it was read
-    │   └── TurnInProgress     this request_id is being answered right now
+    │   ├── TurnInProgress     this request_id is being answered right now
+    │   └── AnswerInterrupted  a model stopped in the middle of its answer, and the caller wanted no other
     ├── OffsetGap              a chunk starts beyond what was received
     ├── Exhausted              a limit is reached; later, or smaller, works
     ├── Unavailable            a neighbour is down; the same call works later
@@ -149,6 +150,20 @@ class TurnInProgress(Aborted):
     """A turn with this request_id has begun and has not ended."""
 
     reason = "TURN_IN_PROGRESS"
+
+
+class AnswerInterrupted(Aborted):
+    """An answer that was cut, and to which the caller wanted no other: the text that was sent is not whole."""
+
+    reason = "ANSWER_INTERRUPTED"
+
+    @classmethod
+    def of(cls, ai_model: str, code: str, length_chars: int) -> "AnswerInterrupted":
+        return cls(
+            f"aiModels/{ai_model} stopped after {length_chars} characters ({code}): the answer is not whole. Ask again,"
+            " or let another model go on with on_interruption.",
+            {"ai_model": f"aiModels/{ai_model}", "code": code, "length_chars": length_chars},
+        )
 
 
 class OffsetGap(DariError):

@@ -30,6 +30,9 @@ class Prompt:
     """Earlier turns, oldest first: all that the upstream may know of the conversation. It remembers none by itself."""
     question: str
     max_answer_tokens: int
+    answer_begun: str = ""
+    """Text with which the answer begins, written by another model: go on right behind it, and do not repeat it. It ends
+    with a whole word, and not with a blank. Only for an upstream that `continues`."""
 
 
 class FailureKind(Enum):
@@ -75,5 +78,10 @@ class Attempt(Protocol):
 
 class Upstream(Protocol):
     """A neighbour that can answer, ready to be asked by many threads at once."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether it can go on behind the beginning of an answer (`Prompt.answer_begun`) as if it had written it."""
+        ...
 
     def attempt(self, prompt: Prompt, connect_timeout_s: float) -> Attempt: ...

@@ -7,11 +7,19 @@ from uuid import UUID
 
 import grpc
 
-from dari.core.chain import AttemptEnded, TokenCame
+from dari.core.chain import AttemptEnded, Seam, Superseded, TokenCame
 from dari.core.chat import Chat, ChatEvent, TurnCompleted, TurnStarted
 from dari.core.circuit import CircuitSnapshot, CircuitState
-from dari.core.conversations import AttemptRecord, Citation, Conversation, ConversationStore, Turn, TurnRequest
-from dari.core.errors import Cancelled, InternalError
+from dari.core.conversations import (
+    AttemptRecord,
+    Citation,
+    Conversation,
+    ConversationStore,
+    OnInterruption,
+    Turn,
+    TurnRequest,
+)
+from dari.core.errors import Cancelled, FieldViolation, InternalError, InvalidArgument
 from dari.core.mapping import AiModelKind
 from dari.core.search import named_cells
 from dari.rpc import names
@@ -33,6 +41,14 @@ class UpstreamState(Protocol):
     def circuit(self) -> CircuitSnapshot: ...
 
 
+class Upstreams(Protocol):
+    """What this replica knows of the neighbours that it has asked. `drain` and `reset` raise NotFound."""
+
+    def states(self) -> Sequence[UpstreamState]: ...
+    def drain(self, ai_model: str) -> UpstreamState: ...
+    def reset(self, ai_model: str) -> UpstreamState: ...
+
+
 class ChatService(chat_pb2_grpc.ChatServiceServicer):
     """Message in, core call, message out; see chat.proto."""
 
@@ -42,12 +58,12 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         tenant: str,
         chat: Chat,
         conversations: ConversationStore,
-        upstream_states: Callable[[], Sequence[UpstreamState]],
+        upstreams: Upstreams,
     ) -> None:
         self._tenant = tenant
         self._chat = chat
         self._conversations = conversations
-        self._upstream_states = upstream_states
+        self._upstreams = upstreams
 
     def Chat(self, request: pb.ChatRequest, context: grpc.ServicerContext) -> Iterator[pb.ChatResponse]:
         """See chat.proto."""
@@ -109,7 +125,21 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self, request: pb.ListUpstreamsRequest, context: grpc.ServicerContext
     ) -> pb.ListUpstreamsResponse:
         """See chat.proto."""
-        return pb.ListUpstreamsResponse(upstreams=map(_upstream, self._upstream_states()))
+        return pb.ListUpstreamsResponse(upstreams=map(_upstream, self._upstreams.states()))
+
+    def DrainUpstream(
+        self, request: pb.DrainUpstreamRequest, context: grpc.ServicerContext
+    ) -> pb.DrainUpstreamResponse:
+        """See chat.proto."""
+        ai_model = names.resource_id("ai_model", request.ai_model, "aiModels")
+        return pb.DrainUpstreamResponse(upstream=_upstream(self._upstreams.drain(ai_model)))
+
+    def ResetUpstream(
+        self, request: pb.ResetUpstreamRequest, context: grpc.ServicerContext
+    ) -> pb.ResetUpstreamResponse:
+        """See chat.proto."""
+        ai_model = names.resource_id("ai_model", request.ai_model, "aiModels")
+        return pb.ResetUpstreamResponse(upstream=_upstream(self._upstreams.reset(ai_model)))
 
     def _events(self, request: pb.ChatRequest | pb.AskRequest, context: grpc.ServicerContext) -> Generator[ChatEvent]:
         asked = TurnRequest(
@@ -119,6 +149,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             conversation=_conversation_id(request.conversation),
             question=request.question,
             request_id=names.request_id(request.request_id),
+            on_interruption=_on_interruption(request.on_interruption),
         )
 
         def on_caller_left(cancel: Callable[[], None]) -> None:
@@ -134,6 +165,21 @@ def _timeout_s(context: grpc.ServicerContext) -> float | None:
     return None if remaining_s is None or remaining_s > _LONGEST_TURN_S else remaining_s
 
 
+_ON_INTERRUPTION = {
+    pb.ON_INTERRUPTION_UNSPECIFIED: OnInterruption.RESTART,
+    pb.ON_INTERRUPTION_RESTART: OnInterruption.RESTART,
+    pb.ON_INTERRUPTION_CONTINUE: OnInterruption.CONTINUE,
+    pb.ON_INTERRUPTION_STOP: OnInterruption.STOP,
+}
+
+
+def _on_interruption(choice: "pb.OnInterruption.ValueType") -> OnInterruption:
+    try:
+        return _ON_INTERRUPTION[choice]
+    except KeyError:
+        raise InvalidArgument.of(FieldViolation("on_interruption", "must be RESTART, CONTINUE or STOP")) from None
+
+
 def _conversation_id(name: str) -> UUID | None:
     return names.conversation_id("conversation", name) if name else None
 
@@ -143,10 +189,12 @@ def _event(event: ChatEvent) -> pb.ChatResponse:
         case TurnStarted():
             conversation = f"conversations/{event.turn.conversation}"
             return pb.ChatResponse(started=pb.TurnStarted(conversation=conversation, turn=event.turn.name))
-        case AttemptEnded() if event.superseded:
-            return pb.ChatResponse(superseded=pb.Superseded(attempt=_attempt(event.record)))
         case AttemptEnded():
             return pb.ChatResponse(attempt_ended=pb.AttemptEnded(attempt=_attempt(event.record)))
+        case Superseded():
+            return pb.ChatResponse(superseded=pb.Superseded(attempt=_attempt(event.record)))
+        case Seam():
+            return pb.ChatResponse(seam=pb.Seam(attempt=_attempt(event.record), offset_chars=event.offset_chars))
         case TokenCame():
             return pb.ChatResponse(token=pb.Token(text=event.text))
         case TurnCompleted():
@@ -219,4 +267,6 @@ def _upstream(state: UpstreamState) -> pb.Upstream:
         consecutive_failures=circuit.failures,
         last_failure_code=circuit.last_failure or "",
         open_remaining=duration(circuit.open_remaining_s) if is_open else None,
+        failure_rate=circuit.failure_rate,
+        in_state=duration(circuit.in_state_s),
     )

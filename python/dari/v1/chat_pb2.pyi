@@ -28,6 +28,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _OnInterruption:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnInterruptionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnInterruption.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_INTERRUPTION_UNSPECIFIED: _OnInterruption.ValueType  # 0
+    """Default: as RESTART."""
+    ON_INTERRUPTION_RESTART: _OnInterruption.ValueType  # 1
+    """The next model begins anew: `superseded`."""
+    ON_INTERRUPTION_CONTINUE: _OnInterruption.ValueType  # 2
+    """The next model goes on behind the text so far: `seam`. One that cannot, or may see other data than the first, begins
+    anew.
+    """
+    ON_INTERRUPTION_STOP: _OnInterruption.ValueType  # 3
+    """Nothing: the stream ends with ABORTED (ANSWER_INTERRUPTED), the turn is INCOMPLETE."""
+
+class OnInterruption(_OnInterruption, metaclass=_OnInterruptionEnumTypeWrapper):
+    """What is to follow a model that stops in the middle of its answer."""
+
+ON_INTERRUPTION_UNSPECIFIED: OnInterruption.ValueType  # 0
+"""Default: as RESTART."""
+ON_INTERRUPTION_RESTART: OnInterruption.ValueType  # 1
+"""The next model begins anew: `superseded`."""
+ON_INTERRUPTION_CONTINUE: OnInterruption.ValueType  # 2
+"""The next model goes on behind the text so far: `seam`. One that cannot, or may see other data than the first, begins
+anew.
+"""
+ON_INTERRUPTION_STOP: OnInterruption.ValueType  # 3
+"""Nothing: the stream ends with ABORTED (ANSWER_INTERRUPTED), the turn is INCOMPLETE."""
+Global___OnInterruption: _TypeAlias = OnInterruption  # noqa: Y015
+
 class _Answerer:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -118,6 +150,10 @@ class _DegradedReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degrad
     """No model answered: the reply is the rows found."""
     DEGRADED_REASON_NO_DATA: _DegradedReason.ValueType  # 3
     """The data could not be searched; the model answered without it."""
+    DEGRADED_REASON_LAST_KNOWN_MAPPING: _DegradedReason.ValueType  # 4
+    """The database is gone: models and links are those that were known last."""
+    DEGRADED_REASON_NOT_STORED: _DegradedReason.ValueType  # 5
+    """The database is gone: the turn is kept in memory, and stored when the database is back."""
 
 class DegradedReason(_DegradedReason, metaclass=_DegradedReasonEnumTypeWrapper):
     """Why an answer is less than it could be."""
@@ -130,6 +166,10 @@ DEGRADED_REASON_ROWS_ONLY: DegradedReason.ValueType  # 2
 """No model answered: the reply is the rows found."""
 DEGRADED_REASON_NO_DATA: DegradedReason.ValueType  # 3
 """The data could not be searched; the model answered without it."""
+DEGRADED_REASON_LAST_KNOWN_MAPPING: DegradedReason.ValueType  # 4
+"""The database is gone: models and links are those that were known last."""
+DEGRADED_REASON_NOT_STORED: DegradedReason.ValueType  # 5
+"""The database is gone: the turn is kept in memory, and stored when the database is back."""
 Global___DegradedReason: _TypeAlias = DegradedReason  # noqa: Y015
 
 class _TurnState:
@@ -173,7 +213,9 @@ class _CircuitStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CircuitS
     CIRCUIT_STATE_OPEN: _CircuitState.ValueType  # 2
     """It is not asked: it failed too often."""
     CIRCUIT_STATE_HALF_OPEN: _CircuitState.ValueType  # 3
-    """One turn tries it; the others pass it by."""
+    """Two turns at once try it; the others pass it by."""
+    CIRCUIT_STATE_DRAINED: _CircuitState.ValueType  # 4
+    """It is not asked: an operator took it out."""
 
 class CircuitState(_CircuitState, metaclass=_CircuitStateEnumTypeWrapper):
     """Whether an upstream is asked."""
@@ -185,7 +227,9 @@ CIRCUIT_STATE_CLOSED: CircuitState.ValueType  # 1
 CIRCUIT_STATE_OPEN: CircuitState.ValueType  # 2
 """It is not asked: it failed too often."""
 CIRCUIT_STATE_HALF_OPEN: CircuitState.ValueType  # 3
-"""One turn tries it; the others pass it by."""
+"""Two turns at once try it; the others pass it by."""
+CIRCUIT_STATE_DRAINED: CircuitState.ValueType  # 4
+"""It is not asked: an operator took it out."""
 Global___CircuitState: _TypeAlias = CircuitState  # noqa: Y015
 
 @_typing.final
@@ -198,6 +242,7 @@ class ChatRequest(_message.Message):
     CONVERSATION_FIELD_NUMBER: _builtins.int
     QUESTION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ON_INTERRUPTION_FIELD_NUMBER: _builtins.int
     chat_configuration: _builtins.str
     """Name of the chat configuration: chatConfigurations/{id}. Required."""
     conversation: _builtins.str
@@ -206,6 +251,8 @@ class ChatRequest(_message.Message):
     """The question. Required; 1 to 32,768 bytes of UTF-8, not only white space."""
     request_id: _builtins.str
     """Makes a retry safe: a turn with the same request_id is not answered twice. A UUID. Default: none."""
+    on_interruption: Global___OnInterruption.ValueType
+    """What is to follow a model that stops in the middle of its answer. Default: RESTART."""
     def __init__(
         self,
         *,
@@ -213,10 +260,11 @@ class ChatRequest(_message.Message):
         conversation: _builtins.str = ...,
         question: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        on_interruption: Global___OnInterruption.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_configuration", b"chat_configuration", "conversation", b"conversation", "question", b"question", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_configuration", b"chat_configuration", "conversation", b"conversation", "on_interruption", b"on_interruption", "question", b"question", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -233,6 +281,7 @@ class ChatResponse(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     SUPERSEDED_FIELD_NUMBER: _builtins.int
     COMPLETED_FIELD_NUMBER: _builtins.int
+    SEAM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___TurnStarted:
         """The turn has begun. The first event of every stream."""
@@ -253,6 +302,10 @@ class ChatResponse(_message.Message):
     def completed(self) -> Global___TurnCompleted:
         """The answer is whole. The last event of every stream that ends OK."""
 
+    @_builtins.property
+    def seam(self) -> Global___Seam:
+        """The next model goes on behind the text so far."""
+
     def __init__(
         self,
         *,
@@ -261,12 +314,13 @@ class ChatResponse(_message.Message):
         token: Global___Token | None = ...,
         superseded: Global___Superseded | None = ...,
         completed: Global___TurnCompleted | None = ...,
+        seam: Global___Seam | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "completed", b"completed", "event", b"event", "started", b"started", "superseded", b"superseded", "token", b"token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "completed", b"completed", "event", b"event", "seam", b"seam", "started", b"started", "superseded", b"superseded", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "completed", b"completed", "event", b"event", "started", b"started", "superseded", b"superseded", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "completed", b"completed", "event", b"event", "seam", b"seam", "started", b"started", "superseded", b"superseded", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "attempt_ended", "token", "superseded", "completed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "attempt_ended", "token", "superseded", "completed", "seam"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -346,7 +400,7 @@ Global___Token: _TypeAlias = Token  # noqa: Y015
 
 @_typing.final
 class Superseded(_message.Message):
-    """The model stopped in the middle of its answer: drop the text so far, another answer begins."""
+    """A model stopped in the middle of its answer: drop the text so far, another answer begins."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -367,6 +421,34 @@ class Superseded(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Superseded: _TypeAlias = Superseded  # noqa: Y015
+
+@_typing.final
+class Seam(_message.Message):
+    """A model stopped in the middle of its answer: what comes now goes on behind it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    OFFSET_CHARS_FIELD_NUMBER: _builtins.int
+    offset_chars: _builtins.int
+    """Characters (Unicode code points) of the text so far that stand: to the end of a whole word. Drop those behind."""
+    @_builtins.property
+    def attempt(self) -> Global___Attempt:
+        """The attempt that was cut."""
+
+    def __init__(
+        self,
+        *,
+        attempt: Global___Attempt | None = ...,
+        offset_chars: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "offset_chars", b"offset_chars"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Seam: _TypeAlias = Seam  # noqa: Y015
 
 @_typing.final
 class TurnCompleted(_message.Message):
@@ -402,6 +484,7 @@ class AskRequest(_message.Message):
     CONVERSATION_FIELD_NUMBER: _builtins.int
     QUESTION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ON_INTERRUPTION_FIELD_NUMBER: _builtins.int
     chat_configuration: _builtins.str
     """Name of the chat configuration: chatConfigurations/{id}. Required."""
     conversation: _builtins.str
@@ -410,6 +493,8 @@ class AskRequest(_message.Message):
     """The question. Required; 1 to 32,768 bytes of UTF-8, not only white space."""
     request_id: _builtins.str
     """Makes a retry safe: a turn with the same request_id is not answered twice. A UUID. Default: none."""
+    on_interruption: Global___OnInterruption.ValueType
+    """What is to follow a model that stops in the middle of its answer. Default: RESTART."""
     def __init__(
         self,
         *,
@@ -417,10 +502,11 @@ class AskRequest(_message.Message):
         conversation: _builtins.str = ...,
         question: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        on_interruption: Global___OnInterruption.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_configuration", b"chat_configuration", "conversation", b"conversation", "question", b"question", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_configuration", b"chat_configuration", "conversation", b"conversation", "on_interruption", b"on_interruption", "question", b"question", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -912,6 +998,8 @@ class Upstream(_message.Message):
     CONSECUTIVE_FAILURES_FIELD_NUMBER: _builtins.int
     LAST_FAILURE_CODE_FIELD_NUMBER: _builtins.int
     OPEN_REMAINING_FIELD_NUMBER: _builtins.int
+    FAILURE_RATE_FIELD_NUMBER: _builtins.int
+    IN_STATE_FIELD_NUMBER: _builtins.int
     ai_model: _builtins.str
     """aiModels/{id}."""
     kind: _mapping_pb2.AiModelKind.ValueType
@@ -922,9 +1010,15 @@ class Upstream(_message.Message):
     """Failures in a row, 0 or more."""
     last_failure_code: _builtins.str
     """The latest failure as one word; empty where none was."""
+    failure_rate: _builtins.float
+    """Share of failures among its latest outcomes, 0 to 1; 0 where they are too few to tell."""
     @_builtins.property
     def open_remaining(self) -> _duration_pb2.Duration:
         """Until it is tried again; not set unless the circuit is open."""
+
+    @_builtins.property
+    def in_state(self) -> _duration_pb2.Duration:
+        """For how long the circuit has been in this state."""
 
     def __init__(
         self,
@@ -935,11 +1029,105 @@ class Upstream(_message.Message):
         consecutive_failures: _builtins.int = ...,
         last_failure_code: _builtins.str = ...,
         open_remaining: _duration_pb2.Duration | None = ...,
+        failure_rate: _builtins.float = ...,
+        in_state: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["open_remaining", b"open_remaining"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["in_state", b"in_state", "open_remaining", b"open_remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "circuit_state", b"circuit_state", "consecutive_failures", b"consecutive_failures", "kind", b"kind", "last_failure_code", b"last_failure_code", "open_remaining", b"open_remaining"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "circuit_state", b"circuit_state", "consecutive_failures", b"consecutive_failures", "failure_rate", b"failure_rate", "in_state", b"in_state", "kind", b"kind", "last_failure_code", b"last_failure_code", "open_remaining", b"open_remaining"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Upstream: _TypeAlias = Upstream  # noqa: Y015
+
+@_typing.final
+class DrainUpstreamRequest(_message.Message):
+    """Asks to take an upstream out of use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AI_MODEL_FIELD_NUMBER: _builtins.int
+    ai_model: _builtins.str
+    """aiModels/{id}. Required."""
+    def __init__(
+        self,
+        *,
+        ai_model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainUpstreamRequest: _TypeAlias = DrainUpstreamRequest  # noqa: Y015
+
+@_typing.final
+class DrainUpstreamResponse(_message.Message):
+    """The upstream is out of use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPSTREAM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upstream(self) -> Global___Upstream:
+        """The upstream: DRAINED."""
+
+    def __init__(
+        self,
+        *,
+        upstream: Global___Upstream | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upstream", b"upstream"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upstream", b"upstream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainUpstreamResponse: _TypeAlias = DrainUpstreamResponse  # noqa: Y015
+
+@_typing.final
+class ResetUpstreamRequest(_message.Message):
+    """Asks to use an upstream again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AI_MODEL_FIELD_NUMBER: _builtins.int
+    ai_model: _builtins.str
+    """aiModels/{id}. Required."""
+    def __init__(
+        self,
+        *,
+        ai_model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetUpstreamRequest: _TypeAlias = ResetUpstreamRequest  # noqa: Y015
+
+@_typing.final
+class ResetUpstreamResponse(_message.Message):
+    """The upstream is in use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPSTREAM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upstream(self) -> Global___Upstream:
+        """The upstream: CLOSED."""
+
+    def __init__(
+        self,
+        *,
+        upstream: Global___Upstream | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upstream", b"upstream"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upstream", b"upstream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetUpstreamResponse: _TypeAlias = ResetUpstreamResponse  # noqa: Y015

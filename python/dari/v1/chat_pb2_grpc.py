@@ -70,6 +70,16 @@ class ChatServiceStub:
                 request_serializer=dari_dot_v1_dot_chat__pb2.ListUpstreamsRequest.SerializeToString,
                 response_deserializer=dari_dot_v1_dot_chat__pb2.ListUpstreamsResponse.FromString,
                 _registered_method=True)
+        self.DrainUpstream = channel.unary_unary(
+                '/dari.v1.ChatService/DrainUpstream',
+                request_serializer=dari_dot_v1_dot_chat__pb2.DrainUpstreamRequest.SerializeToString,
+                response_deserializer=dari_dot_v1_dot_chat__pb2.DrainUpstreamResponse.FromString,
+                _registered_method=True)
+        self.ResetUpstream = channel.unary_unary(
+                '/dari.v1.ChatService/ResetUpstream',
+                request_serializer=dari_dot_v1_dot_chat__pb2.ResetUpstreamRequest.SerializeToString,
+                response_deserializer=dari_dot_v1_dot_chat__pb2.ResetUpstreamResponse.FromString,
+                _registered_method=True)
 
 
 class ChatServiceServicer:
@@ -77,16 +87,18 @@ class ChatServiceServicer:
     """
 
     def Chat(self, request, context):
-        """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token` and
-        `superseded`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was cut never
-        ends OK. A failure before the first token is not seen but as `attempt_ended`; after it, `superseded` says to drop
-        the text so far, and the next model begins anew. Where no model answers, the reply is made of the retrieved rows.
+        """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token`,
+        `superseded` and `seam`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was
+        cut never ends OK. A failure before the first token is not seen but as `attempt_ended`. What follows one after it,
+        the caller chooses by `on_interruption`: `superseded` says to drop the text so far, and the next model begins anew;
+        `seam` says that the next model goes on behind it (but for half a word at its end); or the stream ends with ABORTED. Where no model answers, the
+        reply is made of the retrieved rows.
 
         The caller's deadline bounds the whole turn; without one the server's default applies (60 s).
         With a `request_id` seen before, the stored turn is sent again and no model is asked.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: chat configuration or conversation); ABORTED
-        (TURN_IN_PROGRESS: the same request_id is being answered); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
+        (TURN_IN_PROGRESS: the same request_id is being answered; ANSWER_INTERRUPTED: with STOP); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
         (UNAVAILABLE: no model lives and no data is linked, or the database is down); DEADLINE_EXCEEDED
         (DEADLINE_EXCEEDED); CANCELLED; INTERNAL (INTERNAL).
         """
@@ -152,6 +164,26 @@ class ChatServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainUpstream(self, request, context):
+        """Takes an upstream out of use on this replica: no turn asks it until it is reset. Turns that it answers go on.
+
+        Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: this replica has not asked it since it
+        started); INTERNAL (INTERNAL).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetUpstream(self, request, context):
+        """Closes the circuits of an upstream and its server on this replica, and forgets their failures: it is asked again at
+        once.
+
+        Statuses: as DrainUpstream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChatServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -189,6 +221,16 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     servicer.ListUpstreams,
                     request_deserializer=dari_dot_v1_dot_chat__pb2.ListUpstreamsRequest.FromString,
                     response_serializer=dari_dot_v1_dot_chat__pb2.ListUpstreamsResponse.SerializeToString,
+            ),
+            'DrainUpstream': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainUpstream,
+                    request_deserializer=dari_dot_v1_dot_chat__pb2.DrainUpstreamRequest.FromString,
+                    response_serializer=dari_dot_v1_dot_chat__pb2.DrainUpstreamResponse.SerializeToString,
+            ),
+            'ResetUpstream': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetUpstream,
+                    request_deserializer=dari_dot_v1_dot_chat__pb2.ResetUpstreamRequest.FromString,
+                    response_serializer=dari_dot_v1_dot_chat__pb2.ResetUpstreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -381,6 +423,60 @@ class ChatService:
             '/dari.v1.ChatService/ListUpstreams',
             dari_dot_v1_dot_chat__pb2.ListUpstreamsRequest.SerializeToString,
             dari_dot_v1_dot_chat__pb2.ListUpstreamsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainUpstream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dari.v1.ChatService/DrainUpstream',
+            dari_dot_v1_dot_chat__pb2.DrainUpstreamRequest.SerializeToString,
+            dari_dot_v1_dot_chat__pb2.DrainUpstreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetUpstream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dari.v1.ChatService/ResetUpstream',
+            dari_dot_v1_dot_chat__pb2.ResetUpstreamRequest.SerializeToString,
+            dari_dot_v1_dot_chat__pb2.ResetUpstreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

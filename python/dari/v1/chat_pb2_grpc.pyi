@@ -39,16 +39,18 @@ class ChatServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ChatServiceAsyncStub: ...
     Chat: _grpc.UnaryStreamMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]
-    """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token` and
-    `superseded`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was cut never
-    ends OK. A failure before the first token is not seen but as `attempt_ended`; after it, `superseded` says to drop
-    the text so far, and the next model begins anew. Where no model answers, the reply is made of the retrieved rows.
+    """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token`,
+    `superseded` and `seam`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was
+    cut never ends OK. A failure before the first token is not seen but as `attempt_ended`. What follows one after it,
+    the caller chooses by `on_interruption`: `superseded` says to drop the text so far, and the next model begins anew;
+    `seam` says that the next model goes on behind it (but for half a word at its end); or the stream ends with ABORTED. Where no model answers, the
+    reply is made of the retrieved rows.
 
     The caller's deadline bounds the whole turn; without one the server's default applies (60 s).
     With a `request_id` seen before, the stored turn is sent again and no model is asked.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: chat configuration or conversation); ABORTED
-    (TURN_IN_PROGRESS: the same request_id is being answered); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
+    (TURN_IN_PROGRESS: the same request_id is being answered; ANSWER_INTERRUPTED: with STOP); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
     (UNAVAILABLE: no model lives and no data is linked, or the database is down); DEADLINE_EXCEEDED
     (DEADLINE_EXCEEDED); CANCELLED; INTERNAL (INTERNAL).
     """
@@ -86,6 +88,18 @@ class ChatServiceStub:
 
     Statuses: OK; INTERNAL (INTERNAL).
     """
+    DrainUpstream: _grpc.UnaryUnaryMultiCallable[_chat_pb2.DrainUpstreamRequest, _chat_pb2.DrainUpstreamResponse]
+    """Takes an upstream out of use on this replica: no turn asks it until it is reset. Turns that it answers go on.
+
+    Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: this replica has not asked it since it
+    started); INTERNAL (INTERNAL).
+    """
+    ResetUpstream: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ResetUpstreamRequest, _chat_pb2.ResetUpstreamResponse]
+    """Closes the circuits of an upstream and its server on this replica, and forgets their failures: it is asked again at
+    once.
+
+    Statuses: as DrainUpstream.
+    """
 
 @_typing.type_check_only
 class ChatServiceAsyncStub(ChatServiceStub):
@@ -93,16 +107,18 @@ class ChatServiceAsyncStub(ChatServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Chat: _aio.UnaryStreamMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]  # type: ignore[assignment]
-    """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token` and
-    `superseded`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was cut never
-    ends OK. A failure before the first token is not seen but as `attempt_ended`; after it, `superseded` says to drop
-    the text so far, and the next model begins anew. Where no model answers, the reply is made of the retrieved rows.
+    """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token`,
+    `superseded` and `seam`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was
+    cut never ends OK. A failure before the first token is not seen but as `attempt_ended`. What follows one after it,
+    the caller chooses by `on_interruption`: `superseded` says to drop the text so far, and the next model begins anew;
+    `seam` says that the next model goes on behind it (but for half a word at its end); or the stream ends with ABORTED. Where no model answers, the
+    reply is made of the retrieved rows.
 
     The caller's deadline bounds the whole turn; without one the server's default applies (60 s).
     With a `request_id` seen before, the stored turn is sent again and no model is asked.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: chat configuration or conversation); ABORTED
-    (TURN_IN_PROGRESS: the same request_id is being answered); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
+    (TURN_IN_PROGRESS: the same request_id is being answered; ANSWER_INTERRUPTED: with STOP); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
     (UNAVAILABLE: no model lives and no data is linked, or the database is down); DEADLINE_EXCEEDED
     (DEADLINE_EXCEEDED); CANCELLED; INTERNAL (INTERNAL).
     """
@@ -140,6 +156,18 @@ class ChatServiceAsyncStub(ChatServiceStub):
 
     Statuses: OK; INTERNAL (INTERNAL).
     """
+    DrainUpstream: _aio.UnaryUnaryMultiCallable[_chat_pb2.DrainUpstreamRequest, _chat_pb2.DrainUpstreamResponse]  # type: ignore[assignment]
+    """Takes an upstream out of use on this replica: no turn asks it until it is reset. Turns that it answers go on.
+
+    Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: this replica has not asked it since it
+    started); INTERNAL (INTERNAL).
+    """
+    ResetUpstream: _aio.UnaryUnaryMultiCallable[_chat_pb2.ResetUpstreamRequest, _chat_pb2.ResetUpstreamResponse]  # type: ignore[assignment]
+    """Closes the circuits of an upstream and its server on this replica, and forgets their failures: it is asked again at
+    once.
+
+    Statuses: as DrainUpstream.
+    """
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers questions and keeps conversations."""
@@ -150,16 +178,18 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.ChatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_pb2.ChatResponse], _abc.AsyncIterator[_chat_pb2.ChatResponse]]:
-        """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token` and
-        `superseded`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was cut never
-        ends OK. A failure before the first token is not seen but as `attempt_ended`; after it, `superseded` says to drop
-        the text so far, and the next model begins anew. Where no model answers, the reply is made of the retrieved rows.
+        """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token`,
+        `superseded` and `seam`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was
+        cut never ends OK. A failure before the first token is not seen but as `attempt_ended`. What follows one after it,
+        the caller chooses by `on_interruption`: `superseded` says to drop the text so far, and the next model begins anew;
+        `seam` says that the next model goes on behind it (but for half a word at its end); or the stream ends with ABORTED. Where no model answers, the
+        reply is made of the retrieved rows.
 
         The caller's deadline bounds the whole turn; without one the server's default applies (60 s).
         With a `request_id` seen before, the stored turn is sent again and no model is asked.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: chat configuration or conversation); ABORTED
-        (TURN_IN_PROGRESS: the same request_id is being answered); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
+        (TURN_IN_PROGRESS: the same request_id is being answered; ANSWER_INTERRUPTED: with STOP); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
         (UNAVAILABLE: no model lives and no data is linked, or the database is down); DEADLINE_EXCEEDED
         (DEADLINE_EXCEEDED); CANCELLED; INTERNAL (INTERNAL).
         """
@@ -232,6 +262,30 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         model its process.
 
         Statuses: OK; INTERNAL (INTERNAL).
+        """
+
+    @_abc_1.abstractmethod
+    def DrainUpstream(
+        self,
+        request: _chat_pb2.DrainUpstreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.DrainUpstreamResponse, _abc.Awaitable[_chat_pb2.DrainUpstreamResponse]]:
+        """Takes an upstream out of use on this replica: no turn asks it until it is reset. Turns that it answers go on.
+
+        Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: this replica has not asked it since it
+        started); INTERNAL (INTERNAL).
+        """
+
+    @_abc_1.abstractmethod
+    def ResetUpstream(
+        self,
+        request: _chat_pb2.ResetUpstreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.ResetUpstreamResponse, _abc.Awaitable[_chat_pb2.ResetUpstreamResponse]]:
+        """Closes the circuits of an upstream and its server on this replica, and forgets their failures: it is asked again at
+        once.
+
+        Statuses: as DrainUpstream.
         """
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

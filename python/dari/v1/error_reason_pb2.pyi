@@ -129,6 +129,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
     INTERNAL. Example: {"reason": "INTERNAL", "metadata": {"error_id": "…"}}: the id finds it in the server's log.
     """
+    ERROR_REASON_ANSWER_INTERRUPTED: _ErrorReason.ValueType  # 20
+    """A model stopped in the middle of its answer, and the caller wanted no other.
+
+    ABORTED. Example: {"reason": "ANSWER_INTERRUPTED", "metadata": {"ai_model": "aiModels/support",
+    "code": "stream_cut", "length_chars": "120"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The metadata of the ErrorInfo holds every variable of the message; each value says which."""
@@ -239,5 +245,11 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """A defect of dari.
 
 INTERNAL. Example: {"reason": "INTERNAL", "metadata": {"error_id": "…"}}: the id finds it in the server's log.
+"""
+ERROR_REASON_ANSWER_INTERRUPTED: ErrorReason.ValueType  # 20
+"""A model stopped in the middle of its answer, and the caller wanted no other.
+
+ABORTED. Example: {"reason": "ANSWER_INTERRUPTED", "metadata": {"ai_model": "aiModels/support",
+"code": "stream_cut", "length_chars": "120"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -53,6 +53,18 @@ def test_a_question_beyond_the_budget_is_refused() -> None:
         prompt_ids(ALL, FORM, tokenize, 20)
 
 
+def test_an_answer_that_was_begun_stands_at_the_end_and_is_never_cut() -> None:
+    """The model goes on behind it; earlier turns go before it does, and beyond the budget it is refused."""
+    begun = (*ALL, ChatMessage("assistant", "because of"))
+    whole = prompt_ids(begun, FORM, tokenize, 1_000)
+    assert spelled(whole) == spelled(prompt_ids(ALL, FORM, tokenize, 1_000)) + "because of"
+    shorter = spelled(prompt_ids(begun, FORM, tokenize, len(whole) - 1))
+    assert "one" not in shorter
+    assert shorter.endswith("<user\nwhy?>\n<assistant\nbecause of")
+    with pytest.raises(PromptTooLong):
+        prompt_ids((QUESTION, begun[-1]), FORM, tokenize, 30)
+
+
 def test_a_plain_dialogue_serves_models_without_chat_tokens() -> None:
     ids = prompt_ids((SYSTEM, QUESTION), PlainDialogue((7,)), tokenize, 1_000)
     assert ids[0] == 7

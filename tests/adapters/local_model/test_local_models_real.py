@@ -60,6 +60,14 @@ def test_earlier_turns_are_remembered(model: LocalModel) -> None:
     assert "Minjun" in "".join(model.attempt(asked, 1.0).tokens())
 
 
+def test_it_goes_on_behind_an_answer_that_another_model_began(model: LocalModel) -> None:
+    """CONTINUE: the rest of the sentence, not the sentence again; and nothing more where it was whole."""
+    asked = prompt("What is the capital of France?", tokens=24)
+    rest = "".join(model.attempt(replace(asked, answer_begun="The capital of"), 1.0).tokens())
+    assert rest == " France is Paris."
+    assert "".join(model.attempt(replace(asked, answer_begun="The capital of France is Paris."), 1.0).tokens()) == ""
+
+
 def test_an_answer_ends_at_the_limit_of_tokens(model: LocalModel) -> None:
     pieces = list(model.attempt(prompt("Write a very long story about a fox.", tokens=8), 1.0).tokens())
     assert 1 <= len(pieces) <= 8

@@ -265,3 +265,49 @@ def test_conversations_are_listed_newest_first(store: PostgresConversationStore,
     assert found == expected
     assert [each.id for each in store.list_conversations(TENANT, "second", None, 10)] == [made[1]]
     assert store.list_conversations(TENANT, "", (datetime(2026, 1, 1, tzinfo=UTC), max(made)), 10) == []
+
+
+def answered_elsewhere(conversation: UUID | None = None, number: int = 1) -> Turn:
+    """A turn that was begun and answered without the database."""
+    then = datetime.now(UTC) - timedelta(minutes=5)
+    return Turn(conversation or uuid4(), number, "why?", TurnState.COMPLETED, ATTEMPTS, ANSWER, then, then)
+
+
+def test_a_turn_that_was_answered_without_the_database_comes_in(store: PostgresConversationStore) -> None:
+    """Its conversation is made, under the name that the caller was told; it keeps the time of its question."""
+    turn = answered_elsewhere()
+    store.add_turn(TENANT, TurnRequest("bot", None, "why?", None), turn, ANSWER)
+    (stored,) = store.list_turns(TENANT, turn.conversation, -1, 10)
+    assert (stored.number, stored.state, stored.answer, stored.attempts) == (1, TurnState.COMPLETED, ANSWER, ATTEMPTS)
+    assert stored.create_time == turn.create_time
+    assert store.get(TENANT, turn.conversation).chat_configuration == "bot"
+
+
+def test_it_comes_behind_the_turns_that_its_conversation_has(store: PostgresConversationStore) -> None:
+    """Whatever number it had while they could not be counted."""
+    begun = begin(store)
+    conversation = begun.turn.conversation
+    store.complete_turn(TENANT, begun, ANSWER)
+    request = TurnRequest("bot", conversation, "and then?", None)
+    store.add_turn(TENANT, request, answered_elsewhere(conversation, 0), ANSWER)
+    assert [turn.number for turn in store.list_turns(TENANT, conversation, -1, 10)] == [1, 2]
+
+
+def test_it_comes_in_once(store: PostgresConversationStore) -> None:
+    """The same again, after a crash between two of its steps or a retry of the caller, changes nothing."""
+    request = TurnRequest("bot", None, "why?", uuid4())
+    turn = answered_elsewhere()
+    store.add_turn(TENANT, request, turn, ANSWER)
+    store.add_turn(TENANT, request, answered_elsewhere(), replace(ANSWER, text="another"))
+    (stored,) = store.list_turns(TENANT, turn.conversation, -1, 10)
+    assert stored.answer == ANSWER
+    assert len(store.list_conversations(TENANT, "", None, 10)) == 1
+
+
+def test_a_conversation_that_was_deleted_meanwhile_stays_deleted(store: PostgresConversationStore) -> None:
+    """The turn has nowhere to go."""
+    begun = begin(store)
+    conversation = begun.turn.conversation
+    store.delete(TENANT, conversation)
+    with pytest.raises(NotFound):
+        store.add_turn(TENANT, TurnRequest("bot", conversation, "why?", None), answered_elsewhere(conversation), ANSWER)

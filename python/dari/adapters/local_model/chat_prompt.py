@@ -4,7 +4,8 @@ The prompt is built from ids and not from text: a message's text is tokenized wi
 retrieved row that spells `<|im_end|>` stays a row and never ends the message.
 
 What does not fit is dropped in this order: earlier turns, oldest first; then the end of the instructions, where the
-least relevant rows stand. The question is never cut: if it does not fit, `PromptTooLong` says so.
+least relevant rows stand. The question is never cut, nor is an answer that was begun: if they do not fit,
+`PromptTooLong` says so.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +18,15 @@ Tokenize = Callable[[str], list[int]]
 
 
 class PromptTooLong(Exception):
-    """The question alone is longer than the budget."""
+    """The question, with the answer that was begun, is longer than the budget."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message of a prompt, oldest first; one `system` message at most, at the front."""
+    """One message of a prompt, oldest first; one `system` message at most, at the front.
+
+    The last one is the question, or behind it an `assistant` message: the beginning of the answer, to go on with.
+    """
 
     role: Role
     text: str
@@ -94,14 +98,22 @@ MIN_INSTRUCTIONS_TOKENS = 16
 
 def prompt_ids(messages: Sequence[ChatMessage], form: ChatForm, tokenize: Tokenize, budget_tokens: int) -> list[int]:
     """The ids of a whole prompt, `budget_tokens` long at most. Raises `PromptTooLong`."""
+    *earlier, question = without_begun_answer(messages)
     opening, answer = form.opening(), form.answer_begins(tokenize)
-    question = form.message(messages[-1], tokenize)
-    left = budget_tokens - len(opening) - len(answer) - len(question)
+    if messages[-1].role == "assistant":
+        answer += tokenize(messages[-1].text)
+    asked = form.message(question, tokenize)
+    left = budget_tokens - len(opening) - len(answer) - len(asked)
     if left < 0:
         raise PromptTooLong
-    system = _instructions_ids(messages[:-1], form, tokenize, left)
-    history = _newest_turns(messages[:-1], form, tokenize, left - len(system))
-    return [*opening, *system, *history, *question, *answer]
+    system = _instructions_ids(earlier, form, tokenize, left)
+    history = _newest_turns(earlier, form, tokenize, left - len(system))
+    return [*opening, *system, *history, *asked, *answer]
+
+
+def without_begun_answer(messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
+    """The messages up to the question."""
+    return messages[:-1] if messages[-1].role == "assistant" else messages
 
 
 def _instructions_ids(

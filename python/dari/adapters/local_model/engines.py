@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from dari.adapters.local_model.answer_text import AnswerText
-from dari.adapters.local_model.chat_prompt import ChatForm, ChatMessage, ChatMl, PlainDialogue, prompt_ids
+from dari.adapters.local_model.chat_prompt import (
+    ChatForm,
+    ChatMessage,
+    ChatMl,
+    PlainDialogue,
+    prompt_ids,
+    without_begun_answer,
+)
 from dari.adapters.local_model.model_header import HeaderError, ModelHeader, Vocabulary, read_header, read_vocabulary
 
 EngineName = Literal["auto", "xllamacpp", "ctransformers"]
@@ -98,6 +105,7 @@ class Engine(Protocol):
     ) -> Generator[str, None, None]:
         """Yield the answer in pieces, none empty, none with half a character.
 
+        Where the last message is the assistant's, the answer goes on behind it, and it is not yielded again.
         Ends early, without an error, when `should_stop` says so. Raises `PromptTooLong` and `EngineError`.
         """
         ...
@@ -258,9 +266,11 @@ class XllamacppEngine:
     def _fit_for_template(self, messages: Sequence[ChatMessage], budget_tokens: int) -> list[dict[str, str]]:
         """Messages for the file's own template: those that fit, control tokens broken up in their texts."""
         frame_tokens = 8  # What a template adds around one message: 4 to 6 in the usual ones.
-        left = budget_tokens - len(self._tokenize(messages[-1].text)) - 2 * frame_tokens
-        fitting = [messages[-1]]
-        for message in reversed(messages[:-1]):
+        earlier = without_begun_answer(messages)[:-1]
+        fitting = list(messages[len(earlier) :])
+        left = budget_tokens - frame_tokens
+        left -= sum(len(self._tokenize(message.text)) + frame_tokens for message in fitting)
+        for message in reversed(earlier):
             left -= len(self._tokenize(message.text)) + frame_tokens
             if left < 0:
                 break

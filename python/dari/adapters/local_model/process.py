@@ -133,6 +133,9 @@ class LocalModel:
     ) -> None:
         self.close()
 
+    continues = True
+    """Its prompts are made here, down to the token: an answer that another model began is its own beginning."""
+
     def attempt(self, prompt: Prompt, connect_timeout_s: float) -> LocalAttempt:
         """Put one question. There is nothing to connect to: `connect_timeout_s` has no use here."""
         return self._questions.attempt(prompt)

@@ -45,7 +45,7 @@ class LocalAttempt:
         if _length_chars(self._prompt) > MAX_PROMPT_CHARS:
             raise UpstreamError(FailureKind.BUSY, "local_prompt_too_long")
         self._questions.admit(self)
-        has_text = False
+        has_text = bool(self._prompt.answer_begun.strip())
         try:
             while not isinstance(event := self._next_event(), _End):
                 has_text = has_text or not event.isspace()
@@ -69,7 +69,8 @@ class LocalAttempt:
         """The question as a frame for the child."""
         system = [("system", self._prompt.instructions)] if self._prompt.instructions else []
         history = [(message.role, message.text) for message in self._prompt.history]
-        messages = [*system, *history, ("user", self._prompt.question)]
+        begun = [("assistant", self._prompt.answer_begun)] if self._prompt.answer_begun else []
+        messages = [*system, *history, ("user", self._prompt.question), *begun]
         return {"type": "ask", "id": self.id, "messages": messages, "max_tokens": self._prompt.max_answer_tokens}
 
     def _next_event(self) -> "str | _End":
@@ -85,7 +86,8 @@ class LocalAttempt:
 
 
 def _length_chars(prompt: Prompt) -> int:
-    return len(prompt.instructions) + len(prompt.question) + sum(len(message.text) for message in prompt.history)
+    history_chars = sum(len(message.text) for message in prompt.history)
+    return len(prompt.instructions) + history_chars + len(prompt.question) + len(prompt.answer_begun)
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """Keeps conversations and turns."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -50,23 +51,27 @@ class PostgresConversationStore:
 
     def complete_turn(self, tenant: str, begun: BegunTurn, answer: Answer) -> Turn:
         """See ConversationStore."""
-        values = {
-            Turns.state: TurnState.COMPLETED.value,
-            Turns.answer: answer.text,
-            Turns.answered_by: answer.answered_by.value,
-            Turns.ai_model: answer.ai_model,
-            Turns.attempts: [_attempt_json(attempt) for attempt in answer.attempts],
-            Turns.citations: [_citation_json(citation) for citation in answer.citations],
-            Turns.degraded_reasons: [reason.value for reason in answer.degraded_reasons],
-            Turns.knowledge_bases: sorted(answer.knowledge_bases),
-            Turns.complete_time: fn.clock_timestamp(),
-        }
+        values = _answer_values(answer)
         with self._database.transaction(Role.APP) as transaction:
             row = _end(transaction, tenant, begun, values)
             if row is None:
                 _find(transaction, tenant, begun.turn.conversation)
                 raise _in_progress(None)
             return _turn(row)
+
+    def add_turn(self, tenant: str, request: TurnRequest, turn: Turn, answer: Answer) -> None:
+        """See TurnArchive."""
+        with self._database.transaction(Role.APP) as transaction:
+            there = _turn_of_request(transaction, tenant, request) if request.request_id else None
+            if there is not None and there["state"] == TurnState.COMPLETED.value:
+                return
+            if request.conversation is None:
+                _insert_conversation(transaction, tenant, turn.conversation, request.chat_configuration)
+            row = there or _insert_turn(transaction, tenant, replace(request, conversation=turn.conversation), fn.now())
+            values = {**_answer_values(answer), Turns.create_time: turn.create_time}
+            Turns.update(values).where(
+                (Turns.tenant == tenant) & (Turns.conversation == row["conversation"]) & (Turns.number == row["number"])
+            ).execute(transaction.peewee)
 
     def abandon_turn(self, tenant: str, begun: BegunTurn, attempts: Sequence[AttemptRecord]) -> None:
         """See ConversationStore."""
@@ -151,9 +156,7 @@ def _insert_turn(transaction: Transaction, tenant: str, request: TurnRequest, ov
     conversation = request.conversation
     if conversation is None:
         conversation = uuid4()
-        Conversations.insert(tenant=tenant, id=conversation, chat_configuration=request.chat_configuration).execute(
-            transaction.peewee
-        )
+        _insert_conversation(transaction, tenant, conversation, request.chat_configuration)
     counted = list(
         Conversations.update(
             {Conversations.turn_count: Conversations.turn_count + 1, Conversations.update_time: fn.now()}
@@ -189,6 +192,25 @@ def _insert_turn(transaction: Transaction, tenant: str, request: TurnRequest, ov
         # The same request_id came twice at the same moment, and the other was first.
         raise _in_progress(request.request_id)
     return row
+
+
+def _insert_conversation(transaction: Transaction, tenant: str, id: UUID, chat_configuration: str) -> None:
+    Conversations.insert(tenant=tenant, id=id, chat_configuration=chat_configuration).execute(transaction.peewee)
+
+
+def _answer_values(answer: Answer) -> dict[Any, Any]:
+    """A complete turn's columns."""
+    return {
+        Turns.state: TurnState.COMPLETED.value,
+        Turns.answer: answer.text,
+        Turns.answered_by: answer.answered_by.value,
+        Turns.ai_model: answer.ai_model,
+        Turns.attempts: [_attempt_json(attempt) for attempt in answer.attempts],
+        Turns.citations: [_citation_json(citation) for citation in answer.citations],
+        Turns.degraded_reasons: [reason.value for reason in answer.degraded_reasons],
+        Turns.knowledge_bases: sorted(answer.knowledge_bases),
+        Turns.complete_time: fn.clock_timestamp(),
+    }
 
 
 def _begin_again(transaction: Transaction, tenant: str, row: dict[str, Any], over_time: Any) -> dict[str, Any]:

@@ -1,0 +1,197 @@
+"""Turns go on while the database is gone, and are written when it is back.
+
+A turn that cannot be stored when it begins, or when it ends, is kept in memory until it can; the caller is told that it
+is not stored yet. What is kept is bounded: beyond it, turns are refused as they would be without this. It is lost with
+the process.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Protocol
+from uuid import UUID, uuid4
+
+from dari.core.circuit import Circuit, Result, call_through
+from dari.core.conversations import (
+    Answer,
+    AttemptRecord,
+    BegunTurn,
+    ConversationStore,
+    DegradedReason,
+    Turn,
+    TurnRequest,
+    TurnState,
+)
+from dari.core.errors import DariError, Unavailable
+from dari.core.event_log import EventLog, failure_fields
+
+MAX_UNSAVED = 1_000
+"""Turns kept; an answer has 256 KiB at most, and mostly a thousandth of it."""
+RETRY_INTERVAL_S = 1.0
+UNKNOWN_NUMBER = 0
+"""Number of a turn whose conversation's other turns cannot be counted now; it gets its own when it is stored."""
+_STOP_TIMEOUT_S = 2.0
+
+
+class TurnArchive(Protocol):
+    """Takes turns that were answered without it. Raises `Unavailable` where the database is down."""
+
+    def add_turn(self, tenant: str, request: TurnRequest, turn: Turn, answer: Answer) -> None:
+        """Store a complete turn as the next one of its conversation, which is made where the turn began it.
+
+        Does nothing where a turn of its request_id is complete. Raises NotFound where the conversation that it went on
+        with is gone.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsaved:
+    """An answer that is not in the database, and perhaps its question neither."""
+
+    tenant: str
+    begun: BegunTurn
+    turn: Turn
+    answer: Answer
+
+
+class UnsavedTurns:
+    """Begins and ends turns over a ConversationStore that may be gone. `start`, then `close`. Thread-safe."""
+
+    def __init__(
+        self,
+        store: ConversationStore,
+        archive: TurnArchive,
+        circuit: Circuit,
+        log: EventLog,
+        *,
+        max_unsaved: int = MAX_UNSAVED,
+        retry_interval_s: float = RETRY_INTERVAL_S,
+    ) -> None:
+        self._store = store
+        self._archive = archive
+        self._circuit = circuit
+        self._log = log
+        self._max_unsaved = max_unsaved
+        self._retry_interval_s = retry_interval_s
+        self._lock = threading.Lock()  # guards _unsaved
+        self._unsaved: deque[_Unsaved] = deque()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="unsaved-turns", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write what is unsaved."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Try once more, and write no further."""
+        self._stopping.set()
+        self._thread.join(_STOP_TIMEOUT_S)
+        with self._lock:
+            lost = len(self._unsaved)
+        if lost:
+            self._log.error("turns_lost", turns=lost)
+
+    def begin_turn(self, tenant: str, request: TurnRequest, timeout_s: float, history_turns: int) -> BegunTurn | Turn:
+        """See ConversationStore; without the database the turn begins in memory, and knows no earlier ones.
+
+        Raises Unavailable only where as many turns are kept as may be.
+        """
+        kept = self._kept(tenant, request.request_id)
+        if kept is not None:
+            return kept
+        try:
+            return self._ask_database(lambda: self._store.begin_turn(tenant, request, timeout_s, history_turns))
+        except Unavailable:
+            with self._lock:
+                if len(self._unsaved) >= self._max_unsaved:
+                    raise
+        now = datetime.now(UTC)
+        is_new = request.conversation is None
+        turn = Turn(
+            conversation=request.conversation or uuid4(),
+            number=1 if is_new else UNKNOWN_NUMBER,
+            question=request.question,
+            state=TurnState.RUNNING,
+            attempts=(),
+            answer=None,
+            create_time=now,
+            complete_time=None,
+        )
+        return BegunTurn(turn, now + timedelta(seconds=timeout_s), unstored_request=request)
+
+    def complete_turn(self, tenant: str, begun: BegunTurn, answer: Answer) -> Turn:
+        """See ConversationStore; an answer that cannot be stored now is told as NOT_STORED, and stored later."""
+        if begun.unstored_request is None:
+            try:
+                return self._ask_database(lambda: self._store.complete_turn(tenant, begun, answer))
+            except Unavailable:
+                pass  # The answer is there, and the caller waits for it.
+        told = replace(answer, degraded_reasons=(*answer.degraded_reasons, DegradedReason.NOT_STORED))
+        turn = replace(
+            begun.turn,
+            state=TurnState.COMPLETED,
+            attempts=answer.attempts,
+            answer=told,
+            complete_time=datetime.now(UTC),
+        )
+        with self._lock:
+            self._unsaved.append(_Unsaved(tenant, begun, turn, answer))
+        return turn
+
+    def abandon_turn(self, tenant: str, begun: BegunTurn, attempts: Sequence[AttemptRecord]) -> None:
+        """See ConversationStore; one that the database never saw is forgotten."""
+        if begun.unstored_request is None:
+            self._ask_database(lambda: self._store.abandon_turn(tenant, begun, attempts))
+
+    def write(self) -> None:
+        """Write what is unsaved, oldest first. Raises Unavailable where the database is still gone."""
+        while True:
+            with self._lock:
+                if not self._unsaved:
+                    return
+                oldest = self._unsaved[0]
+            try:
+                self._ask_database(partial(self._write, oldest))
+            except Unavailable:
+                raise
+            except DariError as error:
+                # The conversation was deleted, or the turn was begun again: nobody waits for this one.
+                self._log.warning("turn_not_stored", turn=oldest.turn.name, reason=error.reason)
+            with self._lock:
+                self._unsaved.popleft()
+
+    def _write(self, unsaved: _Unsaved) -> None:
+        request = unsaved.begun.unstored_request
+        if request is None:
+            self._store.complete_turn(unsaved.tenant, unsaved.begun, unsaved.answer)
+        else:
+            self._archive.add_turn(unsaved.tenant, request, unsaved.turn, unsaved.answer)
+
+    def _kept(self, tenant: str, request_id: UUID | None) -> Turn | None:
+        """The turn of this request_id, where it is answered and not stored yet."""
+        if request_id is None:
+            return None
+        with self._lock:
+            for unsaved in self._unsaved:
+                request = unsaved.begun.unstored_request
+                if request is not None and (unsaved.tenant, request.request_id) == (tenant, request_id):
+                    return unsaved.turn
+        return None
+
+    def _ask_database(self, call: Callable[[], Result]) -> Result:
+        return call_through(self._circuit, "database", call)
+
+    def _work(self) -> None:
+        is_last = False
+        while not is_last:
+            is_last = self._stopping.wait(self._retry_interval_s)
+            try:
+                self.write()
+            except Unavailable:
+                continue
+            except Exception as error:  # noqa: BLE001 - the next round may succeed, and nobody else would tell of this
+                self._log.error("unsaved_turns_failed", **failure_fields(type(error), error.__traceback__))
