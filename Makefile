@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/dari/v1/*.proto)
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust_parser -name '*.rs' -o -name Cargo.toml)
+FUZZ_TARGETS := $(patsubst rust_parser/fuzz/fuzz_targets/%.rs,%,$(wildcard rust_parser/fuzz/fuzz_targets/*.rs))
 NATIVE := python/dari/_native.abi3.so
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -56,8 +57,11 @@ faults-ingest: install  ## Ingest under fire: 200 seeds; DARI_TEST_BIG_BYTES=100
 	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults
 
 .PHONY: fuzz
-fuzz: install  ## Fuzz the parser, FUZZ_SECONDS (60) a target; needs cargo-fuzz
-	rust_parser/fuzz/run $(or $(FUZZ_SECONDS),60)
+fuzz:  ## Fuzz the parser, FUZZ_SECONDS (60) a target; needs cargo-fuzz and a nightly toolchain
+	for target in $(FUZZ_TARGETS); do \
+	  cargo +nightly fuzz run --fuzz-dir rust_parser/fuzz --sanitizer none $$target -- \
+	    -dict=rust_parser/fuzz/csv.dict -max_total_time=$(or $(FUZZ_SECONDS),60); \
+	done
 
 .PHONY: test-flowise
 test-flowise: install  ## Fail-over against a real Flowise of yours; tests/real/test_real_flowise.py says what to set

@@ -38,6 +38,7 @@ from tests.flowise_stand_in import (
     web_page,
 )
 from tests.rpc.conftest import StartDari
+from tests.support.fault_proxy import PostgresProxy
 from tests.support.running_dari import (
     SOON_S,
     RunningDari,
@@ -768,7 +769,7 @@ def test_data_that_cannot_be_read_is_told_and_the_model_answers_without(
     with closing(psycopg2.connect(database.admin_dsn)) as session, session, session.cursor() as cur:
         cur.execute("SELECT segment FROM dari.uploads")
         for (segment,) in cur.fetchall():
-            cur.execute(f"DROP TABLE dari_rows.rows_{segment}, dari_rows.postings_{segment}")
+            cur.execute(f"DROP TABLE dari_rows.rows_{segment}, dari_rows.postings_{segment} CASCADE")
     flowise.script(answer("from memory"))
     turn = bot.ask("Where is LGA?")
     assert turn.answer == "from memory"
@@ -778,6 +779,66 @@ def test_data_that_cannot_be_read_is_told_and_the_model_answers_without(
     openai.stop()
     with pytest.raises(grpc.RpcError) as caught:
         bot.ask("Where is LGA?")
+    assert refusal(caught.value).status == "UNAVAILABLE"
+
+
+@pytest.fixture
+def postgres(database: PostgresDsns) -> Iterator[PostgresProxy]:
+    with PostgresProxy(database.service_dsn) as proxy:
+        yield proxy
+
+
+def test_chats_go_on_while_the_database_is_gone(
+    start_dari: StartDari, postgres: PostgresProxy, flowise: StandIn, openai: StandIn
+) -> None:
+    """C13: over the mapping known last, without data, and told; back again, all is as ever, and no turn is lost."""
+    dari = made_bot(start_dari(database_dsn=postgres.dsn), flowise, openai)
+    before = dari.ask("Where is LGA?")
+    assert list(before.degraded_reasons) == []
+    postgres.vanish()
+    request_id = uuid4()
+    during = dari.ask("Where is ICN?", request_id=request_id)
+    assert during.answered_by == pb.ANSWERER_FLOWISE
+    assert list(during.degraded_reasons) == [
+        pb.DEGRADED_REASON_NO_DATA,
+        pb.DEGRADED_REASON_LAST_KNOWN_MAPPING,
+        pb.DEGRADED_REASON_NOT_STORED,
+    ]
+    asked = len(flowise.questions)
+    assert dari.ask("Where is ICN?", request_id=request_id).answer == during.answer
+    assert len(flowise.questions) == asked
+    follow_up = dari.ask("And SFO?", conversation=conversation_of(before))
+    assert follow_up.answered_by == pb.ANSWERER_FLOWISE
+    postgres.come_back()
+    until = time.monotonic() + SOON_S
+    while dari.ask("hi").degraded_reasons or len(stored_turns(dari, during)) + len(stored_turns(dari, before)) < 3:
+        assert time.monotonic() < until
+    (stored,) = stored_turns(dari, during)
+    assert (stored.question, stored.answer, stored.state) == (
+        "Where is ICN?",
+        during.answer,
+        pb.TURN_STATE_COMPLETED,
+    )
+    assert [turn.question for turn in stored_turns(dari, before)] == ["Where is LGA?", "And SFO?"]
+
+
+def stored_turns(dari: RunningDari, turn: pb.Turn) -> list[pb.Turn]:
+    """The turns of its conversation; none while the database does not have it or is not there."""
+    try:
+        return dari.turns(conversation_of(turn))
+    except grpc.RpcError as error:
+        assert refusal(error).status in ("NOT_FOUND", "UNAVAILABLE")
+        return []
+
+
+def test_a_chat_that_was_never_known_is_unavailable_without_the_database(
+    start_dari: StartDari, postgres: PostgresProxy
+) -> None:
+    """C13: nobody can tell what it may use."""
+    dari = start_dari(database_dsn=postgres.dsn)
+    postgres.vanish()
+    with pytest.raises(grpc.RpcError) as caught:
+        dari.ask("hi")
     assert refusal(caught.value).status == "UNAVAILABLE"
 
 

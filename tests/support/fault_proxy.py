@@ -232,8 +232,23 @@ class PostgresProxy(FaultProxy):
     def __init__(self, dsn: str) -> None:
         parts = parse_dsn(dsn)
         host, port = parts.get("host", "127.0.0.1"), parts.get("port", "5432")
-        super().__init__(f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, int(port)))
+        self._home: Target = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, int(port))
+        super().__init__(self._home)
         self.dsn = make_dsn(dsn, host="127.0.0.1", port=str(self.port), sslmode="disable", gssencmode="disable")
+
+
+    def vanish(self) -> None:
+        """Cut all connections and let none through: a server that was stopped."""
+        self.redirect(_NOBODY)
+        self.reset_all()
+
+    def come_back(self) -> None:
+        """Let connections through again."""
+        self.redirect(self._home)
+
+
+_NOBODY = ("127.0.0.1", 1)
+"""tcpmux: nobody listens there."""
 
 
 def _connected(target: Target) -> socket.socket:
