@@ -6,7 +6,7 @@ class ParseError(ValueError):
     """The file cannot be read on. `args == (code, line, byte_offset, limit)`.
 
     `code` is one of record_too_long, cell_too_long, header_too_long, too_many_columns, unclosed_quote,
-    duplicate_column, empty_file, no_header, header_invalid_bytes, header_nul_byte; `line` is 1-based; `byte_offset`
+    empty_file, no_header, header_invalid_bytes, header_nul_byte; `line` is 1-based; `byte_offset`
     0-based in the file; `limit` the limit that was passed, or 0. The place is the start of the record, for
     cell_too_long that of the cell, for unclosed_quote that of the quote.
     """

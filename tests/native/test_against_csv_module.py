@@ -136,7 +136,6 @@ def _explains(code: str, text: str, records: list[Record], header_rows: int) -> 
         "empty_file": not any(record.cells for record in records),
         "no_header": len(headers) < header_rows,
         "unclosed_quote": not _is_whole(text),
-        "duplicate_column": bool(headers),
         "header_nul_byte": any("\0" in cell for cells in headers for cell in cells),
         "header_text_after_quote": not _is_whole(text),
     }.get(code, False)

@@ -286,6 +286,15 @@ def test_rejected_rows_of_no_upload_are_an_error(shared_server: ServedDari, uplo
     assert status_of(raised.value) == status
 
 
+def test_two_columns_of_one_name_are_two_columns(server: ServedDari) -> None:
+    """Portals' files have them; the view for SQL tells them apart."""
+    data = b"id,name,name\n1,Kim,Lee\n"
+    server.uploader.upload(data)
+    assert _exported(server) == data
+    profile = server.dari.ingest.GetProfile(pb.GetProfileRequest(knowledge_base="knowledgeBases/kb")).profile
+    assert [column.name for column in profile.columns] == ["id", "name", "name"]
+
+
 def test_a_file_that_named_no_columns_comes_out_as_it_came(server: ServedDari) -> None:
     """The names that its columns have here are not its own."""
     data = b"1,one\n2,two\n"

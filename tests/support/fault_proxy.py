@@ -236,7 +236,6 @@ class PostgresProxy(FaultProxy):
         super().__init__(self._home)
         self.dsn = make_dsn(dsn, host="127.0.0.1", port=str(self.port), sslmode="disable", gssencmode="disable")
 
-
     def vanish(self) -> None:
         """Cut all connections and let none through: a server that was stopped."""
         self.redirect(_NOBODY)

@@ -24,7 +24,6 @@ _PROBLEMS = {
         "The record at line {line} has more than {limit} columns. Is the delimiter right? Otherwise split the table."
     ),
     "unclosed_quote": "The quote that opens at line {line} is never closed. Close it, or say that there are no quotes.",
-    "duplicate_column": "The header at line {line} names a column twice. Give each column its own name.",
     "empty_file": "The file holds no record. Send one that does.",
     "no_header": "The file holds no header. Send one, or say that there is none (header_rows 0).",
     "header_invalid_bytes": (

@@ -15,8 +15,6 @@ pub enum ErrorCode {
     TooManyColumns,
     /// The file ends inside a quoted cell; the place is that of the opening quote.
     UnclosedQuote,
-    /// Two columns have the same name.
-    DuplicateColumn,
     /// The file has no record, and was to have no header.
     EmptyFile,
     /// The file has lines, all of them empty, and was to have a header.
@@ -37,7 +35,6 @@ impl ErrorCode {
             Self::HeaderTooLong => "header_too_long",
             Self::TooManyColumns => "too_many_columns",
             Self::UnclosedQuote => "unclosed_quote",
-            Self::DuplicateColumn => "duplicate_column",
             Self::EmptyFile => "empty_file",
             Self::NoHeader => "no_header",
             Self::HeaderInvalidBytes => "header_invalid_bytes",

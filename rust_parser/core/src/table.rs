@@ -7,7 +7,6 @@
 //!
 //! No checkpoint is made while records are held, so that a resumed parser holds the same ones.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::batch::{Batch, OpenBatch};
@@ -197,7 +196,7 @@ impl Table {
     pub(crate) fn finish(&mut self, place: Place) -> Result<(), ParseError> {
         self.release(self.what_was_held(true))?;
         if !self.header.is_empty() {
-            self.name_columns(place)?;
+            self.name_columns();
         }
         if self.columns.is_empty() {
             let lines_only = self.reading.dialect.header_rows > 0 && place.line > 1;
@@ -265,14 +264,14 @@ impl Table {
         self.header.push(names);
         self.header_bytes += record.content_len;
         if self.header.len() == self.reading.dialect.header_rows as usize {
-            self.name_columns(found.place)?;
+            self.name_columns();
         }
         Ok(())
     }
 
     /// Makes the column names from the header's records: the parts of a name joined by a blank, empty ones left out; of an
-    /// empty name, its place.
-    fn name_columns(&mut self, place: Place) -> Result<(), ParseError> {
+    /// empty name, its place. Two columns may have the same name: portals' files do.
+    fn name_columns(&mut self) {
         let header = std::mem::take(&mut self.header);
         let width = header.iter().map(Vec::len).max().unwrap_or_default();
         let name = |index: usize| {
@@ -281,17 +280,6 @@ impl Table {
             if name.is_empty() { column_name(index + 1) } else { name }
         };
         self.columns = (0..width).map(name).collect();
-        let mut seen = HashSet::new();
-        if self.columns.iter().all(|name| seen.insert(name.as_str())) {
-            Ok(())
-        } else {
-            Err(ParseError {
-                code: ErrorCode::DuplicateColumn,
-                line: place.line,
-                byte_offset: place.offset_bytes,
-                limit: 0,
-            })
-        }
     }
 
     /// Whether a record begins another table by naming the columns again: as many of them as it has cells, and half of

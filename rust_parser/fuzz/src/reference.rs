@@ -142,7 +142,6 @@ fn check_error(error: ParseError, records: &[Record], dialect: &Dialect) {
         ErrorCode::UnclosedQuote => records.iter().any(may_be_read_again),
         ErrorCode::EmptyFile => !records.iter().any(|record| is_cells(&record)),
         ErrorCode::NoHeader => headers.len() < dialect.header_rows as usize,
-        ErrorCode::DuplicateColumn => !headers.is_empty(),
         ErrorCode::HeaderInvalidBytes => headers.iter().any(|header| std::str::from_utf8(&header.bytes).is_err()),
         ErrorCode::HeaderNulByte => headers.iter().any(|header| header.bytes.contains(&0)),
         ErrorCode::TooManyColumns => records.iter().any(|record| record.cells.len() > 1_500),
