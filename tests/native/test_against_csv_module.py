@@ -129,6 +129,11 @@ def _is_listed_rightly(row: RejectedRow, record: Record) -> bool:
     return row.reason in ("footer", "other_table")
 
 
+def _malformed_header(text: str) -> str:
+    """The text, where some quote in it is open at the end or has text behind it."""
+    return "" if _is_whole(text) else text
+
+
 def _explains(code: str, text: str, records: list[Record], header_rows: int) -> bool:
     """Whether the csv module sees why a file ends with this error."""
     headers = [record.cells for record in records if record.cells][:header_rows]
@@ -136,6 +141,7 @@ def _explains(code: str, text: str, records: list[Record], header_rows: int) -> 
         "empty_file": not any(record.cells for record in records),
         "no_header": len(headers) < header_rows,
         "unclosed_quote": not _is_whole(text),
-        "header_nul_byte": any("\0" in cell for cells in headers for cell in cells),
+        # Where its quoting is malformed, the header of the csv module is another one, or none.
+        "header_nul_byte": any("\0" in cell for cells in headers for cell in cells) or "\0" in _malformed_header(text),
         "header_text_after_quote": not _is_whole(text),
     }.get(code, False)
