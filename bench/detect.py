@@ -1,4 +1,4 @@
-"""Reads polluted files as dari decides to and as its peers do, and counts what each gets right.
+"""Reads polluted files with dari's parser and with its peers, and counts what each gets right.
 
     python -m bench.detect                                   all generated files and 1,000 Korean encodings
     python -m bench.detect --files FOLDER --peers duckdb     one's own files, each beside its truth (bench.pollute)
@@ -18,8 +18,6 @@ import io
 import json
 import platform
 import random
-import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,15 +25,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.pollute import Polluted, files, tables
+from dari import _native
 
-DETECT = ["cargo", "run", "--release", "--quiet", "--package", "dari_parser", "--example", "detect", "--"]
 CODECS = {"ascii": "ascii", "windows-1252": "cp1252", "shift_jis": "cp932"}
 """Python's names where they are others than dari's."""
-FILES_A_CALL = 200
-LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
@@ -69,138 +64,34 @@ def scores(truth: Polluted, loaded: Loaded) -> dict[str, float]:
     }
 
 
-def decisions(paths: list[Path]) -> Iterator[dict[str, Any]]:
-    """What dari decides for each file."""
-    for first in range(0, len(paths), FILES_A_CALL):
-        names = [str(path) for path in paths[first : first + FILES_A_CALL]]
-        done = subprocess.run([*DETECT, *names], check=True, capture_output=True, text=True)
-        yield from map(json.loads, done.stdout.splitlines())
+def dari_reader() -> Reader:
+    """Dari's own parser, told nothing."""
+
+    def read(path: Path) -> Loaded:
+        parser = _native.Parser()
+        try:
+            batches = [*parser.feed(path.read_bytes()), *parser.finish()]
+        except _native.ParseError as error:
+            if error.args[0] == "empty_file":
+                return Loaded(None, [])
+            raise
+        detected = parser.detected
+        writer = _native.CsvWriter()
+        rows = b"".join(writer.rows(batch.rows) for batch in batches if batch.rows).decode()
+        names_columns = detected is not None and detected.reading.header_rows > 0
+        header = batches[-1].checkpoint.columns if names_columns else None
+        return Loaded(header, list(csv.reader(io.StringIO(rows, newline=""))))
+
+    return read
 
 
-def read_as_decided(data: bytes, reading: dict[str, Any]) -> Loaded:
-    """Reads a file under a decision, as the parser does, in plain Python."""
-    text = data.decode(CODECS.get(reading["encoding"], reading["encoding"]), errors="replace").removeprefix("\ufeff")
-    for _ in range(reading["preamble_lines"]):
-        text = text[_behind_line(text, 0) :]
-    records = list(_Text(text, reading).records())
-    names, rows = records[: reading["header_rows"]], records[reading["header_rows"] :]
-    if not names:
-        return Loaded(None, rows)
-    width = max(map(len, names))
-    header = [" ".join(filter(None, (row[column] for row in names if column < len(row)))) for column in range(width)]
-    return Loaded(header, _first_table(rows, names[0]))
-
-
-def _line_end(text: str, at: int) -> int:
-    found = LINE_END.search(text, at)
-    return found.start() if found else len(text)
-
-
-def _behind_line(text: str, at: int) -> int:
-    found = LINE_END.search(text, at)
-    return found.end() if found else len(text)
-
-
-@dataclass(frozen=True)
-class _Text:
-    """Decoded text and the marks that it is read by."""
-
-    text: str
-    reading: dict[str, Any]
-
-    def records(self) -> Iterator[list[str]]:
-        """Cells of each record; a malformed one ends with its first line."""
-        at, comment = 0, self.reading["comment"]
-        while at < len(self.text):
-            if at == _line_end(self.text, at) or (comment and self.text.startswith(comment, at)):
-                at = _behind_line(self.text, at)
-                continue
-            found = self.cells(at, len(self.text), self.quoted)
-            if found is None:
-                end = _line_end(self.text, at)
-                found = self.cells(at, end, self.quoted_in_line) or ([self.text[at:end]], end)
-            cells, at = found
-            yield cells
-            at = _behind_line(self.text, at)
-
-    def cells(self, at: int, end: int, quoted: "Quoted") -> tuple[list[str], int] | None:
-        """The cells from a position on, and where the last one ends; None if a quote is in the wrong place."""
-        delimiter, quote, trims = self.reading["delimiter"], self.reading["quote"], self.reading["trims_blanks"]
-        cells = []
-        while True:
-            begin = self.behind_blanks(at)
-            cell = quoted(begin, end) if quote and self.text.startswith(quote, begin) else self.plain(at)
-            if cell is None:
-                return None
-            cells.append(cell[0].strip() if trims and cell[2] else cell[0])
-            at = self.behind_blanks(cell[1])
-            if at >= end or self.text[at] in "\r\n":
-                return cells, at
-            if self.text[at] != delimiter:
-                return None
-            at += 1
-
-    def plain(self, at: int) -> tuple[str, int, bool]:
-        """The cell without quotes at a position, where it ends, and that blanks around it may go."""
-        end = _line_end(self.text, at)
-        found = self.text.find(self.reading["delimiter"], at, end)
-        end = end if found < 0 else found
-        return self.text[at:end], end, True
-
-    def quoted(self, at: int, end: int) -> tuple[str, int, bool] | None:
-        """The quoted cell at a position and where it ends, if it ends."""
-        quote, escape = self.reading["quote"], self.reading["escape"]
-        marks = re.compile(f"[{re.escape(quote + (escape or ''))}]")
-        pieces = []
-        at += 1
-        while found := marks.search(self.text, at, end):
-            pieces.append(self.text[at : found.start()])
-            at = found.start()
-            pair = self.text[at : at + 2]
-            if pair == quote * 2 or (pair[0] == escape and pair[1:] in {quote, escape}):
-                pieces.append(pair[1])
-                at += 2
-            elif pair[0] == quote:
-                return "".join(pieces), at + 1, False
-            else:
-                pieces.append(pair[0])
-                at += 1
-        return None
-
-    def quoted_in_line(self, begin: int, end: int) -> tuple[str, int, bool]:
-        """The cell at a quote in a line in which quotes stand anywhere.
-
-        One before a delimiter or the line's end closes the cell; two together are one, as ever.
-        """
-        delimiter, quote, at = self.reading["delimiter"], self.reading["quote"], begin
-        while (at := self.text.find(quote, at + 1, end)) >= 0:
-            behind = self.behind_blanks(at + 1)
-            if behind >= end or self.text[behind] == delimiter:
-                return self.text[begin + 1 : at].replace(quote * 2, quote), at + 1, False
-            if self.text[at - 1] == delimiter:
-                break
-        return self.plain(begin)
-
-    def behind_blanks(self, at: int) -> int:
-        """The position of the next byte that is no blank, where blanks are no part of cells."""
-        while self.reading["trims_blanks"] and self.text[at : at + 1] in {" ", "\t"}:
-            at += 1
-        return at
-
-
-Quoted = Callable[[int, int], tuple[str, int, bool] | None]
-
-
-def _first_table(rows: list[list[str]], names: list[str]) -> list[list[str]]:
-    """The rows above a second table, which begins with the header or a part of it, and above last lines of one cell."""
-    for at, row in enumerate(rows):
-        same = min(len(row), len(names))
-        if same > 1 and row[:same] == names[:same]:
-            rows = rows[:at]
-            break
-    while rows and len(names) > 2 and len(rows[-1]) == 1:
-        rows = rows[:-1]
-    return rows
+def encoding_by_dari(data: bytes) -> str:
+    """The name of the encoding in which dari has read a whole file."""
+    parser = _native.Parser(header_rows=0)
+    parser.feed(data)
+    parser.finish()
+    detected = parser.detected
+    return detected.reading.encoding if detected else "none"
 
 
 def duckdb_reader() -> Reader:
@@ -332,24 +223,11 @@ def other_files(seed: int) -> Iterator[tuple[str, bytes]]:
             yield encoding, ("id,a,b,n\n" + "\n".join(lines) + "\n").encode(CODECS.get(encoding, encoding))
 
 
-def encodings_right(cases: Iterable[tuple[str, bytes]], folder: Path) -> dict[str, Counter[str]]:
+def encodings_right(cases: Iterable[tuple[str, bytes]]) -> dict[str, Counter[str]]:
     """What each encoding was named, over all files."""
     named: dict[str, Counter[str]] = defaultdict(Counter)
-    batch: list[tuple[str, Path]] = []
-
-    def ask() -> None:
-        for (encoding, path), decision in zip(batch, decisions([path for _, path in batch]), strict=True):
-            named[encoding][decision["reading"]["encoding"]] += 1
-            path.unlink()
-        batch.clear()
-
-    for number, (encoding, data) in enumerate(cases):
-        path = folder / f"{number}.csv"
-        path.write_bytes(data)
-        batch.append((encoding, path))
-        if len(batch) == 50:
-            ask()
-    ask()
+    for encoding, data in cases:
+        named[encoding][encoding_by_dari(data)] += 1
     return named
 
 
@@ -400,12 +278,6 @@ def measure(cases: list[tuple[Path, Polluted]], readers: dict[str, Reader]) -> d
     }
 
 
-def dari_reader(cases: list[tuple[Path, Polluted]]) -> Reader:
-    """Dari's decisions over all files, taken at once."""
-    found = {decision["path"]: decision["reading"] for decision in decisions([path for path, _ in cases])}
-    return lambda path: read_as_decided(path.read_bytes(), found[str(path)])
-
-
 def report(means: dict[str, dict[str, dict[str, float]]]) -> None:
     """The table for people: one line a pollution, header/record/cell F1 in percent a reader."""
     print(f"{'':28}" + "".join(f"{name:>22}" for name in means))
@@ -427,7 +299,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cases = list(read_folder(arguments.files) if arguments.files else write_folder(folder, arguments.seed))
-        readers = {"dari": dari_reader(cases)}
+        readers = {"dari": dari_reader()}
         for peer in arguments.peers:
             try:
                 readers[peer] = PEERS[peer]()
@@ -435,8 +307,8 @@ def main() -> None:
                 print(f"{peer} is not installed", file=sys.stderr)
         means = measure(cases, readers)
         report(means)
-        named = encodings_right(korean_files(arguments.korean, arguments.seed), folder)
-        others = encodings_right(other_files(arguments.seed), folder)
+        named = encodings_right(korean_files(arguments.korean, arguments.seed))
+        others = encodings_right(other_files(arguments.seed))
     right = sum(counts[encoding] for encoding, counts in named.items())
     as_korean = sum(counts["cp949"] for counts in others.values())
     print(f"Korean encodings named right: {right} of {arguments.korean}; others taken for CP949: {as_korean}")
