@@ -109,6 +109,17 @@ def test_a_file_is_read_as_it_is_written_and_the_receipt_says_how(run: Dari, tmp
     assert read_csv(out) == [HEADER, *rows(0, 500)]
 
 
+def test_what_is_not_stored_is_shown_in_the_files_own_encoding(run: Dari, tmp_path: Path, capsys: Captured) -> None:
+    """Korean, where the file is."""
+    source = tmp_path / "매출.csv"
+    lines = [*csv_of([HEADER, *rows(0, 100)]).splitlines(), "한강,짧은 행"]
+    source.write_bytes("\n".join(lines).encode("cp949"))
+    assert run("ingest", source, "-k", "kb", "--ragged-rows", "reject", "--upload-id", "u") == ExitCode.OK
+    assert "한강,짧은 행" in capsys.readouterr().out
+    assert run("rejected", "u") == ExitCode.OK
+    assert "한강,짧은 행" in capsys.readouterr().out
+
+
 def test_a_hint_is_obeyed(run: Dari, tmp_path: Path) -> None:
     """One column, where everybody would see two."""
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"

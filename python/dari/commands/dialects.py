@@ -26,6 +26,11 @@ def character(typed: str) -> str:
     return {word: sign for sign, word in _WORDS.items()}.get(typed, "\t" if typed == r"\t" else typed)
 
 
+def codec(dialect: Dialect) -> str:
+    """Python's name of the encoding; UTF-8 where it is not known."""
+    return _ENCODING_NAMES.get(dialect.encoding, "utf-8")
+
+
 def described(dialect: Dialect) -> str:
     """What is worth telling, such as `cp949, delimiter ;, quote ", 1 header row`."""
     return ", ".join(

@@ -1,11 +1,12 @@
 """`dari ingest`: sends files, shows how far they are, and prints their receipts."""
 
+import io
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import BinaryIO, Self, cast
 
 import grpc
 from rich.progress import (
@@ -128,7 +129,7 @@ class Sending:
 
     @contextmanager
     def _opened(self, file: InputFile) -> Iterator[Source]:
-        where = sys.stdin.buffer if file == STDIN else file
+        where = _stdin() if file == STDIN else file
         with open_source(where, compression=self._compression, give_up_after_s=self._give_up_after_s) as source:
             yield source
 
@@ -245,3 +246,9 @@ class _Bar:
                 f"{self._name}: {self._latest.committed_bytes:,} bytes are safe; the same command, or "
                 f"--upload-id {upload_id}, goes on from there; dari cancel {upload_id} drops them."
             )
+
+
+def _stdin() -> BinaryIO:
+    """Stdin without its buffer, whose lock a thread that waits for a byte would hold when the interpreter ends."""
+    buffer = sys.stdin.buffer
+    return cast(BinaryIO, buffer.raw) if isinstance(buffer, io.BufferedReader) else buffer

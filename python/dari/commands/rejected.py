@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from dari.client import Client
+from dari.commands.dialects import codec
 from dari.commands.exit_codes import ExitCode
 from dari.commands.output_files import save_to
 from dari.commands.terminal import Terminal, short_name
@@ -14,6 +15,7 @@ from dari.v1.ingest_pb2 import (
     REJECTION_REASON_COMMENT,
     REJECTION_REASON_FOOTER,
     REJECTION_REASON_PREAMBLE,
+    GetUploadRequest,
     ListRejectedRowsRequest,
     Receipt,
     RejectedRow,
@@ -42,11 +44,14 @@ def run(terminal: Terminal, upload: str, limit: int) -> ExitCode:
     """Print the first rows as a table, or as JSON one a line. Raises CallFailed."""
     with terminal.connect() as client:
         rows = list(islice(rejected_rows(client, upload, min(limit, PAGE_ROWS)), limit))
+        encoding = codec(client.ingests.GetUpload(GetUploadRequest(name=upload)).upload.receipt.reading.dialect)
     if terminal.as_json:
         for row in rows:
             terminal.json_line(row)
     else:
-        terminal.table(("line", "byte", "length", "why", "begins with"), [_cells(row) for row in rows], title=upload)
+        terminal.table(
+            ("line", "byte", "length", "why", "begins with"), [_cells(row, encoding) for row in rows], title=upload
+        )
     return ExitCode.OK
 
 
@@ -72,10 +77,11 @@ def count_reasons(client: Client, receipt: Receipt) -> Reasons:
     listed = list(islice(rejected_rows(client, receipt.upload), PAGE_ROWS))
     rows = [row for row in listed if row.reason not in SET_ASIDE_REASONS]
     lines = [row for row in listed if row.reason in SET_ASIDE_REASONS]
+    encoding = codec(receipt.reading.dialect)
     return Reasons(
         of_rows=_counts(rows, receipt.rows_rejected),
         of_lines=_counts(lines, receipt.lines_set_aside),
-        first_rows=[(row.line, _reason(row), _beginning(row)) for row in rows],
+        first_rows=[(row.line, _reason(row), _beginning(row, encoding)) for row in rows],
     )
 
 
@@ -88,13 +94,13 @@ def _counts(rows: list[RejectedRow], all_rows: int) -> str:
     return f": {reasons}" if len(rows) >= all_rows else f"; of the first {len(rows):,}: {reasons}"
 
 
-def _cells(row: RejectedRow) -> tuple[object, ...]:
-    return f"{row.line:,}", f"{row.offset_bytes:,}", f"{row.length_bytes:,}", _reason(row), _beginning(row)
+def _cells(row: RejectedRow, encoding: str) -> tuple[object, ...]:
+    return f"{row.line:,}", f"{row.offset_bytes:,}", f"{row.length_bytes:,}", _reason(row), _beginning(row, encoding)
 
 
 def _reason(row: RejectedRow) -> str:
     return short_name(RejectionReason.Name(row.reason), "REJECTION_REASON_")
 
 
-def _beginning(row: RejectedRow) -> str:
-    return row.raw[:RAW_SHOWN_BYTES].decode(errors="replace").rstrip("\r\n")
+def _beginning(row: RejectedRow, encoding: str) -> str:
+    return row.raw[:RAW_SHOWN_BYTES].decode(encoding, errors="replace").rstrip("\r\n")
