@@ -150,7 +150,7 @@ def test_no_content_reaches_standard_error_of_a_server(database: PostgresDsns, t
         "DARI_DATABASE_DSN": f"{database.service_dsn} application_name={CANARY}",
         "DARI_LOCAL_MODEL": "broken",
         "DARI_SECRETS": json.dumps({"key": CANARY}),
-        "DARI_CIRCUIT_FAILURE_THRESHOLD": "100",
+        "DARI_CIRCUIT_CONSECUTIVE_FAILURES": "100",
         "GRPC_ENABLE_FORK_SUPPORT": "1",
     }
     with subprocess.Popen(
@@ -203,15 +203,18 @@ def _talk(dari: RunningDari) -> None:
         )
         _refused(partial(call, b"\xff" + CANARY.encode()))
 
-    chunk = ingest_pb2.UploadChunk(offset_bytes=0, data=f'id,name\n1,"{CANARY}'.encode())
+    chunk = ingest_pb2.UploadChunk(offset_bytes=0, data=f"id,{CANARY}\0\n1,{CANARY}\n".encode())
     finish = ingest_pb2.FinishUpload(total_size_bytes=len(chunk.data))
     opening = ingest_pb2.IngestRequest(
         open=ingest_pb2.OpenUpload(
-            knowledge_base="knowledgeBases/sales", upload_id=str(uuid4()), mode=ingest_pb2.UPLOAD_MODE_REPLACE
+            knowledge_base="knowledgeBases/sales",
+            upload_id=str(uuid4()),
+            mode=ingest_pb2.UPLOAD_MODE_REPLACE,
+            dialect=ingest_pb2.Dialect(header_rows=1),
         )
     )
     chunk_message = ingest_pb2.IngestRequest(chunk=chunk)
-    # A quote that is never closed; a stream that ends too early; one that is left.
+    # A header that cannot be stored; a stream that ends too early; one that is left.
     _refused(lambda: list(dari.ingest.Ingest(iter([opening, chunk_message, ingest_pb2.IngestRequest(finish=finish)]))))
     opening.open.upload_id = str(uuid4())
     _refused(lambda: list(dari.ingest.Ingest(iter([opening, chunk_message]))))

@@ -185,7 +185,11 @@ class Database:
         parameters = dict(self._parameters)
         name = parameters.pop("dbname", parameters.get("user", ""))
         connection = _Connection(name, parameters, self._watchdog)
-        connection.driver.cursor().execute(_SESSION)
+        try:
+            connection.driver.cursor().execute(_SESSION)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _taken_from_idle(self) -> "_Connection | None":
