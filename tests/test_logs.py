@@ -210,7 +210,7 @@ def _talk(dari: RunningDari) -> None:
             knowledge_base="knowledgeBases/sales",
             upload_id=str(uuid4()),
             mode=ingest_pb2.UPLOAD_MODE_REPLACE,
-            dialect=ingest_pb2.Dialect(header_rows=1),
+            dialect=ingest_pb2.Dialect(header_rows=1, preamble_lines=0, encoding=ingest_pb2.ENCODING_UTF_8),
         )
     )
     chunk_message = ingest_pb2.IngestRequest(chunk=chunk)
