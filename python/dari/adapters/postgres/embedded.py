@@ -77,7 +77,7 @@ max_connections = {max_connections}
 shared_buffers = 256MB
 dynamic_shared_memory_type = posix
 work_mem = 8MB
-# A GIN index is built in so much memory.
+# The B-tree indexes of a segment are sorted in so much memory.
 maintenance_work_mem = 128MB
 jit = off
 # One core more for an index build; none for a search, which takes milliseconds. Parallel hash joins would also need
