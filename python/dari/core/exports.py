@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+from dari.core.uploads import RejectedRow
 from dari.core.versions import Version
 
 PAGE_BYTES = 2 * 1024 * 1024
@@ -54,21 +55,6 @@ class CsvWriter(Protocol):
 
     def header(self, columns: list[str]) -> bytes: ...
     def rows(self, copy: bytes) -> bytes: ...
-
-
-class RejectedRow(Protocol):
-    """A record or line that is not stored as a row."""
-
-    @property
-    def line(self) -> int: ...
-    @property
-    def byte_offset(self) -> int: ...
-    @property
-    def byte_length(self) -> int: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def raw(self) -> bytes: ...
 
 
 class RejectedRowsReader(Protocol):

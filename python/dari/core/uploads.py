@@ -185,7 +185,7 @@ class CommittedCheckpoint:
 
 
 class RejectedRow(Protocol):
-    """A record that cannot be stored; see `_native.pyi`."""
+    """A record or line that is not stored as a row; see `_native.pyi`."""
 
     @property
     def line(self) -> int: ...
