@@ -60,6 +60,50 @@ ON_INTERRUPTION_STOP: OnInterruption.ValueType  # 3
 """Nothing: the stream ends with ABORTED (ANSWER_INTERRUPTED), the turn is INCOMPLETE."""
 Global___OnInterruption: _TypeAlias = OnInterruption  # noqa: Y015
 
+class _NoticeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NoticeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoticeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NOTICE_KIND_UNSPECIFIED: _NoticeKind.ValueType  # 0
+    """Not set."""
+    NOTICE_KIND_STAND_IN: _NoticeKind.ValueType  # 1
+    """Another model than the first of the chain answers."""
+    NOTICE_KIND_ROWS_ONLY: _NoticeKind.ValueType  # 2
+    """No model answers: the reply is the rows found."""
+    NOTICE_KIND_NO_DATA: _NoticeKind.ValueType  # 3
+    """The data could not be searched; the model answers without it."""
+    NOTICE_KIND_LAST_KNOWN_MAPPING: _NoticeKind.ValueType  # 4
+    """The database is gone: models and links are those that were known last."""
+    NOTICE_KIND_NOT_STORED: _NoticeKind.ValueType  # 5
+    """The turn is not stored yet."""
+    NOTICE_KIND_INCOMPLETE: _NoticeKind.ValueType  # 6
+    """The answer is cut off. The stream ends with ABORTED."""
+    NOTICE_KIND_DATA_AS_OF: _NoticeKind.ValueType  # 7
+    """As of when the data is that the answer was given over: of the cited version that is oldest."""
+
+class NoticeKind(_NoticeKind, metaclass=_NoticeKindEnumTypeWrapper):
+    """What a notice tells."""
+
+NOTICE_KIND_UNSPECIFIED: NoticeKind.ValueType  # 0
+"""Not set."""
+NOTICE_KIND_STAND_IN: NoticeKind.ValueType  # 1
+"""Another model than the first of the chain answers."""
+NOTICE_KIND_ROWS_ONLY: NoticeKind.ValueType  # 2
+"""No model answers: the reply is the rows found."""
+NOTICE_KIND_NO_DATA: NoticeKind.ValueType  # 3
+"""The data could not be searched; the model answers without it."""
+NOTICE_KIND_LAST_KNOWN_MAPPING: NoticeKind.ValueType  # 4
+"""The database is gone: models and links are those that were known last."""
+NOTICE_KIND_NOT_STORED: NoticeKind.ValueType  # 5
+"""The turn is not stored yet."""
+NOTICE_KIND_INCOMPLETE: NoticeKind.ValueType  # 6
+"""The answer is cut off. The stream ends with ABORTED."""
+NOTICE_KIND_DATA_AS_OF: NoticeKind.ValueType  # 7
+"""As of when the data is that the answer was given over: of the cited version that is oldest."""
+Global___NoticeKind: _TypeAlias = NoticeKind  # noqa: Y015
+
 class _Answerer:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -232,6 +276,42 @@ CIRCUIT_STATE_DRAINED: CircuitState.ValueType  # 4
 """It is not asked: an operator took it out."""
 Global___CircuitState: _TypeAlias = CircuitState  # noqa: Y015
 
+class _LocalProcessState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LocalProcessStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LocalProcessState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOCAL_PROCESS_STATE_UNSPECIFIED: _LocalProcessState.ValueType  # 0
+    """Not set."""
+    LOCAL_PROCESS_STATE_LOADING: _LocalProcessState.ValueType  # 1
+    """It loads its model."""
+    LOCAL_PROCESS_STATE_READY: _LocalProcessState.ValueType  # 2
+    """It answers."""
+    LOCAL_PROCESS_STATE_RESTARTING: _LocalProcessState.ValueType  # 3
+    """It ended, and will be started again after a while."""
+    LOCAL_PROCESS_STATE_FAILED: _LocalProcessState.ValueType  # 4
+    """It cannot load its model; tried again at long intervals."""
+    LOCAL_PROCESS_STATE_STOPPED: _LocalProcessState.ValueType  # 5
+    """It is stopped."""
+
+class LocalProcessState(_LocalProcessState, metaclass=_LocalProcessStateEnumTypeWrapper):
+    """How the process of the local model does."""
+
+LOCAL_PROCESS_STATE_UNSPECIFIED: LocalProcessState.ValueType  # 0
+"""Not set."""
+LOCAL_PROCESS_STATE_LOADING: LocalProcessState.ValueType  # 1
+"""It loads its model."""
+LOCAL_PROCESS_STATE_READY: LocalProcessState.ValueType  # 2
+"""It answers."""
+LOCAL_PROCESS_STATE_RESTARTING: LocalProcessState.ValueType  # 3
+"""It ended, and will be started again after a while."""
+LOCAL_PROCESS_STATE_FAILED: LocalProcessState.ValueType  # 4
+"""It cannot load its model; tried again at long intervals."""
+LOCAL_PROCESS_STATE_STOPPED: LocalProcessState.ValueType  # 5
+"""It is stopped."""
+Global___LocalProcessState: _TypeAlias = LocalProcessState  # noqa: Y015
+
 @_typing.final
 class ChatRequest(_message.Message):
     """One question."""
@@ -282,6 +362,7 @@ class ChatResponse(_message.Message):
     SUPERSEDED_FIELD_NUMBER: _builtins.int
     COMPLETED_FIELD_NUMBER: _builtins.int
     SEAM_FIELD_NUMBER: _builtins.int
+    NOTICE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___TurnStarted:
         """The turn has begun. The first event of every stream."""
@@ -306,6 +387,10 @@ class ChatResponse(_message.Message):
     def seam(self) -> Global___Seam:
         """The next model goes on behind the text so far."""
 
+    @_builtins.property
+    def notice(self) -> Global___Notice:
+        """Something that the reader of the answer should know. Each comes once a turn, as soon as it is known."""
+
     def __init__(
         self,
         *,
@@ -315,16 +400,45 @@ class ChatResponse(_message.Message):
         superseded: Global___Superseded | None = ...,
         completed: Global___TurnCompleted | None = ...,
         seam: Global___Seam | None = ...,
+        notice: Global___Notice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "completed", b"completed", "event", b"event", "seam", b"seam", "started", b"started", "superseded", b"superseded", "token", b"token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "completed", b"completed", "event", b"event", "notice", b"notice", "seam", b"seam", "started", b"started", "superseded", b"superseded", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "completed", b"completed", "event", b"event", "seam", b"seam", "started", b"started", "superseded", b"superseded", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "completed", b"completed", "event", b"event", "notice", b"notice", "seam", b"seam", "started", b"started", "superseded", b"superseded", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "attempt_ended", "token", "superseded", "completed", "seam"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "attempt_ended", "token", "superseded", "completed", "seam", "notice"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___ChatResponse: _TypeAlias = ChatResponse  # noqa: Y015
+
+@_typing.final
+class Notice(_message.Message):
+    """Something that the reader of an answer should know."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    kind: Global___NoticeKind.ValueType
+    """What it tells."""
+    text: _builtins.str
+    """One or two sentences for people, in the first language of the call's `accept-language` metadata that is known (ko,
+    en), or else in the language of the question (Korean where it has Hangul, English otherwise).
+    """
+    def __init__(
+        self,
+        *,
+        kind: Global___NoticeKind.ValueType = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Notice: _TypeAlias = Notice  # noqa: Y015
 
 @_typing.final
 class TurnStarted(_message.Message):
@@ -595,6 +709,8 @@ class Citation(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     ROW_NUMBER_FIELD_NUMBER: _builtins.int
     CELLS_FIELD_NUMBER: _builtins.int
+    VERSION_TIME_FIELD_NUMBER: _builtins.int
+    USED_CELLS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The number under which the model saw the row, from 1."""
     knowledge_base: _builtins.str
@@ -609,6 +725,14 @@ class Citation(_message.Message):
         and end in an ellipsis; column names are cut so behind 240 characters.
         """
 
+    @_builtins.property
+    def version_time(self) -> _timestamp_pb2.Timestamp:
+        """When the version became current."""
+
+    @_builtins.property
+    def used_cells(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Places in `cells`, from 0, of those whose text stands in the answer."""
+
     def __init__(
         self,
         *,
@@ -617,10 +741,12 @@ class Citation(_message.Message):
         version: _builtins.int = ...,
         row_number: _builtins.int = ...,
         cells: _abc.Iterable[_ingest_pb2.Cell] | None = ...,
+        version_time: _timestamp_pb2.Timestamp | None = ...,
+        used_cells: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version_time", b"version_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "knowledge_base", b"knowledge_base", "number", b"number", "row_number", b"row_number", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "knowledge_base", b"knowledge_base", "number", b"number", "row_number", b"row_number", "used_cells", b"used_cells", "version", b"version", "version_time", b"version_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -644,6 +770,7 @@ class Turn(_message.Message):
     DEGRADED_REASONS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     COMPLETE_TIME_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """conversations/{uuid}/turns/{number}."""
     question: _builtins.str
@@ -678,6 +805,10 @@ class Turn(_message.Message):
     def complete_time(self) -> _timestamp_pb2.Timestamp:
         """When the answer was whole; not set before."""
 
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Notice]:
+        """What the reader of the answer should know."""
+
     def __init__(
         self,
         *,
@@ -693,10 +824,11 @@ class Turn(_message.Message):
         degraded_reasons: _abc.Iterable[Global___DegradedReason.ValueType] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         complete_time: _timestamp_pb2.Timestamp | None = ...,
+        notices: _abc.Iterable[Global___Notice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "answer", b"answer", "answered_by", b"answered_by", "attempts", b"attempts", "citations", b"citations", "complete_time", b"complete_time", "create_time", b"create_time", "degraded", b"degraded", "degraded_reasons", b"degraded_reasons", "name", b"name", "question", b"question", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "answer", b"answer", "answered_by", b"answered_by", "attempts", b"attempts", "citations", b"citations", "complete_time", b"complete_time", "create_time", b"create_time", "degraded", b"degraded", "degraded_reasons", b"degraded_reasons", "name", b"name", "notices", b"notices", "question", b"question", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1000,6 +1132,7 @@ class Upstream(_message.Message):
     OPEN_REMAINING_FIELD_NUMBER: _builtins.int
     FAILURE_RATE_FIELD_NUMBER: _builtins.int
     IN_STATE_FIELD_NUMBER: _builtins.int
+    LOCAL_PROCESS_FIELD_NUMBER: _builtins.int
     ai_model: _builtins.str
     """aiModels/{id}."""
     kind: _mapping_pb2.AiModelKind.ValueType
@@ -1020,6 +1153,10 @@ class Upstream(_message.Message):
     def in_state(self) -> _duration_pb2.Duration:
         """For how long the circuit has been in this state."""
 
+    @_builtins.property
+    def local_process(self) -> Global___LocalProcess:
+        """The process of the local model; not set for other kinds, and where this replica runs none."""
+
     def __init__(
         self,
         *,
@@ -1031,14 +1168,106 @@ class Upstream(_message.Message):
         open_remaining: _duration_pb2.Duration | None = ...,
         failure_rate: _builtins.float = ...,
         in_state: _duration_pb2.Duration | None = ...,
+        local_process: Global___LocalProcess | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["in_state", b"in_state", "open_remaining", b"open_remaining"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["in_state", b"in_state", "local_process", b"local_process", "open_remaining", b"open_remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "circuit_state", b"circuit_state", "consecutive_failures", b"consecutive_failures", "failure_rate", b"failure_rate", "in_state", b"in_state", "kind", b"kind", "last_failure_code", b"last_failure_code", "open_remaining", b"open_remaining"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "circuit_state", b"circuit_state", "consecutive_failures", b"consecutive_failures", "failure_rate", b"failure_rate", "in_state", b"in_state", "kind", b"kind", "last_failure_code", b"last_failure_code", "local_process", b"local_process", "open_remaining", b"open_remaining"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Upstream: _TypeAlias = Upstream  # noqa: Y015
+
+@_typing.final
+class LocalProcess(_message.Message):
+    """The process of the local model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    MODEL_FILE_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    RESTARTS_FIELD_NUMBER: _builtins.int
+    QUEUE_LENGTH_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    LAST_FAILURE_CODE_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    state: Global___LocalProcessState.ValueType
+    """How it does."""
+    model_file: _builtins.str
+    """Id of the model file, as `dari model list` tells."""
+    engine: _builtins.str
+    """The engine that runs it; empty until it was ready once."""
+    restarts: _builtins.int
+    """How often it was started again since the server's start."""
+    queue_length: _builtins.int
+    """Questions that wait."""
+    running: _builtins.int
+    """Questions that are being answered."""
+    last_failure_code: _builtins.str
+    """Why it ended last, as one word; empty where it never did."""
+    memory_bytes: _builtins.int
+    """Memory that it holds itself (resident, without the mapped model file); 0 while there is no process."""
+    def __init__(
+        self,
+        *,
+        state: Global___LocalProcessState.ValueType = ...,
+        model_file: _builtins.str = ...,
+        engine: _builtins.str = ...,
+        restarts: _builtins.int = ...,
+        queue_length: _builtins.int = ...,
+        running: _builtins.int = ...,
+        last_failure_code: _builtins.str = ...,
+        memory_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "last_failure_code", b"last_failure_code", "memory_bytes", b"memory_bytes", "model_file", b"model_file", "queue_length", b"queue_length", "restarts", b"restarts", "running", b"running", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocalProcess: _TypeAlias = LocalProcess  # noqa: Y015
+
+@_typing.final
+class WatchUpstreamsRequest(_message.Message):
+    """Asks to be told how upstreams change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchUpstreamsRequest: _TypeAlias = WatchUpstreamsRequest  # noqa: Y015
+
+@_typing.final
+class WatchUpstreamsResponse(_message.Message):
+    """The state of some upstreams."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPSTREAMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upstreams(self) -> _containers.RepeatedCompositeFieldContainer[Global___Upstream]:
+        """First all of ListUpstreams, then those that have changed, by name."""
+
+    def __init__(
+        self,
+        *,
+        upstreams: _abc.Iterable[Global___Upstream] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upstreams", b"upstreams"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchUpstreamsResponse: _TypeAlias = WatchUpstreamsResponse  # noqa: Y015
 
 @_typing.final
 class DrainUpstreamRequest(_message.Message):

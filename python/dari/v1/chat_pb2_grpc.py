@@ -70,6 +70,11 @@ class ChatServiceStub:
                 request_serializer=dari_dot_v1_dot_chat__pb2.ListUpstreamsRequest.SerializeToString,
                 response_deserializer=dari_dot_v1_dot_chat__pb2.ListUpstreamsResponse.FromString,
                 _registered_method=True)
+        self.WatchUpstreams = channel.unary_stream(
+                '/dari.v1.ChatService/WatchUpstreams',
+                request_serializer=dari_dot_v1_dot_chat__pb2.WatchUpstreamsRequest.SerializeToString,
+                response_deserializer=dari_dot_v1_dot_chat__pb2.WatchUpstreamsResponse.FromString,
+                _registered_method=True)
         self.DrainUpstream = channel.unary_unary(
                 '/dari.v1.ChatService/DrainUpstream',
                 request_serializer=dari_dot_v1_dot_chat__pb2.DrainUpstreamRequest.SerializeToString,
@@ -164,6 +169,17 @@ class ChatServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchUpstreams(self, request, context):
+        """Tells the state of every upstream as ListUpstreams does, then of those whose state has changed, as they change, until
+        the caller leaves. A circuit's counters alone are no change.
+
+        Statuses: RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED: too many watch); UNAVAILABLE (UNAVAILABLE: this server stops);
+        CANCELLED; INTERNAL (INTERNAL).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DrainUpstream(self, request, context):
         """Takes an upstream out of use on this replica: no turn asks it until it is reset. Turns that it answers go on.
 
@@ -221,6 +237,11 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     servicer.ListUpstreams,
                     request_deserializer=dari_dot_v1_dot_chat__pb2.ListUpstreamsRequest.FromString,
                     response_serializer=dari_dot_v1_dot_chat__pb2.ListUpstreamsResponse.SerializeToString,
+            ),
+            'WatchUpstreams': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchUpstreams,
+                    request_deserializer=dari_dot_v1_dot_chat__pb2.WatchUpstreamsRequest.FromString,
+                    response_serializer=dari_dot_v1_dot_chat__pb2.WatchUpstreamsResponse.SerializeToString,
             ),
             'DrainUpstream': grpc.unary_unary_rpc_method_handler(
                     servicer.DrainUpstream,
@@ -423,6 +444,33 @@ class ChatService:
             '/dari.v1.ChatService/ListUpstreams',
             dari_dot_v1_dot_chat__pb2.ListUpstreamsRequest.SerializeToString,
             dari_dot_v1_dot_chat__pb2.ListUpstreamsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchUpstreams(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dari.v1.ChatService/WatchUpstreams',
+            dari_dot_v1_dot_chat__pb2.WatchUpstreamsRequest.SerializeToString,
+            dari_dot_v1_dot_chat__pb2.WatchUpstreamsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -88,6 +88,13 @@ class ChatServiceStub:
 
     Statuses: OK; INTERNAL (INTERNAL).
     """
+    WatchUpstreams: _grpc.UnaryStreamMultiCallable[_chat_pb2.WatchUpstreamsRequest, _chat_pb2.WatchUpstreamsResponse]
+    """Tells the state of every upstream as ListUpstreams does, then of those whose state has changed, as they change, until
+    the caller leaves. A circuit's counters alone are no change.
+
+    Statuses: RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED: too many watch); UNAVAILABLE (UNAVAILABLE: this server stops);
+    CANCELLED; INTERNAL (INTERNAL).
+    """
     DrainUpstream: _grpc.UnaryUnaryMultiCallable[_chat_pb2.DrainUpstreamRequest, _chat_pb2.DrainUpstreamResponse]
     """Takes an upstream out of use on this replica: no turn asks it until it is reset. Turns that it answers go on.
 
@@ -155,6 +162,13 @@ class ChatServiceAsyncStub(ChatServiceStub):
     model its process.
 
     Statuses: OK; INTERNAL (INTERNAL).
+    """
+    WatchUpstreams: _aio.UnaryStreamMultiCallable[_chat_pb2.WatchUpstreamsRequest, _chat_pb2.WatchUpstreamsResponse]  # type: ignore[assignment]
+    """Tells the state of every upstream as ListUpstreams does, then of those whose state has changed, as they change, until
+    the caller leaves. A circuit's counters alone are no change.
+
+    Statuses: RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED: too many watch); UNAVAILABLE (UNAVAILABLE: this server stops);
+    CANCELLED; INTERNAL (INTERNAL).
     """
     DrainUpstream: _aio.UnaryUnaryMultiCallable[_chat_pb2.DrainUpstreamRequest, _chat_pb2.DrainUpstreamResponse]  # type: ignore[assignment]
     """Takes an upstream out of use on this replica: no turn asks it until it is reset. Turns that it answers go on.
@@ -262,6 +276,19 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         model its process.
 
         Statuses: OK; INTERNAL (INTERNAL).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchUpstreams(
+        self,
+        request: _chat_pb2.WatchUpstreamsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_chat_pb2.WatchUpstreamsResponse], _abc.AsyncIterator[_chat_pb2.WatchUpstreamsResponse]]:
+        """Tells the state of every upstream as ListUpstreams does, then of those whose state has changed, as they change, until
+        the caller leaves. A circuit's counters alone are no change.
+
+        Statuses: RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED: too many watch); UNAVAILABLE (UNAVAILABLE: this server stops);
+        CANCELLED; INTERNAL (INTERNAL).
         """
 
     @_abc_1.abstractmethod

@@ -54,6 +54,34 @@ AI_MODEL_KIND_LOCAL: AiModelKind.ValueType  # 3
 """The model that runs beside dari."""
 Global___AiModelKind: _TypeAlias = AiModelKind  # noqa: Y015
 
+class _StandBy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StandByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StandBy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STAND_BY_UNSPECIFIED: _StandBy.ValueType  # 0
+    """As OFF."""
+    STAND_BY_OFF: _StandBy.ValueType  # 1
+    """Nothing: it is asked when the one before has failed."""
+    STAND_BY_WARM: _StandBy.ValueType  # 2
+    """It answers in the background; its answer is used only where the model before it fails, and is there at once then."""
+    STAND_BY_RACE: _StandBy.ValueType  # 3
+    """As WARM, but whichever of the two gives a token first answers."""
+
+class StandBy(_StandBy, metaclass=_StandByEnumTypeWrapper):
+    """What the next model of a chain does while the one asked has given no token yet."""
+
+STAND_BY_UNSPECIFIED: StandBy.ValueType  # 0
+"""As OFF."""
+STAND_BY_OFF: StandBy.ValueType  # 1
+"""Nothing: it is asked when the one before has failed."""
+STAND_BY_WARM: StandBy.ValueType  # 2
+"""It answers in the background; its answer is used only where the model before it fails, and is there at once then."""
+STAND_BY_RACE: StandBy.ValueType  # 3
+"""As WARM, but whichever of the two gives a token first answers."""
+Global___StandBy: _TypeAlias = StandBy  # noqa: Y015
+
 class _VisibilityReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -187,6 +215,7 @@ class AiModel(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """aiModels/{id}. Output only on creation: the id comes in the request."""
     display_name: _builtins.str
@@ -197,6 +226,10 @@ class AiModel(_message.Message):
     """Longest answer in tokens, 1 to 32,768. Default: 256. Flowise decides for itself."""
     etag: _builtins.str
     """Changes with every update. Output only."""
+    context_tokens: _builtins.int
+    """Tokens that the model can hold, question, rows, history and answer together, 512 to 1,048,576. What it is told is cut
+    to fit. Default: 8,192; LOCAL: what the server's engine holds.
+    """
     @_builtins.property
     def flowise(self) -> Global___FlowiseTarget:
         """For kind FLOWISE."""
@@ -245,10 +278,11 @@ class AiModel(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        context_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "first_token_timeout", b"first_token_timeout", "flowise", b"flowise", "local", b"local", "openai_compatible", b"openai_compatible", "stall_timeout", b"stall_timeout", "target", b"target", "total_timeout", b"total_timeout", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "first_token_timeout", b"first_token_timeout", "flowise", b"flowise", "kind", b"kind", "local", b"local", "max_answer_tokens", b"max_answer_tokens", "name", b"name", "openai_compatible", b"openai_compatible", "stall_timeout", b"stall_timeout", "target", b"target", "total_timeout", b"total_timeout", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "first_token_timeout", b"first_token_timeout", "flowise", b"flowise", "kind", b"kind", "local", b"local", "max_answer_tokens", b"max_answer_tokens", "name", b"name", "openai_compatible", b"openai_compatible", "stall_timeout", b"stall_timeout", "target", b"target", "total_timeout", b"total_timeout", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["flowise", "openai_compatible", "local"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
@@ -269,6 +303,8 @@ class ChatConfiguration(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    STAND_BY_FIELD_NUMBER: _builtins.int
+    STAND_BY_AFTER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """chatConfigurations/{id}. Output only on creation: the id comes in the request."""
     display_name: _builtins.str
@@ -279,6 +315,8 @@ class ChatConfiguration(_message.Message):
     """Most rows given to a model, 0 to 50. Default: 8."""
     etag: _builtins.str
     """Changes with every update. Output only."""
+    stand_by: Global___StandBy.ValueType
+    """Whether the next model of the chain gets ready while the one asked is slow. Default: OFF."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made. Output only."""
@@ -286,6 +324,10 @@ class ChatConfiguration(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed. Output only."""
+
+    @_builtins.property
+    def stand_by_after(self) -> _duration_pb2.Duration:
+        """How long a model may be silent before its stand-by is asked, 0.05 s to 600 s. Default: 1 s."""
 
     def __init__(
         self,
@@ -297,10 +339,12 @@ class ChatConfiguration(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        stand_by: Global___StandBy.ValueType = ...,
+        stand_by_after: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rows", b"_max_rows", "create_time", b"create_time", "max_rows", b"max_rows", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rows", b"_max_rows", "create_time", b"create_time", "max_rows", b"max_rows", "stand_by_after", b"stand_by_after", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rows", b"_max_rows", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "instructions", b"instructions", "max_rows", b"max_rows", "name", b"name", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rows", b"_max_rows", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "instructions", b"instructions", "max_rows", b"max_rows", "name", b"name", "stand_by", b"stand_by", "stand_by_after", b"stand_by_after", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_rows: _TypeAlias = _typing.Literal["max_rows"]  # noqa: Y015
     _WhichOneofArgType__max_rows: _TypeAlias = _typing.Literal["_max_rows", b"_max_rows"]  # noqa: Y015
