@@ -135,6 +135,17 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ABORTED. Example: {"reason": "ANSWER_INTERRUPTED", "metadata": {"ai_model": "aiModels/support",
     "code": "stream_cut", "length_chars": "120"}}
     """
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 21
+    """The call brings no credentials, or none that are valid: unknown, expired, for another audience, not signed by a key
+    that this server trusts.
+
+    UNAUTHENTICATED. Example: {"reason": "UNAUTHENTICATED", "metadata": {"code": "token_expired"}}
+    """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 22
+    """The caller's role does not allow the call.
+
+    PERMISSION_DENIED. Example: {"reason": "PERMISSION_DENIED", "metadata": {"required_role": "admin"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The metadata of the ErrorInfo holds every variable of the message; each value says which."""
@@ -251,5 +262,16 @@ ERROR_REASON_ANSWER_INTERRUPTED: ErrorReason.ValueType  # 20
 
 ABORTED. Example: {"reason": "ANSWER_INTERRUPTED", "metadata": {"ai_model": "aiModels/support",
 "code": "stream_cut", "length_chars": "120"}}
+"""
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 21
+"""The call brings no credentials, or none that are valid: unknown, expired, for another audience, not signed by a key
+that this server trusts.
+
+UNAUTHENTICATED. Example: {"reason": "UNAUTHENTICATED", "metadata": {"code": "token_expired"}}
+"""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 22
+"""The caller's role does not allow the call.
+
+PERMISSION_DENIED. Example: {"reason": "PERMISSION_DENIED", "metadata": {"required_role": "admin"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

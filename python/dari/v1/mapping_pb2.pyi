@@ -82,6 +82,54 @@ STAND_BY_RACE: StandBy.ValueType  # 3
 """As WARM, but whichever of the two gives a token first answers."""
 Global___StandBy: _TypeAlias = StandBy  # noqa: Y015
 
+class _OnShrink:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnShrinkEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnShrink.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_SHRINK_UNSPECIFIED: _OnShrink.ValueType  # 0
+    """As HOLD."""
+    ON_SHRINK_HOLD: _OnShrink.ValueType  # 1
+    """The rows before stay current until a person accepts the new ones, with SyncKnowledgeBase and `accept_shrink`."""
+    ON_SHRINK_ACCEPT: _OnShrink.ValueType  # 2
+    """They become current as any others."""
+
+class OnShrink(_OnShrink, metaclass=_OnShrinkEnumTypeWrapper):
+    """What is done when a source has lost many of its rows."""
+
+ON_SHRINK_UNSPECIFIED: OnShrink.ValueType  # 0
+"""As HOLD."""
+ON_SHRINK_HOLD: OnShrink.ValueType  # 1
+"""The rows before stay current until a person accepts the new ones, with SyncKnowledgeBase and `accept_shrink`."""
+ON_SHRINK_ACCEPT: OnShrink.ValueType  # 2
+"""They become current as any others."""
+Global___OnShrink: _TypeAlias = OnShrink  # noqa: Y015
+
+class _LinkEffect:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LinkEffectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LinkEffect.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LINK_EFFECT_UNSPECIFIED: _LinkEffect.ValueType  # 0
+    """As ALLOW."""
+    LINK_EFFECT_ALLOW: _LinkEffect.ValueType  # 1
+    """It is linked, or granted."""
+    LINK_EFFECT_BLOCK: _LinkEffect.ValueType  # 2
+    """It is not, whatever its labels."""
+
+class LinkEffect(_LinkEffect, metaclass=_LinkEffectEnumTypeWrapper):
+    """What a person said about a knowledge base, which wins over every selector."""
+
+LINK_EFFECT_UNSPECIFIED: LinkEffect.ValueType  # 0
+"""As ALLOW."""
+LINK_EFFECT_ALLOW: LinkEffect.ValueType  # 1
+"""It is linked, or granted."""
+LINK_EFFECT_BLOCK: LinkEffect.ValueType  # 2
+"""It is not, whatever its labels."""
+Global___LinkEffect: _TypeAlias = LinkEffect  # noqa: Y015
+
 class _VisibilityReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -98,6 +146,10 @@ class _VisibilityReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Visi
     """Not seen: linked to the chat configuration, but not granted to the model."""
     VISIBILITY_REASON_EMPTY: _VisibilityReason.ValueType  # 4
     """Not seen: no upload into it is complete."""
+    VISIBILITY_REASON_BLOCKED: _VisibilityReason.ValueType  # 5
+    """Not seen: blocked for the chat configuration, or for the model."""
+    VISIBILITY_REASON_DISABLED: _VisibilityReason.ValueType  # 6
+    """Not seen: the knowledge base is disabled."""
 
 class VisibilityReason(_VisibilityReason, metaclass=_VisibilityReasonEnumTypeWrapper):
     """Why a knowledge base is seen, or is not."""
@@ -112,7 +164,103 @@ VISIBILITY_REASON_NOT_GRANTED: VisibilityReason.ValueType  # 3
 """Not seen: linked to the chat configuration, but not granted to the model."""
 VISIBILITY_REASON_EMPTY: VisibilityReason.ValueType  # 4
 """Not seen: no upload into it is complete."""
+VISIBILITY_REASON_BLOCKED: VisibilityReason.ValueType  # 5
+"""Not seen: blocked for the chat configuration, or for the model."""
+VISIBILITY_REASON_DISABLED: VisibilityReason.ValueType  # 6
+"""Not seen: the knowledge base is disabled."""
 Global___VisibilityReason: _TypeAlias = VisibilityReason  # noqa: Y015
+
+class _LinkOrigin:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LinkOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LinkOrigin.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LINK_ORIGIN_UNSPECIFIED: _LinkOrigin.ValueType  # 0
+    """There is none."""
+    LINK_ORIGIN_PERSON: _LinkOrigin.ValueType  # 1
+    """A person made it, or blocked it."""
+    LINK_ORIGIN_SELECTOR: _LinkOrigin.ValueType  # 2
+    """A selector chose it by its labels."""
+
+class LinkOrigin(_LinkOrigin, metaclass=_LinkOriginEnumTypeWrapper):
+    """How a link or grant came about."""
+
+LINK_ORIGIN_UNSPECIFIED: LinkOrigin.ValueType  # 0
+"""There is none."""
+LINK_ORIGIN_PERSON: LinkOrigin.ValueType  # 1
+"""A person made it, or blocked it."""
+LINK_ORIGIN_SELECTOR: LinkOrigin.ValueType  # 2
+"""A selector chose it by its labels."""
+Global___LinkOrigin: _TypeAlias = LinkOrigin  # noqa: Y015
+
+class _ChainWarning:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChainWarningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChainWarning.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHAIN_WARNING_UNSPECIFIED: _ChainWarning.ValueType  # 0
+    """Not set."""
+    CHAIN_WARNING_LESS_DATA: _ChainWarning.ValueType  # 1
+    """A link sees less data than the one before it: an answer after a fail-over may lack rows."""
+    CHAIN_WARNING_OTHER_DATA: _ChainWarning.ValueType  # 2
+    """A link sees data that no link before it does."""
+    CHAIN_WARNING_NO_DATA: _ChainWarning.ValueType  # 3
+    """No link sees any data."""
+    CHAIN_WARNING_NO_MODEL: _ChainWarning.ValueType  # 4
+    """No model is in the chain."""
+
+class ChainWarning(_ChainWarning, metaclass=_ChainWarningEnumTypeWrapper):
+    """What is unusual about a chain."""
+
+CHAIN_WARNING_UNSPECIFIED: ChainWarning.ValueType  # 0
+"""Not set."""
+CHAIN_WARNING_LESS_DATA: ChainWarning.ValueType  # 1
+"""A link sees less data than the one before it: an answer after a fail-over may lack rows."""
+CHAIN_WARNING_OTHER_DATA: ChainWarning.ValueType  # 2
+"""A link sees data that no link before it does."""
+CHAIN_WARNING_NO_DATA: ChainWarning.ValueType  # 3
+"""No link sees any data."""
+CHAIN_WARNING_NO_MODEL: ChainWarning.ValueType  # 4
+"""No model is in the chain."""
+Global___ChainWarning: _TypeAlias = ChainWarning  # noqa: Y015
+
+class _SyncState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SyncStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SyncState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SYNC_STATE_UNSPECIFIED: _SyncState.ValueType  # 0
+    """Not set."""
+    SYNC_STATE_RUNNING: _SyncState.ValueType  # 1
+    """It is under way."""
+    SYNC_STATE_UNCHANGED: _SyncState.ValueType  # 2
+    """Nothing had changed; no row was moved."""
+    SYNC_STATE_COMPLETED: _SyncState.ValueType  # 3
+    """A new version is current."""
+    SYNC_STATE_HELD: _SyncState.ValueType  # 4
+    """The new rows are fewer by more than the source allows; the version before stays current until a person accepts."""
+    SYNC_STATE_FAILED: _SyncState.ValueType  # 5
+    """It failed, and is tried again later; the version before stays current."""
+
+class SyncState(_SyncState, metaclass=_SyncStateEnumTypeWrapper):
+    """What came of a sync."""
+
+SYNC_STATE_UNSPECIFIED: SyncState.ValueType  # 0
+"""Not set."""
+SYNC_STATE_RUNNING: SyncState.ValueType  # 1
+"""It is under way."""
+SYNC_STATE_UNCHANGED: SyncState.ValueType  # 2
+"""Nothing had changed; no row was moved."""
+SYNC_STATE_COMPLETED: SyncState.ValueType  # 3
+"""A new version is current."""
+SYNC_STATE_HELD: SyncState.ValueType  # 4
+"""The new rows are fewer by more than the source allows; the version before stays current until a person accepts."""
+SYNC_STATE_FAILED: SyncState.ValueType  # 5
+"""It failed, and is tried again later; the version before stays current."""
+Global___SyncState: _TypeAlias = SyncState  # noqa: Y015
 
 @_typing.final
 class FlowiseTarget(_message.Message):
@@ -202,6 +350,26 @@ class AiModel(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
@@ -216,6 +384,9 @@ class AiModel(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    KNOWLEDGE_BASE_SELECTOR_FIELD_NUMBER: _builtins.int
+    DISABLED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """aiModels/{id}. Output only on creation: the id comes in the request."""
     display_name: _builtins.str
@@ -230,6 +401,12 @@ class AiModel(_message.Message):
     """Tokens that the model can hold, question, rows, history and answer together, 512 to 1,048,576. What it is told is cut
     to fit. Default: 8,192; LOCAL: what the server's engine holds.
     """
+    knowledge_base_selector: _builtins.str
+    """Which knowledge bases this model is granted by their labels, written as Kubernetes does: `team=sales,env in (prod,
+    test),!secret`. 0 to 1,024 characters. Default: empty, which selects none.
+    """
+    disabled: _builtins.bool
+    """Whether no chain asks it. Default: false."""
     @_builtins.property
     def flowise(self) -> Global___FlowiseTarget:
         """For kind FLOWISE."""
@@ -262,6 +439,12 @@ class AiModel(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed. Output only."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels, by which selectors find it. 0 to 32; a key is 1 to 63 of a-z, A-Z, 0-9, '-', '_' and '.', with a DNS name and
+        '/' before it where wanted; a value is 0 to 63 of the same.
+        """
+
     def __init__(
         self,
         *,
@@ -279,10 +462,13 @@ class AiModel(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         context_tokens: _builtins.int = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        knowledge_base_selector: _builtins.str = ...,
+        disabled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "first_token_timeout", b"first_token_timeout", "flowise", b"flowise", "local", b"local", "openai_compatible", b"openai_compatible", "stall_timeout", b"stall_timeout", "target", b"target", "total_timeout", b"total_timeout", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "first_token_timeout", b"first_token_timeout", "flowise", b"flowise", "kind", b"kind", "local", b"local", "max_answer_tokens", b"max_answer_tokens", "name", b"name", "openai_compatible", b"openai_compatible", "stall_timeout", b"stall_timeout", "target", b"target", "total_timeout", b"total_timeout", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "create_time", b"create_time", "disabled", b"disabled", "display_name", b"display_name", "etag", b"etag", "first_token_timeout", b"first_token_timeout", "flowise", b"flowise", "kind", b"kind", "knowledge_base_selector", b"knowledge_base_selector", "labels", b"labels", "local", b"local", "max_answer_tokens", b"max_answer_tokens", "name", b"name", "openai_compatible", b"openai_compatible", "stall_timeout", b"stall_timeout", "target", b"target", "total_timeout", b"total_timeout", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["flowise", "openai_compatible", "local"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
@@ -296,6 +482,26 @@ class ChatConfiguration(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     INSTRUCTIONS_FIELD_NUMBER: _builtins.int
@@ -305,6 +511,9 @@ class ChatConfiguration(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     STAND_BY_FIELD_NUMBER: _builtins.int
     STAND_BY_AFTER_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    KNOWLEDGE_BASE_SELECTOR_FIELD_NUMBER: _builtins.int
+    DISABLED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """chatConfigurations/{id}. Output only on creation: the id comes in the request."""
     display_name: _builtins.str
@@ -317,6 +526,10 @@ class ChatConfiguration(_message.Message):
     """Changes with every update. Output only."""
     stand_by: Global___StandBy.ValueType
     """Whether the next model of the chain gets ready while the one asked is slow. Default: OFF."""
+    knowledge_base_selector: _builtins.str
+    """Which knowledge bases are linked by their labels; as that of AiModel."""
+    disabled: _builtins.bool
+    """Whether it answers no question: FAILED_PRECONDITION. Default: false."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made. Output only."""
@@ -328,6 +541,10 @@ class ChatConfiguration(_message.Message):
     @_builtins.property
     def stand_by_after(self) -> _duration_pb2.Duration:
         """How long a model may be silent before its stand-by is asked, 0.05 s to 600 s. Default: 1 s."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels; as those of AiModel."""
 
     def __init__(
         self,
@@ -341,10 +558,13 @@ class ChatConfiguration(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         stand_by: Global___StandBy.ValueType = ...,
         stand_by_after: _duration_pb2.Duration | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        knowledge_base_selector: _builtins.str = ...,
+        disabled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rows", b"_max_rows", "create_time", b"create_time", "max_rows", b"max_rows", "stand_by_after", b"stand_by_after", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rows", b"_max_rows", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "instructions", b"instructions", "max_rows", b"max_rows", "name", b"name", "stand_by", b"stand_by", "stand_by_after", b"stand_by_after", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rows", b"_max_rows", "create_time", b"create_time", "disabled", b"disabled", "display_name", b"display_name", "etag", b"etag", "instructions", b"instructions", "knowledge_base_selector", b"knowledge_base_selector", "labels", b"labels", "max_rows", b"max_rows", "name", b"name", "stand_by", b"stand_by", "stand_by_after", b"stand_by_after", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_rows: _TypeAlias = _typing.Literal["max_rows"]  # noqa: Y015
     _WhichOneofArgType__max_rows: _TypeAlias = _typing.Literal["_max_rows", b"_max_rows"]  # noqa: Y015
@@ -353,10 +573,92 @@ class ChatConfiguration(_message.Message):
 Global___ChatConfiguration: _TypeAlias = ChatConfiguration  # noqa: Y015
 
 @_typing.final
+class KnowledgeBaseSource(_message.Message):
+    """Where the rows of a knowledge base come from by themselves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    CREDENTIALS_SECRET_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    CRON_FIELD_NUMBER: _builtins.int
+    ON_SHRINK_FIELD_NUMBER: _builtins.int
+    MAX_SHRINK_SHARE_FIELD_NUMBER: _builtins.int
+    KEY_COLUMNS_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """A CSV file, also gzip or zstd: file:///folder/name.csv (in a folder that the server's settings allow), https://…,
+    http://…, or, where the server has the package for it, s3://… and whatever else fsspec reads. A path ending in '/'
+    or with '*' is every file that matches, in the order of their names. Required; 1 to 2,048 characters, without a
+    password.
+    """
+    credentials_secret: _builtins.str
+    """Name of the credentials among the server's settings (secrets), never they themselves: a bearer token for http(s), a
+    JSON object of storage options for fsspec. Default: none.
+    """
+    cron: _builtins.str
+    """When to sync, as five fields of cron in UTC: `0 3 * * 1-5`. Not with `interval`. Without both: only when asked."""
+    on_shrink: Global___OnShrink.ValueType
+    """What is done when it has lost many of its rows. Default: HOLD."""
+    max_shrink_share: _builtins.float
+    """The share of the rows before that may be lost without being many, 0 to 1. Default: 0.5."""
+    paused: _builtins.bool
+    """Whether syncs wait. Default: false."""
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """Time between the starts of two syncs, 10 s to 366 days. Not with `cron`."""
+
+    @_builtins.property
+    def key_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns that name a row, for the difference between two versions. Default: the whole row does."""
+
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        credentials_secret: _builtins.str = ...,
+        interval: _duration_pb2.Duration | None = ...,
+        cron: _builtins.str = ...,
+        on_shrink: Global___OnShrink.ValueType = ...,
+        max_shrink_share: _builtins.float | None = ...,
+        key_columns: _abc.Iterable[_builtins.str] | None = ...,
+        paused: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_shrink_share", b"_max_shrink_share", "interval", b"interval", "max_shrink_share", b"max_shrink_share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_shrink_share", b"_max_shrink_share", "credentials_secret", b"credentials_secret", "cron", b"cron", "interval", b"interval", "key_columns", b"key_columns", "max_shrink_share", b"max_shrink_share", "on_shrink", b"on_shrink", "paused", b"paused", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_shrink_share: _TypeAlias = _typing.Literal["max_shrink_share"]  # noqa: Y015
+    _WhichOneofArgType__max_shrink_share: _TypeAlias = _typing.Literal["_max_shrink_share", b"_max_shrink_share"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_shrink_share) -> _WhichOneofReturnType__max_shrink_share | None: ...
+
+Global___KnowledgeBaseSource: _TypeAlias = KnowledgeBaseSource  # noqa: Y015
+
+@_typing.final
 class KnowledgeBase(_message.Message):
     """A table of rows to answer from, filled by uploads."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     NAME_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
@@ -367,6 +669,9 @@ class KnowledgeBase(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    DISABLED_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """knowledgeBases/{id}. Output only on creation: the id comes in the request."""
     display_name: _builtins.str
@@ -379,6 +684,8 @@ class KnowledgeBase(_message.Message):
     """Rows of that version. Output only."""
     etag: _builtins.str
     """Changes with every update. Output only."""
+    disabled: _builtins.bool
+    """Whether no chat sees it. Default: false."""
     @_builtins.property
     def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Columns of that version, in order. Output only."""
@@ -390,6 +697,14 @@ class KnowledgeBase(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed. Output only."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels; as those of AiModel."""
+
+    @_builtins.property
+    def source(self) -> Global___KnowledgeBaseSource:
+        """Where its rows come from by themselves. Default: uploads only."""
 
     def __init__(
         self,
@@ -403,10 +718,13 @@ class KnowledgeBase(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        disabled: _builtins.bool = ...,
+        source: Global___KnowledgeBaseSource | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "source", b"source", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "create_time", b"create_time", "current_version", b"current_version", "description", b"description", "display_name", b"display_name", "etag", b"etag", "name", b"name", "row_count", b"row_count", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "create_time", b"create_time", "current_version", b"current_version", "description", b"description", "disabled", b"disabled", "display_name", b"display_name", "etag", b"etag", "labels", b"labels", "name", b"name", "row_count", b"row_count", "source", b"source", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1193,12 +1511,15 @@ class AiModelLink(_message.Message):
     AI_MODEL_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    DISABLED_FIELD_NUMBER: _builtins.int
     chat_configuration: _builtins.str
     """chatConfigurations/{id}."""
     ai_model: _builtins.str
     """aiModels/{id}."""
     priority: _builtins.int
     """Its place: the lowest is asked first, 0 to 1,000; equal ones go by name."""
+    disabled: _builtins.bool
+    """Whether the chain passes it by."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the link was made."""
@@ -1210,10 +1531,11 @@ class AiModelLink(_message.Message):
         ai_model: _builtins.str = ...,
         priority: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        disabled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "chat_configuration", b"chat_configuration", "create_time", b"create_time", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "chat_configuration", b"chat_configuration", "create_time", b"create_time", "disabled", b"disabled", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1228,10 +1550,13 @@ class KnowledgeBaseLink(_message.Message):
     CHAT_CONFIGURATION_FIELD_NUMBER: _builtins.int
     KNOWLEDGE_BASE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
     chat_configuration: _builtins.str
     """chatConfigurations/{id}."""
     knowledge_base: _builtins.str
     """knowledgeBases/{id}."""
+    effect: Global___LinkEffect.ValueType
+    """What was said."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the link was made."""
@@ -1242,10 +1567,11 @@ class KnowledgeBaseLink(_message.Message):
         chat_configuration: _builtins.str = ...,
         knowledge_base: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        effect: Global___LinkEffect.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_configuration", b"chat_configuration", "create_time", b"create_time", "knowledge_base", b"knowledge_base"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_configuration", b"chat_configuration", "create_time", b"create_time", "effect", b"effect", "knowledge_base", b"knowledge_base"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1260,10 +1586,13 @@ class KnowledgeBaseGrant(_message.Message):
     AI_MODEL_FIELD_NUMBER: _builtins.int
     KNOWLEDGE_BASE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
     ai_model: _builtins.str
     """aiModels/{id}."""
     knowledge_base: _builtins.str
     """knowledgeBases/{id}."""
+    effect: Global___LinkEffect.ValueType
+    """What was said."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was granted."""
@@ -1274,10 +1603,11 @@ class KnowledgeBaseGrant(_message.Message):
         ai_model: _builtins.str = ...,
         knowledge_base: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        effect: Global___LinkEffect.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "create_time", b"create_time", "knowledge_base", b"knowledge_base"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "create_time", b"create_time", "effect", b"effect", "knowledge_base", b"knowledge_base"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1292,22 +1622,26 @@ class LinkAiModelRequest(_message.Message):
     CHAT_CONFIGURATION_FIELD_NUMBER: _builtins.int
     AI_MODEL_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    DISABLED_FIELD_NUMBER: _builtins.int
     chat_configuration: _builtins.str
     """chatConfigurations/{id}. Required."""
     ai_model: _builtins.str
     """aiModels/{id}. Required."""
     priority: _builtins.int
     """Its place in the chain: the lowest is asked first, 0 to 1,000. Default: 0."""
+    disabled: _builtins.bool
+    """Whether the chain passes it by. Default: false."""
     def __init__(
         self,
         *,
         chat_configuration: _builtins.str = ...,
         ai_model: _builtins.str = ...,
         priority: _builtins.int = ...,
+        disabled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "chat_configuration", b"chat_configuration", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "chat_configuration", b"chat_configuration", "disabled", b"disabled", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1388,19 +1722,23 @@ class LinkKnowledgeBaseRequest(_message.Message):
 
     CHAT_CONFIGURATION_FIELD_NUMBER: _builtins.int
     KNOWLEDGE_BASE_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
     chat_configuration: _builtins.str
     """chatConfigurations/{id}. Required."""
     knowledge_base: _builtins.str
     """knowledgeBases/{id}. Required."""
+    effect: Global___LinkEffect.ValueType
+    """ALLOW, or BLOCK against every selector. Default: ALLOW."""
     def __init__(
         self,
         *,
         chat_configuration: _builtins.str = ...,
         knowledge_base: _builtins.str = ...,
+        effect: Global___LinkEffect.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_configuration", b"chat_configuration", "knowledge_base", b"knowledge_base"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_configuration", b"chat_configuration", "effect", b"effect", "knowledge_base", b"knowledge_base"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1481,19 +1819,23 @@ class GrantKnowledgeBaseRequest(_message.Message):
 
     AI_MODEL_FIELD_NUMBER: _builtins.int
     KNOWLEDGE_BASE_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
     ai_model: _builtins.str
     """aiModels/{id}. Required."""
     knowledge_base: _builtins.str
     """knowledgeBases/{id}. Required."""
+    effect: Global___LinkEffect.ValueType
+    """ALLOW, or BLOCK against every selector. Default: ALLOW."""
     def __init__(
         self,
         *,
         ai_model: _builtins.str = ...,
         knowledge_base: _builtins.str = ...,
+        effect: Global___LinkEffect.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "knowledge_base", b"knowledge_base"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "effect", b"effect", "knowledge_base", b"knowledge_base"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1599,6 +1941,8 @@ class ResolvedKnowledgeBase(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     ROW_COUNT_FIELD_NUMBER: _builtins.int
+    LINK_ORIGIN_FIELD_NUMBER: _builtins.int
+    GRANT_ORIGIN_FIELD_NUMBER: _builtins.int
     knowledge_base: _builtins.str
     """knowledgeBases/{id}."""
     visible: _builtins.bool
@@ -1609,6 +1953,10 @@ class ResolvedKnowledgeBase(_message.Message):
     """Number of its current version; 0 before the first upload."""
     row_count: _builtins.int
     """Rows of that version."""
+    link_origin: Global___LinkOrigin.ValueType
+    """How it is linked to the chat configuration."""
+    grant_origin: Global___LinkOrigin.ValueType
+    """How it is granted to the model; not set for the reply of rows alone."""
     def __init__(
         self,
         *,
@@ -1617,10 +1965,12 @@ class ResolvedKnowledgeBase(_message.Message):
         reason: Global___VisibilityReason.ValueType = ...,
         version: _builtins.int = ...,
         row_count: _builtins.int = ...,
+        link_origin: Global___LinkOrigin.ValueType = ...,
+        grant_origin: Global___LinkOrigin.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["knowledge_base", b"knowledge_base", "reason", b"reason", "row_count", b"row_count", "version", b"version", "visible", b"visible"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant_origin", b"grant_origin", "knowledge_base", b"knowledge_base", "link_origin", b"link_origin", "reason", b"reason", "row_count", b"row_count", "version", b"version", "visible", b"visible"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1635,6 +1985,7 @@ class ResolvedLink(_message.Message):
     AI_MODEL_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     KNOWLEDGE_BASES_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     priority: _builtins.int
     """Its place in the chain."""
     @_builtins.property
@@ -1645,16 +1996,21 @@ class ResolvedLink(_message.Message):
     def knowledge_bases(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolvedKnowledgeBase]:
         """Every knowledge base of the chat configuration, seen or not."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[Global___ChainWarning.ValueType]:
+        """What is unusual about its data."""
+
     def __init__(
         self,
         *,
         ai_model: Global___AiModel | None = ...,
         priority: _builtins.int = ...,
         knowledge_bases: _abc.Iterable[Global___ResolvedKnowledgeBase] | None = ...,
+        warnings: _abc.Iterable[Global___ChainWarning.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "knowledge_bases", b"knowledge_bases", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_model", b"ai_model", "knowledge_bases", b"knowledge_bases", "priority", b"priority", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1668,6 +2024,8 @@ class ResolveChatConfigurationResponse(_message.Message):
 
     CHAT_CONFIGURATION_FIELD_NUMBER: _builtins.int
     CHAIN_FIELD_NUMBER: _builtins.int
+    PASSED_BY_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def chat_configuration(self) -> Global___ChatConfiguration:
         """The chat configuration."""
@@ -1676,15 +2034,25 @@ class ResolveChatConfigurationResponse(_message.Message):
     def chain(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolvedLink]:
         """The chain, in the order of asking; the last link is the reply of rows alone."""
 
+    @_builtins.property
+    def passed_by(self) -> _containers.RepeatedCompositeFieldContainer[Global___AiModelLink]:
+        """Models that are linked but not asked: they, or their links, are disabled."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[Global___ChainWarning.ValueType]:
+        """What is unusual about the whole."""
+
     def __init__(
         self,
         *,
         chat_configuration: Global___ChatConfiguration | None = ...,
         chain: _abc.Iterable[Global___ResolvedLink] | None = ...,
+        passed_by: _abc.Iterable[Global___AiModelLink] | None = ...,
+        warnings: _abc.Iterable[Global___ChainWarning.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat_configuration", b"chat_configuration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "chat_configuration", b"chat_configuration"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "chat_configuration", b"chat_configuration", "passed_by", b"passed_by", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1785,3 +2153,263 @@ class ListMappingsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListMappingsResponse: _TypeAlias = ListMappingsResponse  # noqa: Y015
+
+@_typing.final
+class Sync(_message.Message):
+    """One look at a source."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KNOWLEDGE_BASE_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    FETCHED_BYTES_FIELD_NUMBER: _builtins.int
+    UPLOADS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ROWS_BEFORE_FIELD_NUMBER: _builtins.int
+    ROWS_FOUND_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    COMPLETE_TIME_FIELD_NUMBER: _builtins.int
+    NEXT_TIME_FIELD_NUMBER: _builtins.int
+    knowledge_base: _builtins.str
+    """knowledgeBases/{id}."""
+    number: _builtins.int
+    """Number of the sync, from 1 for each knowledge base."""
+    state: Global___SyncState.ValueType
+    """What came of it."""
+    code: _builtins.str
+    """Why it failed or is held, as one word; empty otherwise."""
+    fetched_bytes: _builtins.int
+    """Bytes that were fetched."""
+    version: _builtins.int
+    """Version that became current; 0 where none did."""
+    rows_before: _builtins.int
+    """Rows of the version before, and of this one."""
+    rows_found: _builtins.int
+    """Rows that were found."""
+    @_builtins.property
+    def uploads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """uploads/{id}, one for each file that was stored."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def complete_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended; not set before."""
+
+    @_builtins.property
+    def next_time(self) -> _timestamp_pb2.Timestamp:
+        """When the source is looked at next; not set where only a person asks."""
+
+    def __init__(
+        self,
+        *,
+        knowledge_base: _builtins.str = ...,
+        number: _builtins.int = ...,
+        state: Global___SyncState.ValueType = ...,
+        code: _builtins.str = ...,
+        fetched_bytes: _builtins.int = ...,
+        uploads: _abc.Iterable[_builtins.str] | None = ...,
+        version: _builtins.int = ...,
+        rows_before: _builtins.int = ...,
+        rows_found: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        complete_time: _timestamp_pb2.Timestamp | None = ...,
+        next_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "next_time", b"next_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "complete_time", b"complete_time", "create_time", b"create_time", "fetched_bytes", b"fetched_bytes", "knowledge_base", b"knowledge_base", "next_time", b"next_time", "number", b"number", "rows_before", b"rows_before", "rows_found", b"rows_found", "state", b"state", "uploads", b"uploads", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sync: _TypeAlias = Sync  # noqa: Y015
+
+@_typing.final
+class SyncKnowledgeBaseRequest(_message.Message):
+    """Asks for a sync."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ACCEPT_SHRINK_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """knowledgeBases/{id}. Required."""
+    accept_shrink: _builtins.bool
+    """Make the new rows current however few they are. Default: false."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        accept_shrink: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_shrink", b"accept_shrink", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncKnowledgeBaseRequest: _TypeAlias = SyncKnowledgeBaseRequest  # noqa: Y015
+
+@_typing.final
+class SyncKnowledgeBaseResponse(_message.Message):
+    """A sync is under way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SYNC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sync(self) -> Global___Sync:
+        """The sync."""
+
+    def __init__(
+        self,
+        *,
+        sync: Global___Sync | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sync", b"sync"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sync", b"sync"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncKnowledgeBaseResponse: _TypeAlias = SyncKnowledgeBaseResponse  # noqa: Y015
+
+@_typing.final
+class ListSyncsRequest(_message.Message):
+    """Asks for a page of syncs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KNOWLEDGE_BASE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    knowledge_base: _builtins.str
+    """Only those of this knowledge base: knowledgeBases/{id}. Default: all."""
+    page_size: _builtins.int
+    """Most syncs in the page, 1 to 1,000. Default: 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before. Default: the first page."""
+    def __init__(
+        self,
+        *,
+        knowledge_base: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["knowledge_base", b"knowledge_base", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSyncsRequest: _TypeAlias = ListSyncsRequest  # noqa: Y015
+
+@_typing.final
+class ListSyncsResponse(_message.Message):
+    """A page of syncs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SYNCS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last one."""
+    @_builtins.property
+    def syncs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Sync]:
+        """The syncs, the latest first."""
+
+    def __init__(
+        self,
+        *,
+        syncs: _abc.Iterable[Global___Sync] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "syncs", b"syncs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSyncsResponse: _TypeAlias = ListSyncsResponse  # noqa: Y015
+
+@_typing.final
+class CompareVersionsRequest(_message.Message):
+    """Asks what changed between two versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KNOWLEDGE_BASE_FIELD_NUMBER: _builtins.int
+    FROM_VERSION_FIELD_NUMBER: _builtins.int
+    TO_VERSION_FIELD_NUMBER: _builtins.int
+    KEY_COLUMNS_FIELD_NUMBER: _builtins.int
+    knowledge_base: _builtins.str
+    """knowledgeBases/{id}. Required."""
+    from_version: _builtins.int
+    """The version before. Default: the one before `to_version` that is still there."""
+    to_version: _builtins.int
+    """The version after. Default: the current one."""
+    @_builtins.property
+    def key_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns that name a row. Default: those of the source, or else the whole row."""
+
+    def __init__(
+        self,
+        *,
+        knowledge_base: _builtins.str = ...,
+        from_version: _builtins.int = ...,
+        to_version: _builtins.int = ...,
+        key_columns: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_version", b"from_version", "key_columns", b"key_columns", "knowledge_base", b"knowledge_base", "to_version", b"to_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareVersionsRequest: _TypeAlias = CompareVersionsRequest  # noqa: Y015
+
+@_typing.final
+class CompareVersionsResponse(_message.Message):
+    """What changed between two versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_VERSION_FIELD_NUMBER: _builtins.int
+    TO_VERSION_FIELD_NUMBER: _builtins.int
+    ROWS_ADDED_FIELD_NUMBER: _builtins.int
+    ROWS_REMOVED_FIELD_NUMBER: _builtins.int
+    ROWS_CHANGED_FIELD_NUMBER: _builtins.int
+    ROWS_UNCHANGED_FIELD_NUMBER: _builtins.int
+    from_version: _builtins.int
+    """The version before."""
+    to_version: _builtins.int
+    """The version after."""
+    rows_added: _builtins.int
+    """Rows that only the version after has."""
+    rows_removed: _builtins.int
+    """Rows that only the version before has."""
+    rows_changed: _builtins.int
+    """Rows of one key whose other cells differ; 0 where the whole row is the key."""
+    rows_unchanged: _builtins.int
+    """Rows that both have."""
+    def __init__(
+        self,
+        *,
+        from_version: _builtins.int = ...,
+        to_version: _builtins.int = ...,
+        rows_added: _builtins.int = ...,
+        rows_removed: _builtins.int = ...,
+        rows_changed: _builtins.int = ...,
+        rows_unchanged: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_version", b"from_version", "rows_added", b"rows_added", "rows_changed", b"rows_changed", "rows_removed", b"rows_removed", "rows_unchanged", b"rows_unchanged", "to_version", b"to_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareVersionsResponse: _TypeAlias = CompareVersionsResponse  # noqa: Y015

@@ -145,6 +145,21 @@ class MappingServiceStub:
                 request_serializer=dari_dot_v1_dot_mapping__pb2.ResolveChatConfigurationRequest.SerializeToString,
                 response_deserializer=dari_dot_v1_dot_mapping__pb2.ResolveChatConfigurationResponse.FromString,
                 _registered_method=True)
+        self.SyncKnowledgeBase = channel.unary_unary(
+                '/dari.v1.MappingService/SyncKnowledgeBase',
+                request_serializer=dari_dot_v1_dot_mapping__pb2.SyncKnowledgeBaseRequest.SerializeToString,
+                response_deserializer=dari_dot_v1_dot_mapping__pb2.SyncKnowledgeBaseResponse.FromString,
+                _registered_method=True)
+        self.ListSyncs = channel.unary_unary(
+                '/dari.v1.MappingService/ListSyncs',
+                request_serializer=dari_dot_v1_dot_mapping__pb2.ListSyncsRequest.SerializeToString,
+                response_deserializer=dari_dot_v1_dot_mapping__pb2.ListSyncsResponse.FromString,
+                _registered_method=True)
+        self.CompareVersions = channel.unary_unary(
+                '/dari.v1.MappingService/CompareVersions',
+                request_serializer=dari_dot_v1_dot_mapping__pb2.CompareVersionsRequest.SerializeToString,
+                response_deserializer=dari_dot_v1_dot_mapping__pb2.CompareVersionsResponse.FromString,
+                _registered_method=True)
         self.ListMappings = channel.unary_unary(
                 '/dari.v1.MappingService/ListMappings',
                 request_serializer=dari_dot_v1_dot_mapping__pb2.ListMappingsRequest.SerializeToString,
@@ -375,6 +390,36 @@ class MappingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SyncKnowledgeBase(self, request, context):
+        """Fetches a knowledge base's source now, where it has changed, and gives the sync that this began or that was under way.
+
+        Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (FAILED_PRECONDITION: it
+        has no source); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSyncs(self, request, context):
+        """Lists syncs, the latest first.
+
+        Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareVersions(self, request, context):
+        """Tells what changed between two versions of a knowledge base.
+
+        Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base, or a version);
+        FAILED_PRECONDITION (FAILED_PRECONDITION: the columns differ); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL
+        (INTERNAL).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListMappings(self, request, context):
         """Lists all links and grants.
 
@@ -496,6 +541,21 @@ def add_MappingServiceServicer_to_server(servicer, server):
                     servicer.ResolveChatConfiguration,
                     request_deserializer=dari_dot_v1_dot_mapping__pb2.ResolveChatConfigurationRequest.FromString,
                     response_serializer=dari_dot_v1_dot_mapping__pb2.ResolveChatConfigurationResponse.SerializeToString,
+            ),
+            'SyncKnowledgeBase': grpc.unary_unary_rpc_method_handler(
+                    servicer.SyncKnowledgeBase,
+                    request_deserializer=dari_dot_v1_dot_mapping__pb2.SyncKnowledgeBaseRequest.FromString,
+                    response_serializer=dari_dot_v1_dot_mapping__pb2.SyncKnowledgeBaseResponse.SerializeToString,
+            ),
+            'ListSyncs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSyncs,
+                    request_deserializer=dari_dot_v1_dot_mapping__pb2.ListSyncsRequest.FromString,
+                    response_serializer=dari_dot_v1_dot_mapping__pb2.ListSyncsResponse.SerializeToString,
+            ),
+            'CompareVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareVersions,
+                    request_deserializer=dari_dot_v1_dot_mapping__pb2.CompareVersionsRequest.FromString,
+                    response_serializer=dari_dot_v1_dot_mapping__pb2.CompareVersionsResponse.SerializeToString,
             ),
             'ListMappings': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMappings,
@@ -1098,6 +1158,87 @@ class MappingService:
             '/dari.v1.MappingService/ResolveChatConfiguration',
             dari_dot_v1_dot_mapping__pb2.ResolveChatConfigurationRequest.SerializeToString,
             dari_dot_v1_dot_mapping__pb2.ResolveChatConfigurationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SyncKnowledgeBase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dari.v1.MappingService/SyncKnowledgeBase',
+            dari_dot_v1_dot_mapping__pb2.SyncKnowledgeBaseRequest.SerializeToString,
+            dari_dot_v1_dot_mapping__pb2.SyncKnowledgeBaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSyncs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dari.v1.MappingService/ListSyncs',
+            dari_dot_v1_dot_mapping__pb2.ListSyncsRequest.SerializeToString,
+            dari_dot_v1_dot_mapping__pb2.ListSyncsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dari.v1.MappingService/CompareVersions',
+            dari_dot_v1_dot_mapping__pb2.CompareVersionsRequest.SerializeToString,
+            dari_dot_v1_dot_mapping__pb2.CompareVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -168,6 +168,24 @@ class MappingServiceStub:
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); UNAVAILABLE (UNAVAILABLE: the database);
     INTERNAL (INTERNAL).
     """
+    SyncKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.SyncKnowledgeBaseRequest, _mapping_pb2.SyncKnowledgeBaseResponse]
+    """Fetches a knowledge base's source now, where it has changed, and gives the sync that this began or that was under way.
+
+    Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (FAILED_PRECONDITION: it
+    has no source); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
+    """
+    ListSyncs: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.ListSyncsRequest, _mapping_pb2.ListSyncsResponse]
+    """Lists syncs, the latest first.
+
+    Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
+    """
+    CompareVersions: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.CompareVersionsRequest, _mapping_pb2.CompareVersionsResponse]
+    """Tells what changed between two versions of a knowledge base.
+
+    Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base, or a version);
+    FAILED_PRECONDITION (FAILED_PRECONDITION: the columns differ); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL
+    (INTERNAL).
+    """
     ListMappings: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.ListMappingsRequest, _mapping_pb2.ListMappingsResponse]
     """Lists all links and grants.
 
@@ -309,6 +327,24 @@ class MappingServiceAsyncStub(MappingServiceStub):
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); UNAVAILABLE (UNAVAILABLE: the database);
     INTERNAL (INTERNAL).
+    """
+    SyncKnowledgeBase: _aio.UnaryUnaryMultiCallable[_mapping_pb2.SyncKnowledgeBaseRequest, _mapping_pb2.SyncKnowledgeBaseResponse]  # type: ignore[assignment]
+    """Fetches a knowledge base's source now, where it has changed, and gives the sync that this began or that was under way.
+
+    Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (FAILED_PRECONDITION: it
+    has no source); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
+    """
+    ListSyncs: _aio.UnaryUnaryMultiCallable[_mapping_pb2.ListSyncsRequest, _mapping_pb2.ListSyncsResponse]  # type: ignore[assignment]
+    """Lists syncs, the latest first.
+
+    Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
+    """
+    CompareVersions: _aio.UnaryUnaryMultiCallable[_mapping_pb2.CompareVersionsRequest, _mapping_pb2.CompareVersionsResponse]  # type: ignore[assignment]
+    """Tells what changed between two versions of a knowledge base.
+
+    Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base, or a version);
+    FAILED_PRECONDITION (FAILED_PRECONDITION: the columns differ); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL
+    (INTERNAL).
     """
     ListMappings: _aio.UnaryUnaryMultiCallable[_mapping_pb2.ListMappingsRequest, _mapping_pb2.ListMappingsResponse]  # type: ignore[assignment]
     """Lists all links and grants.
@@ -580,6 +616,42 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); UNAVAILABLE (UNAVAILABLE: the database);
         INTERNAL (INTERNAL).
+        """
+
+    @_abc_1.abstractmethod
+    def SyncKnowledgeBase(
+        self,
+        request: _mapping_pb2.SyncKnowledgeBaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_mapping_pb2.SyncKnowledgeBaseResponse, _abc.Awaitable[_mapping_pb2.SyncKnowledgeBaseResponse]]:
+        """Fetches a knowledge base's source now, where it has changed, and gives the sync that this began or that was under way.
+
+        Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (FAILED_PRECONDITION: it
+        has no source); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
+        """
+
+    @_abc_1.abstractmethod
+    def ListSyncs(
+        self,
+        request: _mapping_pb2.ListSyncsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_mapping_pb2.ListSyncsResponse, _abc.Awaitable[_mapping_pb2.ListSyncsResponse]]:
+        """Lists syncs, the latest first.
+
+        Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
+        """
+
+    @_abc_1.abstractmethod
+    def CompareVersions(
+        self,
+        request: _mapping_pb2.CompareVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_mapping_pb2.CompareVersionsResponse, _abc.Awaitable[_mapping_pb2.CompareVersionsResponse]]:
+        """Tells what changed between two versions of a knowledge base.
+
+        Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base, or a version);
+        FAILED_PRECONDITION (FAILED_PRECONDITION: the columns differ); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL
+        (INTERNAL).
         """
 
     @_abc_1.abstractmethod
