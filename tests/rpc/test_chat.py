@@ -45,6 +45,7 @@ from tests.support.running_dari import (
     attempts_of,
     conversation_of,
     kind_of,
+    kinds_of,
     refusal,
     seconds,
     status_of,
@@ -74,7 +75,7 @@ def test_a_healthy_chain_streams_its_first_models_answer(bot: RunningDari, flowi
     """Started, the tokens as they came, completed: who answered, over which rows, nothing degraded."""
     flowise.script(answer("La ", "Guardia"))
     events = list(bot.stream("Where is LGA?"))
-    assert [kind_of(each) for each in events] == ["started", "token", "token", "completed"]
+    assert kinds_of(events) == ["started", "token", "token", "completed"]
     turn = events[-1].completed.turn
     assert events[0].started.turn == turn.name
     assert turn.answer == text_of(events) == "La Guardia"
@@ -115,7 +116,7 @@ def test_what_fails_before_the_first_token_is_followed_by_the_next_model(
         bot.mapping.UpdateAiModel(mapping_pb2.UpdateAiModelRequest(ai_model=flow))
         flowise.script(play)
         events = list(bot.stream("Where is LGA?"))
-        assert [kind_of(each) for each in events] == ["started", "attempt_ended", "token", "completed"], name
+        assert kinds_of(events) == ["started", "attempt_ended", "token", "completed"], name
         turn = events[-1].completed.turn
         assert attempts_of(turn) == [("flow", outcome, code), ("server", "ANSWERED", "")], name
         assert events[1].attempt_ended.attempt == turn.attempts[0], name
@@ -175,7 +176,7 @@ def test_what_fails_after_the_first_token_is_superseded_by_a_whole_answer(
     """C4: the text so far is void, the next text is whole, nothing comes twice."""
     flowise.script(play)
     events = list(bot.stream("Where is LGA?"))
-    assert [kind_of(each) for each in events] == [
+    assert kinds_of(events) == [
         "started",
         "token",
         "token",
@@ -204,7 +205,7 @@ def test_a_stand_in_that_cannot_go_on_begins_anew(bot: RunningDari, flowise: Sta
     """C4, CONTINUE: the API of the next model has no word for it."""
     flowise.script(cut_after("Half an ", "answer"))
     events = list(bot.stream("Where is LGA?", on_interruption=pb.ON_INTERRUPTION_CONTINUE))
-    assert [kind_of(each) for each in events] == [
+    assert kinds_of(events) == [
         "started",
         "token",
         "token",
@@ -265,7 +266,7 @@ def test_rows_only_supersedes_a_cut_answer(bot: RunningDari, flowise: StandIn, o
     flowise.script(cut_after("Half"))
     events = list(bot.stream("Where is LGA?"))
     kinds = ["started", "token", "attempt_ended", "superseded", "attempt_ended", "token", "completed"]
-    assert [kind_of(each) for each in events] == kinds
+    assert kinds_of(events) == kinds
     assert text_of(events) == events[-1].completed.turn.answer
 
 
@@ -451,7 +452,7 @@ def test_a_turn_is_answered_once_for_its_request_id(bot: RunningDari, flowise: S
     request_id = uuid4()
     first = bot.ask("Where is LGA?", request_id=request_id)
     again = list(bot.stream("Where is LGA?", request_id=request_id))
-    assert [kind_of(each) for each in again] == ["started", "token", "completed"]
+    assert kinds_of(again) == ["started", "token", "completed"]
     assert again[-1].completed.turn == first
     assert text_of(again) == "first answer"
     in_conversation = bot.ask("Where is LGA?", request_id=request_id, conversation=conversation_of(first))
