@@ -1,16 +1,15 @@
 """ChatService on the wire."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from functools import partial
-from typing import Protocol
 from uuid import UUID
 
 import grpc
 
 from dari.core.chain import AttemptEnded, Seam, Superseded, TokenCame
 from dari.core.chat import Chat, ChatEvent, TurnCompleted, TurnStarted
-from dari.core.circuit import CircuitSnapshot, CircuitState
+from dari.core.circuit import CircuitState
 from dari.core.conversations import (
     AttemptRecord,
     Citation,
@@ -22,32 +21,14 @@ from dari.core.conversations import (
 )
 from dari.core.errors import FieldViolation, InternalError, InvalidArgument
 from dari.core.language import Language
-from dari.core.mapping import AiModelKind
 from dari.core.notices import Notice, notices_of
 from dari.core.search import named_cells
+from dari.core.upstream_states import LocalProcess, Upstreams, UpstreamState, watch_upstreams
+from dari.core.watching import Watching
 from dari.rpc import callers, names
 from dari.rpc.times import duration, timestamp
 from dari.v1 import chat_pb2 as pb
 from dari.v1 import chat_pb2_grpc, ingest_pb2, mapping_pb2
-
-
-class UpstreamState(Protocol):
-    """What stands behind one AI model."""
-
-    @property
-    def ai_model(self) -> str: ...
-    @property
-    def kind(self) -> AiModelKind: ...
-    @property
-    def circuit(self) -> CircuitSnapshot: ...
-
-
-class Upstreams(Protocol):
-    """What this replica knows of the neighbours that it has asked. `drain` and `reset` raise NotFound."""
-
-    def states(self) -> Sequence[UpstreamState]: ...
-    def drain(self, ai_model: str) -> UpstreamState: ...
-    def reset(self, ai_model: str) -> UpstreamState: ...
 
 
 class ChatService(chat_pb2_grpc.ChatServiceServicer):
@@ -60,11 +41,13 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         chat: Chat,
         conversations: ConversationStore,
         upstreams: Upstreams,
+        watching: Watching,
     ) -> None:
         self._tenant = tenant
         self._chat = chat
         self._conversations = conversations
         self._upstreams = upstreams
+        self._watching = watching
 
     def Chat(self, request: pb.ChatRequest, context: grpc.ServicerContext) -> Iterator[pb.ChatResponse]:
         """See chat.proto."""
@@ -130,6 +113,14 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     ) -> pb.ListUpstreamsResponse:
         """See chat.proto."""
         return pb.ListUpstreamsResponse(upstreams=map(_upstream, self._upstreams.states()))
+
+    def WatchUpstreams(
+        self, request: pb.WatchUpstreamsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchUpstreamsResponse]:
+        """See chat.proto."""
+        with closing(self._watching.looks(partial(callers.call_when_left, context))) as looks:
+            for changed in watch_upstreams(self._upstreams.states, looks):
+                yield pb.WatchUpstreamsResponse(upstreams=map(_upstream, changed))
 
     def DrainUpstream(
         self, request: pb.DrainUpstreamRequest, context: grpc.ServicerContext
@@ -272,4 +263,18 @@ def _upstream(state: UpstreamState) -> pb.Upstream:
         open_remaining=duration(circuit.open_remaining_s) if is_open else None,
         failure_rate=circuit.failure_rate,
         in_state=duration(circuit.in_state_s),
+        local_process=_local_process(state.process) if state.process else None,
+    )
+
+
+def _local_process(process: LocalProcess) -> pb.LocalProcess:
+    return pb.LocalProcess(
+        state=pb.LocalProcessState.Value(f"LOCAL_PROCESS_STATE_{process.status.value}"),
+        model_file=process.model_file,
+        engine=process.engine,
+        restarts=process.restarts,
+        queue_length=process.queue_length,
+        running=process.running,
+        last_failure_code=process.last_failure,
+        memory_bytes=process.memory_bytes,
     )
