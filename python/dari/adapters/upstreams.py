@@ -59,12 +59,14 @@ class UpstreamDirectory:
         local_model: LocalModel | None,
         local_model_id: str | None,
         circuit_rules: CircuitRules,
+        max_neighbours: int = MAX_NEIGHBOURS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._secrets = secrets
         self._local_model = local_model
         self._local_model_id = local_model_id
         self._circuit_rules = circuit_rules
+        self._max_neighbours = max_neighbours
         self._clock = clock
         self._lock = threading.Lock()  # guards the three below
         self._neighbours: OrderedDict[Target, _Neighbour] = OrderedDict()
@@ -176,7 +178,7 @@ class UpstreamDirectory:
         """Forget from the front. One that is drained begins another day instead: only a reset ends that."""
         while (target := next(iter(self._neighbours))) != newest:
             neighbour = self._neighbours[target]
-            if now_s - neighbour.met_s < FORGET_AFTER_S and len(self._neighbours) <= MAX_NEIGHBOURS:
+            if now_s - neighbour.met_s < FORGET_AFTER_S and len(self._neighbours) <= self._max_neighbours:
                 return
             if neighbour.own_circuit.state().state is CircuitState.DRAINED:
                 neighbour.met_s = now_s
