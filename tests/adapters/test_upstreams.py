@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,20 @@ def test_a_model_that_points_elsewhere_leaves_nothing_behind(directory: Upstream
         (flowise.url, 1),
     ]
     assert states(directory) == [("moves", CLOSED), ("stays", CLOSED)]
+
+
+def test_a_turn_that_knows_a_model_as_it_was_changes_nothing(directory: UpstreamDirectory) -> None:
+    """Two chats may know one model by two states while the database is gone: no circuit is forgotten turn by turn."""
+    now = replace(model(flow(2)), update_time=datetime.now(UTC))
+    before = replace(model(flow(1)), update_time=now.update_time - timedelta(hours=1))
+    for asked in (before, now):
+        directory.upstream(asked)
+    for asked in (before, now, before, now):
+        directory.upstream(asked)
+        if directory.circuit(asked).admit() is not None:
+            fail(directory, asked, "stream_cut")
+    assert [directory.circuit(each).state().state for each in (before, now)] == [OPEN, OPEN]
+    assert states(directory) == [("m", OPEN)]
 
 
 def test_a_forgotten_client_ends_no_attempt_and_closes_its_connections_behind_the_last(

@@ -168,6 +168,8 @@ class UpstreamDirectory:
 
     def _note_asked(self, model: AiModel) -> None:
         before = self._models.get(model.id)
+        if before is not None and before.update_time > model.update_time:
+            return  # As it was before a change: this turn began earlier, or over the mapping known last.
         self._models[model.id] = model
         if before is None or before.target == model.target:
             return
