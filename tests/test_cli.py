@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from dari import cli
 from dari.commands.exit_codes import ExitCode
@@ -271,6 +272,8 @@ def turn_script(request: chat_pb2.ChatRequest, context: grpc.ServicerContext) ->
     )
     yield chat_pb2.ChatResponse(started=chat_pb2.TurnStarted(conversation="conversations/1"))
     yield chat_pb2.ChatResponse(attempt_ended=chat_pb2.AttemptEnded(attempt=refused))
+    stand_in = chat_pb2.Notice(kind=chat_pb2.NOTICE_KIND_STAND_IN, text="A stand-in \x1b[2Janswers.")
+    yield chat_pb2.ChatResponse(notice=stand_in)
     yield chat_pb2.ChatResponse(token=chat_pb2.Token(text="Jet"))
     yield chat_pb2.ChatResponse(superseded=chat_pb2.Superseded(attempt=cut))
     yield chat_pb2.ChatResponse(token=chat_pb2.Token(text="JetBlue \x1b[2J"))
@@ -287,8 +290,17 @@ def test_chat_shows_the_answer_and_where_it_is_from(dari: FakeDari, capsys: Capt
     assert "JetBlue [2Jis B6." in captured.out
     assert "carrier: B6, name: [red]x" in captured.out
     assert "\x1b" not in captured.out
-    for said in ("connection_refused", "drop the text above", "aiModels/local (local)", "another model than the first"):
+    for said in ("connection_refused", "drop the text above", "aiModels/local (local)", "! A stand-in [2Janswers."):
         assert said in captured.err
+
+
+def test_chat_names_the_language_that_notices_are_wanted_in(dari: FakeDari) -> None:
+    """Where none is wanted, none is named: the question's is taken."""
+    dari.chat.script = turn_script
+    assert run(dari, "chat", "Which code?", "--chat", "flights") == ExitCode.OK
+    assert dari.chat.accept_languages == []
+    assert run(dari, "chat", "Which code?", "--chat", "flights", "--language", "ko") == ExitCode.OK
+    assert dari.chat.accept_languages == ["ko"]
 
 
 def test_chat_in_json_prints_every_event(dari: FakeDari, capsys: Captured) -> None:
@@ -296,7 +308,7 @@ def test_chat_in_json_prints_every_event(dari: FakeDari, capsys: Captured) -> No
     dari.chat.script = turn_script
     events = run_json(dari, capsys, "chat", "Which code?", "--chat", "flights")
     kinds = [next(iter(event)) for event in events]
-    assert kinds == ["started", "attemptEnded", "token", "superseded", "token", "token", "completed"]
+    assert kinds == ["started", "attemptEnded", "notice", "token", "superseded", "token", "token", "completed"]
     assert events[-1]["completed"]["turn"]["aiModel"] == "aiModels/local"
 
 
@@ -394,6 +406,78 @@ def test_status_shows_health_circuits_and_open_uploads(dari: FakeDari, csv: Path
     assert [upload["name"] for upload in state["uploads"]] == ["uploads/open-1"]
     assert run(dari, "status", "--admin-address", dari.address) == ExitCode.OK
     assert "aiModels/main" in capsys.readouterr().out
+
+
+def upstream(state: "chat_pb2.CircuitState.ValueType", **fields: Any) -> chat_pb2.Upstream:
+    return chat_pb2.Upstream(ai_model="aiModels/main", circuit_state=state, **fields)
+
+
+LOADING = chat_pb2.LocalProcess(state=chat_pb2.LOCAL_PROCESS_STATE_LOADING, model_file="smol")
+KILLED = chat_pb2.LocalProcess(
+    state=chat_pb2.LOCAL_PROCESS_STATE_RESTARTING,
+    model_file="smol",
+    engine="xllamacpp",
+    restarts=2,
+    last_failure_code="process_died",
+    memory_bytes=3 * 2**20,
+)
+
+
+def test_status_watches_until_the_server_stops(dari: FakeDari, capsys: Captured) -> None:
+    """A line for each upstream at first, then for each change, all on stdout; the end is UNAVAILABLE."""
+    dari.chat.upstreams = [upstream(chat_pb2.CIRCUIT_STATE_CLOSED)]
+    opened = upstream(chat_pb2.CIRCUIT_STATE_OPEN, last_failure_code="stream_cut", open_remaining=Duration(seconds=5))
+    half_open = upstream(chat_pb2.CIRCUIT_STATE_HALF_OPEN, last_failure_code="stream_cut")
+    local = chat_pb2.Upstream(
+        ai_model="aiModels/local", circuit_state=chat_pb2.CIRCUIT_STATE_CLOSED, local_process=KILLED
+    )
+    dari.chat.changes = [[opened], [half_open, local]]
+    assert run(dari, "status", "--watch") == ExitCode.UNAVAILABLE
+    captured = capsys.readouterr()
+    process = "process restarting: smol on xllamacpp, 0 running, 0 waiting, 2 restarts, 3 MiB"
+    assert [line.partition(" ")[2] for line in captured.out.splitlines()] == [
+        "aiModels/main circuit closed",
+        "aiModels/main circuit open, latest failure stream_cut, tried again in 5.0 s",
+        "aiModels/main circuit half open, latest failure stream_cut",
+        f"aiModels/local circuit closed; {process}, last ended by process_died",
+    ]
+    assert "stopping" in captured.err
+    assert cli.run(["--address", dari.address, "--json", "status", "--watch"]) == ExitCode.UNAVAILABLE
+    told = [json.loads(line)["upstreams"] for line in capsys.readouterr().out.splitlines()]
+    assert [len(each) for each in told] == [1, 1, 2]
+    dari.chat.upstreams, dari.chat.changes = [], []
+    assert run(dari, "status", "--watch") == ExitCode.UNAVAILABLE
+    assert "No upstream was asked yet" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_watch_without_a_trace(dari: FakeDari) -> None:
+    """The code is the shell's for SIGINT; the lines so far are out."""
+    dari.chat.upstreams = [upstream(chat_pb2.CIRCUIT_STATE_CLOSED)]
+    dari.chat.goes_on.clear()
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "dari", "--address", dari.address, "status", "--watch"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    assert "circuit closed" in watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    _, told = watching.communicate(timeout=30.0)
+    dari.chat.goes_on.set()
+    assert watching.returncode == ExitCode.INTERRUPTED
+    assert "Traceback" not in told
+
+
+def test_status_shows_the_process_of_the_local_model(dari: FakeDari, capsys: Captured) -> None:
+    local = chat_pb2.Upstream(
+        ai_model="aiModels/local", circuit_state=chat_pb2.CIRCUIT_STATE_CLOSED, local_process=LOADING
+    )
+    dari.chat.upstreams = [local, upstream(chat_pb2.CIRCUIT_STATE_DRAINED, failure_rate=0.5)]
+    assert run(dari, "status", "--admin-address", dari.address) == ExitCode.OK
+    shown = capsys.readouterr().out
+    assert "aiModels/local: process loading: smol, 0 running, 0 waiting, 0 restarts" in shown
+    assert "drained" in shown and "50%" in shown
 
 
 def test_wrong_settings_end_with_config(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

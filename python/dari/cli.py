@@ -395,13 +395,14 @@ def chat(
         str | None, typer.Option("--chat", "-c", help="The chat configuration. Default: the only one.")
     ] = None,
     conversation: Annotated[str, typer.Option(help="conversations/…: one that goes on. Default: a new one.")] = "",
+    language: Annotated[str, typer.Option(help="Of the notices: ko or en. Default: the question's.")] = "",
 ) -> None:
     """Ask a chatbot: one question, or a conversation."""
     from dari.commands import chat as command
 
     name = resource_name("chatConfigurations", chat_configuration) if chat_configuration else None
     try:
-        command.run(context.obj, question, name, conversation)
+        command.run(context.obj, question, name, conversation, language)
     except command.NoSingleConfiguration as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -412,10 +413,16 @@ def status(
     admin_address: Annotated[
         str, typer.Option(envvar="DARI_ADMIN_ADDRESS", metavar="HOST:PORT", help="Where the server's health is.")
     ] = "127.0.0.1:50052",
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show circuits and the local model as they change, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Show health, circuits and open uploads."""
     from dari.commands import status as command
 
+    if watch:
+        command.run_watch(context.obj)
+        return
     raise typer.Exit(command.run(context.obj, admin_address))
 
 

@@ -44,9 +44,9 @@ from dari.core.profiles import Profiles
 from dari.core.search import Search
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upload_session import UploadLimits, Uploads
-from dari.core.upload_watch import UploadWatch
 from dari.core.uploads import MAX_CHUNK_BYTES
 from dari.core.watchdog import Watchdog
+from dari.core.watching import Watching
 from dari.logs import captured, make_log
 from dari.rpc.chat import ChatService
 from dari.rpc.errors import ErrorInterceptor
@@ -185,11 +185,11 @@ class Server:
         self.admin_address = admin.address
         database = self._open_database(opened)
         self._go_on()
-        server, watch = self._build(database, opened)
+        server, watching = self._build(database, opened)
         self.address = _bind(server, settings.listen_address)
         server.start()
         opened.callback(self._drain, server)
-        opened.callback(watch.stop)
+        opened.callback(watching.stop)
         self._go_on()
         admin.set_serving(True)
         opened.callback(admin.set_serving, False)
@@ -249,7 +249,7 @@ class Server:
         opened.callback(_run_within, _UNWIND_TIMEOUT_S, database.close)
         return database
 
-    def _build(self, database: Database, opened: ExitStack) -> tuple[grpc.Server, UploadWatch]:
+    def _build(self, database: Database, opened: ExitStack) -> tuple[grpc.Server, Watching]:
         settings = self._settings
         watchdog = Watchdog()
         opened.callback(watchdog.close)
@@ -276,7 +276,7 @@ class Server:
         evidence = NativeEvidence()
         upload_store = PostgresUploadStore(database, evidence)
         versions = PostgresVersionReader(database, evidence)
-        watch = UploadWatch(upload_store, settings.max_watchers)
+        watching = Watching(settings.max_watchers)
         housekeeping = Housekeeping(
             upload_store,
             PostgresHousekeepingStore(database),
@@ -316,7 +316,13 @@ class Server:
             options=_SERVER_OPTIONS,
         )
         chat_pb2_grpc.add_ChatServiceServicer_to_server(
-            ChatService(tenant=settings.tenant, chat=chat, conversations=conversations, upstreams=directory),
+            ChatService(
+                tenant=settings.tenant,
+                chat=chat,
+                conversations=conversations,
+                upstreams=directory,
+                watching=watching,
+            ),
             server,
         )
         ingest_pb2_grpc.add_IngestServiceServicer_to_server(
@@ -324,7 +330,7 @@ class Server:
                 tenant=settings.tenant,
                 uploads=Uploads(upload_store, make_parser, committers, upload_limits),
                 store=upload_store,
-                watch=watch,
+                watching=watching,
                 search=search,
                 exports=ExportCalls(
                     tenant=settings.tenant,
@@ -351,7 +357,7 @@ class Server:
             server,
         )
         reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME), server)
-        return server, watch
+        return server, watching
 
 
 _SERVER_OPTIONS = (

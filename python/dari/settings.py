@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     max_rejected_share: float = Field(default=0.5, ge=0, le=1)
     """The same as a share of all rows."""
     max_watchers: int = Field(default=16, ge=1, le=1_000)
-    """Callers of WatchUpload at once; each holds one of `rpc_threads`."""
+    """Callers of WatchUpload and WatchUpstreams at once; each holds one of `rpc_threads`."""
     export_stall_timeout_s: Seconds = 60.0
     """An export whose caller takes nothing for so long is ended."""
 

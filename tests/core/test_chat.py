@@ -1,5 +1,6 @@
 """One turn over fakes: what is stored and told when the data, the database or a model fails, or the caller leaves."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -26,9 +27,11 @@ from dari.core.conversations import (
     TurnRequest,
     TurnState,
 )
-from dari.core.errors import Exhausted, InternalError, NotFound, Unavailable
+from dari.core.errors import AnswerInterrupted, DeadlineExceeded, Exhausted, InternalError, NotFound, Unavailable
+from dari.core.language import Language
 from dari.core.last_known import LastKnownChats
 from dari.core.mapping import AiModel, ChatConfiguration, ChatMapping, KnowledgeBase, LinkStore, LocalTarget
+from dari.core.notices import Notice, NoticeKind, notices_of
 from dari.core.ranking import QueryLexeme
 from dari.core.search import CandidateRow, Candidates, Search
 from dari.core.unsaved_turns import UnsavedTurns
@@ -215,9 +218,15 @@ class Bot:
         )
 
     def events(
-        self, question: str = "why?", on_caller_left: Callable[[Callable[[], None]], object] = lambda cancel: None
+        self,
+        question: str = "why?",
+        on_caller_left: Callable[[Callable[[], None]], object] = lambda cancel: None,
+        on_interruption: OnInterruption = OnInterruption.RESTART,
+        language: Language | None = None,
+        timeout_s: float | None = None,
     ) -> Iterator[ChatEvent]:
-        return self.chat.answer("default", TurnRequest("bot", None, question, None), None, on_caller_left)
+        request = TurnRequest("bot", None, question, None, on_interruption)
+        return self.chat.answer("default", request, timeout_s, on_caller_left, language)
 
     def answer(self) -> Answer:
         list(self.events())
@@ -350,6 +359,11 @@ def test_without_a_database_the_last_known_models_answer_without_data(watchdog: 
     assert len(bot.rows.asked) == asked
 
 
+def kinds_of(events: Sequence[ChatEvent]) -> list[type]:
+    """What happened; what readers are told of it stands apart."""
+    return [type(event) for event in events if not isinstance(event, Notice)]
+
+
 def collect(source: Iterator[ChatEvent], events: list[ChatEvent]) -> None:
     """Keep what comes before an error."""
     for event in source:
@@ -367,6 +381,121 @@ def test_no_question_and_no_row_is_logged(watchdog: Watchdog) -> None:
     assert "cell" not in logged
 
 
+# What readers are told
+
+
+STOP, RESTART, CONTINUE = OnInterruption.STOP, OnInterruption.RESTART, OnInterruption.CONTINUE
+HALF = Script("One two thr", FailureKind.UPSTREAM)
+BUSY, WRONG = Script(FailureKind.BUSY), Script(FailureKind.OURS)
+STAND_IN, ROWS_ONLY, NO_DATA = NoticeKind.STAND_IN, NoticeKind.ROWS_ONLY, NoticeKind.NO_DATA
+BROKEN: dict[frozenset[str], Exception] = {frozenset("k"): Unavailable.of("database")}
+IN_ROWS = [ROWS_ONLY, TokenCame, TurnCompleted]
+
+TOLD: list[tuple[str, dict[str, Upstream], dict[frozenset[str], Exception], list[object]]] = [
+    # name, models, searches that fail, events in order: kinds of notices, and types of what else comes from the text on
+    ("as ever", {"m": Script("a")}, {}, [TokenCame, TurnCompleted]),
+    ("a stand-in", {"x": FAILS, "m": Script("a")}, {}, [STAND_IN, TokenCame, TurnCompleted]),
+    ("a busy one", {"x": BUSY, "m": Script("a")}, {}, [STAND_IN, TokenCame, TurnCompleted]),
+    ("the third", {"x": WRONG, "y": FAILS, "m": Script("a", "b")}, {}, [STAND_IN, TokenCame, TokenCame, TurnCompleted]),
+    ("without data", {"m": Script("a")}, BROKEN, [NO_DATA, TokenCame, TurnCompleted]),
+    ("both", {"x": FAILS, "m": Script("a")}, BROKEN, [STAND_IN, NO_DATA, TokenCame, TurnCompleted]),
+    ("rows", {"x": FAILS}, {}, IN_ROWS),
+    ("cut, then whole", {"x": HALF, "m": Script("a")}, {}, [TokenCame, Superseded, STAND_IN, TokenCame, TurnCompleted]),
+    ("two cuts", {"x": HALF, "m": HALF}, {}, [TokenCame, Superseded, STAND_IN, TokenCame, Superseded, *IN_ROWS]),
+]
+
+
+@pytest.mark.parametrize(("name", "models", "search_fails", "told"), TOLD)
+def test_readers_are_told_as_soon_as_it_is_known_and_once(
+    watchdog: Watchdog,
+    name: str,
+    models: dict[str, Upstream],
+    search_fails: dict[frozenset[str], Exception],
+    told: list[object],
+) -> None:
+    """And the turn itself says the same of the answer in the end."""
+    grants = [(model, "k") for model in models]
+    bot = Bot(watchdog, models, bases=("k",), grants=grants, search_fails=search_fails)
+    events = [event for event in bot.events() if not isinstance(event, TurnStarted | AttemptEnded)]
+    assert [event.kind if isinstance(event, Notice) else type(event) for event in events] == told
+    completed = events[-1]
+    assert isinstance(completed, TurnCompleted)
+    assert set(notices_of(completed.turn)) <= {event for event in events if isinstance(event, Notice)}
+
+
+@pytest.mark.parametrize("language", [*Language, None])
+def test_notices_are_in_the_callers_language_or_the_questions(watchdog: Watchdog, language: Language | None) -> None:
+    bot = Bot(watchdog, {"x": FAILS, "m": Script("a")})
+    for question, its_language in (("왜 LGA?", Language.KOREAN), ("why?", Language.ENGLISH)):
+        (notice,) = [event for event in bot.events(question, language=language) if isinstance(event, Notice)]
+        is_korean = any("가" <= letter <= "힣" for letter in notice.text)
+        assert is_korean == ((language or its_language) is Language.KOREAN)
+
+
+class Stalls(Script):
+    """Sends its text, and then nothing until it is aborted."""
+
+    def __init__(self, *steps: str) -> None:
+        super().__init__(*steps)
+        self._aborted = threading.Event()
+
+    def tokens(self) -> Iterator[str]:
+        yield from super().tokens()
+        assert self._aborted.wait(TIMEOUT_S)
+        raise UpstreamError(FailureKind.CANCELLED, "aborted")
+
+    def abort(self) -> None:
+        self._aborted.set()
+
+
+CUTS: list[tuple[str, Upstream, OnInterruption, float | None, type[Exception], bool]] = [
+    ("cut, and no other wanted", HALF, STOP, None, AnswerInterrupted, True),
+    ("too late, in mid-answer", Stalls("One two"), RESTART, 0.5, DeadlineExceeded, True),
+    ("too late, before any text", Stalls(), RESTART, 0.5, DeadlineExceeded, False),
+    ("nothing lives", FAILS, RESTART, None, Unavailable, False),
+]
+
+
+@pytest.mark.parametrize(("name", "model", "on_interruption", "timeout_s", "error", "is_told"), CUTS)
+def test_an_answer_that_stays_cut_is_told_before_the_error(
+    watchdog: Watchdog,
+    name: str,
+    model: Upstream,
+    on_interruption: OnInterruption,
+    timeout_s: float | None,
+    error: type[Exception],
+    is_told: bool,
+) -> None:
+    """And when the turn is read again; but not where there was no text that could be taken for an answer."""
+    bot = Bot(watchdog, {"m": model})
+    events: list[ChatEvent] = []
+    with pytest.raises(error):
+        collect(bot.events(on_interruption=on_interruption, timeout_s=timeout_s), events)
+    notices = [event for event in events if isinstance(event, Notice)]
+    assert [notice.kind for notice in notices] == ([NoticeKind.INCOMPLETE] if is_told else [])
+    (attempts,) = bot.store.abandoned
+    stored = Turn(uuid4(), 1, "why?", TurnState.INCOMPLETE, attempts, None, NOW, None)
+    assert list(notices_of(stored)) == notices
+
+
+def test_without_a_database_it_is_told_before_any_text(watchdog: Watchdog) -> None:
+    """C13: the mapping is the last known one and the turn cannot be stored; both are known at the start."""
+    bot = Bot(watchdog, {"m": Script("hello")}, bases=("k",), grants=[("m", "k")])
+    list(bot.events())
+    bot.links.fails = Unavailable.of("database")
+    started, *notices, token, completed = bot.events()
+    assert isinstance(started, TurnStarted) and isinstance(token, TokenCame) and isinstance(completed, TurnCompleted)
+    kinds = [notice.kind for notice in notices if isinstance(notice, Notice)]
+    assert kinds == [NoticeKind.LAST_KNOWN_MAPPING, NoticeKind.NOT_STORED, NoticeKind.NO_DATA]
+
+
+def test_a_database_that_went_meanwhile_is_told_before_the_end(watchdog: Watchdog) -> None:
+    bot = Bot(watchdog, {"m": Script(*WORKS)}, store=Store(completing_fails=Unavailable.of("database")))
+    *_, notice, completed = bot.events()
+    assert isinstance(notice, Notice) and isinstance(completed, TurnCompleted)
+    assert notice.kind is NoticeKind.NOT_STORED
+
+
 FAKE_ENGINE = "tests.adapters.local_model.fakes:FakeEngine"
 
 
@@ -378,7 +507,7 @@ def test_a_local_model_that_dies_in_mid_answer_is_superseded_and_lives_again(
     with LocalModel(fake_model(tmp_path), Log(), niceness=0, engine_factory=FAKE_ENGINE, limits=limits) as local:
         bot = Bot(watchdog, {"local": local, "next": Script("whole")})
         events = list(bot.events("die"))
-        kinds = [type(event) for event in events]
+        kinds = kinds_of(events)
         assert kinds == [TurnStarted, TokenCame, AttemptEnded, Superseded, TokenCame, TurnCompleted]
         ended = events[2]
         assert isinstance(ended, AttemptEnded)
@@ -393,12 +522,11 @@ def test_the_local_model_goes_on_behind_an_answer_that_was_cut(watchdog: Watchdo
     """CONTINUE, through a real child process: what the caller keeps is what is stored."""
     with LocalModel(fake_model(tmp_path), Log(), niceness=0, engine_factory=FAKE_ENGINE) as local:
         bot = Bot(watchdog, {"flow": Script("One two thr", FailureKind.UPSTREAM), "local": local})
-        request = TurnRequest("bot", None, "why?", None, OnInterruption.CONTINUE)
-        events = list(bot.chat.answer("default", request, None, lambda cancel: None))
-        kinds = [type(event) for event in events]
+        events = list(bot.events(on_interruption=OnInterruption.CONTINUE))
+        kinds = kinds_of(events)
         assert kinds == [TurnStarted, TokenCame, AttemptEnded, Seam, TokenCame, TurnCompleted]
-        assert isinstance(events[3], Seam)
-        assert events[3].offset_chars == len("One two")
+        (seam,) = [event for event in events if isinstance(event, Seam)]
+        assert seam.offset_chars == len("One two")
         # The fake engine says what it was told.
         assert bot.store.completed[-1].text == "One twouser=why?|assistant=One two"
         assert bot.store.completed[-1].degraded_reasons == (DegradedReason.STAND_IN,)

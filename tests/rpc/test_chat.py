@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import Any, cast
 from uuid import uuid4
@@ -16,6 +16,7 @@ import pytest
 from dari.v1 import chat_pb2 as pb
 from dari.v1 import mapping_pb2
 from tests.fix_postgres import PostgresDsns
+from tests.fix_server import StartServer
 from tests.flowise_stand_in import (
     FLOW_ID,
     Piece,
@@ -38,13 +39,15 @@ from tests.flowise_stand_in import (
     web_page,
 )
 from tests.rpc.conftest import StartDari
-from tests.support.fault_proxy import PostgresProxy
+from tests.support.fault_proxy import FaultProxy, PostgresProxy
 from tests.support.running_dari import (
     SOON_S,
     RunningDari,
     attempts_of,
     conversation_of,
     kind_of,
+    kinds_of,
+    notices_in,
     refusal,
     seconds,
     status_of,
@@ -74,7 +77,7 @@ def test_a_healthy_chain_streams_its_first_models_answer(bot: RunningDari, flowi
     """Started, the tokens as they came, completed: who answered, over which rows, nothing degraded."""
     flowise.script(answer("La ", "Guardia"))
     events = list(bot.stream("Where is LGA?"))
-    assert [kind_of(each) for each in events] == ["started", "token", "token", "completed"]
+    assert kinds_of(events) == ["started", "token", "token", "completed"]
     turn = events[-1].completed.turn
     assert events[0].started.turn == turn.name
     assert turn.answer == text_of(events) == "La Guardia"
@@ -115,7 +118,7 @@ def test_what_fails_before_the_first_token_is_followed_by_the_next_model(
         bot.mapping.UpdateAiModel(mapping_pb2.UpdateAiModelRequest(ai_model=flow))
         flowise.script(play)
         events = list(bot.stream("Where is LGA?"))
-        assert [kind_of(each) for each in events] == ["started", "attempt_ended", "token", "completed"], name
+        assert kinds_of(events) == ["started", "attempt_ended", "token", "completed"], name
         turn = events[-1].completed.turn
         assert attempts_of(turn) == [("flow", outcome, code), ("server", "ANSWERED", "")], name
         assert events[1].attempt_ended.attempt == turn.attempts[0], name
@@ -175,7 +178,7 @@ def test_what_fails_after_the_first_token_is_superseded_by_a_whole_answer(
     """C4: the text so far is void, the next text is whole, nothing comes twice."""
     flowise.script(play)
     events = list(bot.stream("Where is LGA?"))
-    assert [kind_of(each) for each in events] == [
+    assert kinds_of(events) == [
         "started",
         "token",
         "token",
@@ -204,7 +207,7 @@ def test_a_stand_in_that_cannot_go_on_begins_anew(bot: RunningDari, flowise: Sta
     """C4, CONTINUE: the API of the next model has no word for it."""
     flowise.script(cut_after("Half an ", "answer"))
     events = list(bot.stream("Where is LGA?", on_interruption=pb.ON_INTERRUPTION_CONTINUE))
-    assert [kind_of(each) for each in events] == [
+    assert kinds_of(events) == [
         "started",
         "token",
         "token",
@@ -265,7 +268,7 @@ def test_rows_only_supersedes_a_cut_answer(bot: RunningDari, flowise: StandIn, o
     flowise.script(cut_after("Half"))
     events = list(bot.stream("Where is LGA?"))
     kinds = ["started", "token", "attempt_ended", "superseded", "attempt_ended", "token", "completed"]
-    assert [kind_of(each) for each in events] == kinds
+    assert kinds_of(events) == kinds
     assert text_of(events) == events[-1].completed.turn.answer
 
 
@@ -331,6 +334,159 @@ def test_a_server_that_is_back_is_found_by_a_probe(start_dari: StartDari, flowis
     until = time.monotonic() + SOON_S
     while dari.ask("hi").answered_by != pb.ANSWERER_FLOWISE:
         assert time.monotonic() < until
+
+
+QUICK = {"probe_interval_s": 0.05, "connect_timeout_s": 0.1, "circuit_ramp_s": 0.1}
+LONG_OPEN = {"circuit_open_s": 600, "circuit_consecutive_failures": 1}
+
+
+@pytest.mark.parametrize(("fault", "code"), [("killed", "stream_cut"), ("frozen", "stall_timeout")])
+def test_a_flow_is_tried_again_as_soon_as_its_server_is_back(
+    start_dari: StartDari, flowise: StandIn, openai: StandIn, fault: str, code: str
+) -> None:
+    """C4: the stream that was cut, or stalled, opened the flow's own circuit for ten minutes; a probe sees the rest."""
+    with FaultProxy(("127.0.0.1", flowise.port)) as proxy:
+        dari = start_dari(**QUICK, **LONG_OPEN)
+        openai.always(openai_answer("stand-in"))
+        dari.make_flowise("flow", f"http://{proxy.address}", stall_timeout_s=0.3)
+        dari.make_openai("server", openai.url)
+        dari.make_chat("bot", "flow", "server")
+        flowise.script(stall_after("Half"))
+        with watching(dari) as changes:
+            assert next(changes) == []
+            call = dari.stream("hi")
+            assert kind_of(next(each for each in call if kind_of(each) != "started")) == "token"
+            flowise.stop() if fault == "killed" else proxy.swallow()
+            assert list(call)[-1].completed.turn.answer == "stand-in"
+            opened = next(told for told in changes if state_of(told, "flow") == pb.CIRCUIT_STATE_OPEN)
+            assert [each.last_failure_code for each in opened if each.ai_model == "aiModels/flow"] == [code]
+            assert attempts_of(dari.ask("hi"))[0] == ("flow", "SKIPPED", "circuit_open")
+            wait_for_a_probe_that_failed(proxy)
+            flowise.start() if fault == "killed" else proxy.forward()
+            assert next(told for told in changes if state_of(told, "flow") == pb.CIRCUIT_STATE_HALF_OPEN)
+        assert dari.ask("hi").answered_by == pb.ANSWERER_FLOWISE
+
+
+def wait_for_a_probe_that_failed(proxy: FaultProxy) -> None:
+    """One begins only when the one before has ended: wait for the second from now on."""
+    seen = proxy.attempts
+    wait_until(lambda: proxy.attempts >= seen + 2)
+
+
+@contextmanager
+def watching(dari: RunningDari) -> Iterator[Iterator[list[pb.Upstream]]]:
+    """What WatchUpstreams tells, message by message."""
+    call = dari.chat.WatchUpstreams(pb.WatchUpstreamsRequest(), timeout=SOON_S)
+    try:
+        yield (list(message.upstreams) for message in call)
+    finally:
+        call.cancel()
+
+
+def state_of(told: list[pb.Upstream], id: str) -> "pb.CircuitState.ValueType | None":
+    return {each.ai_model: each.circuit_state for each in told}.get(f"aiModels/{id}")
+
+
+def test_upstreams_are_watched_as_they_change(start_dari: StartDari, flowise: StandIn, openai: StandIn) -> None:
+    """All first; then who was asked, who failed, who was taken out; turns that go well change nothing."""
+    dari = made_bot(start_dari(circuit_consecutive_failures=1, probe_interval_s=86_400), flowise, openai)
+    dari.ask("hi")
+    with watching(dari) as changes:
+        assert [state_of(told, "flow") for told in [next(changes)]] == [pb.CIRCUIT_STATE_CLOSED]
+        for _ in range(3):
+            dari.ask("hi")
+        dari.chat.DrainUpstream(pb.DrainUpstreamRequest(ai_model="aiModels/flow"))
+        assert [(each.ai_model, each.circuit_state) for each in next(changes)] == [
+            ("aiModels/flow", pb.CIRCUIT_STATE_DRAINED)
+        ]
+        dari.ask("hi")
+        assert [each.ai_model for each in next(changes)] == ["aiModels/server"]
+        openai.stop()
+        with suppress(grpc.RpcError):
+            dari.ask("hi")
+        (failed,) = next(changes)
+        assert (failed.ai_model, failed.last_failure_code) == ("aiModels/server", "connection_refused")
+
+
+def test_watchers_of_upstreams_share_their_places_with_those_of_uploads(start_dari: StartDari) -> None:
+    """One that leaves makes room at once; the server's end lets the last one go."""
+    dari = start_dari(max_watchers=1)
+    with watching(dari) as changes:
+        assert next(changes) == []
+        with pytest.raises(grpc.RpcError) as caught, watching(dari) as more:
+            next(more)
+        assert refusal(caught.value).metadata == {"limit": "max_watchers", "value": "1"}
+    wait_until(partial(is_let_in, dari))
+
+
+def is_let_in(dari: RunningDari) -> bool:
+    with suppress(grpc.RpcError), watching(dari) as changes:
+        return next(changes) == []
+    return False
+
+
+def test_watchers_of_upstreams_are_let_go_when_the_server_stops(start_server: StartServer) -> None:
+    served = start_server()
+    with watching(served.dari) as changes:
+        assert next(changes) == []
+        stopping = threading.Thread(target=served.server.stop)
+        stopping.start()
+        with pytest.raises(grpc.RpcError) as caught:
+            next(changes)
+        assert refusal(caught.value).metadata == {"neighbour": "server"}
+        stopping.join()
+
+
+LANGUAGES = [
+    # question, accept-language, whether the notice is Korean
+    ("Where is LGA?", "", False),
+    ("LGA 공항은 어디?", "", True),
+    ("Where is LGA?", "ko-KR, en;q=0.5", True),
+    ("LGA 공항은 어디?", "fr, en;q=0.5", False),
+    ("LGA 공항은 어디?", "ko_KR;;, fr", True),
+]
+
+
+@pytest.mark.parametrize(("question", "accept_language", "is_korean"), LANGUAGES)
+def test_notices_are_told_in_the_callers_language(
+    bot: RunningDari, flowise: StandIn, question: str, accept_language: str, is_korean: bool
+) -> None:
+    """Before the stand-in's first token, in the completed turn, when asked whole, and when the turn is read again."""
+    flowise.stop()
+    events = list(bot.stream(question, accept_language=accept_language))
+    kinds = [kind_of(each) for each in events]
+    assert kinds.index("notice") < kinds.index("token")
+    told = notices_in(events)
+    assert told[0].kind == pb.NOTICE_KIND_STAND_IN
+    assert any("가" <= letter <= "힣" for letter in told[0].text) == is_korean
+    turn = events[-1].completed.turn
+    assert list(turn.notices) == told
+    assert list(bot.ask(question, accept_language=accept_language).notices) == told
+    (stored,) = bot.turns(conversation_of(turn), accept_language)
+    assert list(stored.notices) == told
+
+
+def test_an_answer_that_stays_cut_is_told_to_its_reader(bot: RunningDari, flowise: StandIn) -> None:
+    """C4, STOP: behind the half answer and before the error, and again when the turn is read."""
+    flowise.script(cut_after("Half ", "an"))
+    call = bot.stream("Where is LGA?", on_interruption=pb.ON_INTERRUPTION_STOP)
+    events: list[pb.ChatResponse] = []
+    with pytest.raises(grpc.RpcError):
+        events.extend(call)
+    assert [notice.kind for notice in notices_in(events[-1:])] == [pb.NOTICE_KIND_INCOMPLETE]
+    (turn,) = bot.turns(events[0].started.conversation)
+    assert list(turn.notices) == notices_in(events)
+
+
+def test_a_turn_that_is_sent_again_has_its_notices(bot: RunningDari, flowise: StandIn) -> None:
+    """In the language of whoever asks again."""
+    flowise.stop()
+    request_id = uuid4()
+    turn = bot.ask("hi", request_id=request_id)
+    again = list(bot.stream("hi", request_id=request_id, accept_language="ko"))
+    assert kinds_of(again) == ["started", "token", "completed"]
+    assert [notice.kind for notice in notices_in(again)] == [notice.kind for notice in turn.notices]
+    assert list(again[-1].completed.turn.notices) == notices_in(again) != list(turn.notices)
 
 
 def test_an_operator_takes_a_model_out_and_back_in(start_dari: StartDari, flowise: StandIn, openai: StandIn) -> None:
@@ -451,7 +607,7 @@ def test_a_turn_is_answered_once_for_its_request_id(bot: RunningDari, flowise: S
     request_id = uuid4()
     first = bot.ask("Where is LGA?", request_id=request_id)
     again = list(bot.stream("Where is LGA?", request_id=request_id))
-    assert [kind_of(each) for each in again] == ["started", "token", "completed"]
+    assert kinds_of(again) == ["started", "token", "completed"]
     assert again[-1].completed.turn == first
     assert text_of(again) == "first answer"
     in_conversation = bot.ask("Where is LGA?", request_id=request_id, conversation=conversation_of(first))

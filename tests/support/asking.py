@@ -52,10 +52,14 @@ class Asking:
         with self._changed:
             assert self._changed.wait_for(lambda: self._text == text, SOON_S)
 
-    def failure(self) -> UpstreamError:
-        """What ended the attempt, soon."""
+    def wait_for_end(self) -> None:
+        """The thread is free, soon."""
         self._thread.join(SOON_S)
         assert not self._thread.is_alive()
+
+    def failure(self) -> UpstreamError:
+        """What ended the attempt, soon."""
+        self.wait_for_end()
         assert self._failure is not None
         return self._failure
 

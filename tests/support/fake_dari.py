@@ -322,9 +322,18 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
             lambda request, context: iter(())
         )
         self.upstreams: list[chat_pb2.Upstream] = []
+        self.changes: list[list[chat_pb2.Upstream]] = []
+        """What WatchUpstreams tells behind `upstreams`, before the server stops."""
+        self.goes_on = threading.Event()
+        """Cleared, WatchUpstreams has no end."""
+        self.goes_on.set()
+        self.accept_languages: list[str] = []
+        """Of each Chat that named one."""
 
     def Chat(self, request: chat_pb2.ChatRequest, context: grpc.ServicerContext) -> Iterator[chat_pb2.ChatResponse]:
         self.requests.append(request)
+        named = [str(value) for key, value in context.invocation_metadata() if key == "accept-language"]
+        self.accept_languages.extend(named)
         yield from self.script(request, context)
 
     def ListUpstreams(
@@ -332,6 +341,14 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
     ) -> chat_pb2.ListUpstreamsResponse:
         del request, context
         return chat_pb2.ListUpstreamsResponse(upstreams=self.upstreams)
+
+    def WatchUpstreams(
+        self, request: chat_pb2.WatchUpstreamsRequest, context: grpc.ServicerContext
+    ) -> Iterator[chat_pb2.WatchUpstreamsResponse]:
+        for told in (self.upstreams, *self.changes):
+            yield chat_pb2.WatchUpstreamsResponse(upstreams=told)
+        self.goes_on.wait()
+        refuse(context, grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE", "This server is stopping; watch again.")
 
 
 class FakeMapping(mapping_pb2_grpc.MappingServiceServicer):
@@ -463,4 +480,5 @@ class FakeDari:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.ingest.may_take.set()
+        self.chat.goes_on.set()
         self._server.stop(0).wait()

@@ -118,6 +118,7 @@ class FaultProxy:
         self._lock = threading.Lock()
         self._target = target
         self._mutes_new = False
+        self._attempts = 0
         self._connections = 0
         self._most_at_once = 0
         self._open: set[tuple[socket.socket, socket.socket]] = set()
@@ -132,6 +133,12 @@ class FaultProxy:
         self.to_target.close()
         self.to_caller.close()
         self._end_all(lambda end: end.shutdown(socket.SHUT_RDWR))
+
+    @property
+    def attempts(self) -> int:
+        """Who tried to connect so far, also in vain."""
+        with self._lock:
+            return self._attempts
 
     @property
     def connections(self) -> int:
@@ -183,6 +190,7 @@ class FaultProxy:
             except OSError:
                 return
             with self._lock:
+                self._attempts += 1
                 target, is_mute = self._target, self._mutes_new
             try:
                 neighbour = _connected(target)

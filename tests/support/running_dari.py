@@ -1,7 +1,7 @@
 """A running dari as a caller sees it: its stubs, and short ways to make what a test needs."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self, cast
@@ -179,6 +179,7 @@ class RunningDari:
         conversation: str = "",
         request_id: UUID | None = None,
         timeout_s: float = SOON_S,
+        accept_language: str = "",
     ) -> chat_pb2.Turn:
         """The completed turn of `Ask`."""
         request = chat_pb2.AskRequest(
@@ -187,7 +188,7 @@ class RunningDari:
             question=question,
             request_id=str(request_id or ""),
         )
-        return self.chat.Ask(request, timeout=timeout_s).turn
+        return self.chat.Ask(request, timeout=timeout_s, metadata=_reading(accept_language)).turn
 
     def stream(
         self,
@@ -198,6 +199,7 @@ class RunningDari:
         request_id: UUID | None = None,
         on_interruption: "chat_pb2.OnInterruption.ValueType" = chat_pb2.ON_INTERRUPTION_UNSPECIFIED,
         timeout_s: float = SOON_S,
+        accept_language: str = "",
     ) -> "Events":
         """The events of `Chat`, as they come."""
         request = chat_pb2.ChatRequest(
@@ -207,16 +209,31 @@ class RunningDari:
             question=question,
             request_id=str(request_id or ""),
         )
-        return cast(Events, self.chat.Chat(request, timeout=timeout_s))
+        return cast(Events, self.chat.Chat(request, timeout=timeout_s, metadata=_reading(accept_language)))
 
-    def turns(self, conversation: str) -> list[chat_pb2.Turn]:
-        return list(self.chat.ListTurns(chat_pb2.ListTurnsRequest(conversation=conversation)).turns)
+    def turns(self, conversation: str, accept_language: str = "") -> list[chat_pb2.Turn]:
+        request = chat_pb2.ListTurnsRequest(conversation=conversation)
+        return list(self.chat.ListTurns(request, metadata=_reading(accept_language)).turns)
+
+
+def _reading(accept_language: str) -> tuple[tuple[str, str], ...]:
+    return (("accept-language", accept_language),) if accept_language else ()
 
 
 def kind_of(event: chat_pb2.ChatResponse) -> str:
     kind = event.WhichOneof("event")
     assert kind is not None
     return kind
+
+
+def kinds_of(events: Iterable[chat_pb2.ChatResponse]) -> list[str]:
+    """What happened, in order; `notices_in` has what readers are told of it."""
+    return [kind_of(event) for event in events if kind_of(event) != "notice"]
+
+
+def notices_in(events: Iterable[chat_pb2.ChatResponse]) -> list[chat_pb2.Notice]:
+    """What readers are told, in order."""
+    return [event.notice for event in events if kind_of(event) == "notice"]
 
 
 def text_of(events: list[chat_pb2.ChatResponse]) -> str:

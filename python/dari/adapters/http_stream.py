@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -241,7 +242,8 @@ class HttpNeighbour:
     """One upstream's address and its client: everything that its attempts share. Thread-safe.
 
     Raises `UpstreamError` (ours) where the address or the key cannot be used. The key lives in the client's headers
-    only and has no way into a repr.
+    only and has no way into a repr. Its connections are closed by `close`, or when nobody holds it any more: the answer
+    that an attempt runs holds the upstream, and that this, so that one which is dropped loses no attempt.
     """
 
     def __init__(
@@ -260,6 +262,7 @@ class HttpNeighbour:
             (ssl_context or httpx.create_ssl_context(trust_env=False)) if secure else None,
             max_connections,
         )
+        self._close = weakref.finalize(self, self._client.close)
 
     def url(self, path: str) -> httpx.URL:
         return self.base_url.copy_with(path=self.base_url.path.rstrip("/") + path)
@@ -280,7 +283,7 @@ class HttpNeighbour:
             timer.cancel()
 
     def close(self) -> None:
-        self._client.close()
+        self._close()
 
 
 class HttpAttempt:

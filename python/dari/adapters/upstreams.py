@@ -1,35 +1,56 @@
 """Knows the neighbour behind each AI model: a client and a circuit for each target, and a circuit for each server."""
 
 import threading
-from collections.abc import Mapping
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from pydantic import SecretStr
 
 from dari.adapters.circuit import CircuitRules, WindowedCircuit
 from dari.adapters.flowise import FlowiseUpstream
-from dari.adapters.local_model.process import LocalModel
+from dari.adapters.local_model.process import LocalModel, LocalModelState
 from dari.adapters.openai_compatible import OpenAiCompatibleUpstream
-from dari.core.circuit import CircuitSnapshot, OperatedCircuit
+from dari.core.circuit import CircuitState, OperatedCircuit
 from dari.core.errors import NotFound
 from dari.core.mapping import AiModel, AiModelKind, FlowiseTarget, LocalTarget, OpenAiCompatibleTarget, Target
 from dari.core.paired_circuit import PairedCircuit
 from dari.core.probing import ProbedServer
 from dari.core.upstream import FailureKind, Upstream, UpstreamError
+from dari.core.upstream_states import LocalProcess, LocalProcessStatus, UpstreamState
+
+FORGET_AFTER_S = 24 * 60 * 60.0
+"""A neighbour that no turn has come across for so long is forgotten: its model was deleted, or is not in use."""
+MAX_NEIGHBOURS = 1_000
+"""Neighbours remembered; beyond it the one that was come across longest ago is forgotten first."""
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamState:
-    """What stands behind one AI model, as this process sees it."""
+@dataclass(slots=True)
+class _Neighbour:
+    """What stands behind one target."""
 
-    ai_model: str
-    kind: AiModelKind
-    circuit: CircuitSnapshot
+    circuit: OperatedCircuit
+    """As turns ask it."""
+    own_circuit: OperatedCircuit
+    """Without the server's."""
+    server_circuit: OperatedCircuit | None
+    """None for the local model."""
+    met_s: float
+    """When a turn came across it last, by the clock."""
+    client: FlowiseUpstream | OpenAiCompatibleUpstream | None = None
+    """None before the first question, and for the local model."""
 
 
 class UpstreamDirectory:
-    """A Directory. Thread-safe."""
+    """A Directory. Thread-safe.
+
+    What it forgets is dropped, not closed: attempts under way go on, and the connections close behind the last one. A
+    neighbour is forgotten when the model that was asked there points elsewhere; and by age and number, as the constants
+    above say, unless an operator drained it.
+    """
 
     def __init__(
         self,
@@ -38,86 +59,135 @@ class UpstreamDirectory:
         local_model: LocalModel | None,
         local_model_id: str | None,
         circuit_rules: CircuitRules,
+        max_neighbours: int = MAX_NEIGHBOURS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._secrets = secrets
         self._local_model = local_model
         self._local_model_id = local_model_id
         self._circuit_rules = circuit_rules
-        # Guards the four below.
-        self._lock = threading.Lock()
-        self._clients: dict[FlowiseTarget | OpenAiCompatibleTarget, FlowiseUpstream | OpenAiCompatibleUpstream] = {}
-        self._server_circuits: dict[str, OperatedCircuit] = {}
-        self._circuits: dict[Target, OperatedCircuit] = {}
+        self._max_neighbours = max_neighbours
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the three below
+        self._neighbours: OrderedDict[Target, _Neighbour] = OrderedDict()
+        """The one that was come across last stands last."""
+        self._server_circuits: WeakValueDictionary[str, WindowedCircuit] = WeakValueDictionary()
+        """By base URL; each lives as long as a neighbour on it."""
         self._models: dict[str, AiModel] = {}
+        """Those that were asked, as they were then."""
 
     def upstream(self, model: AiModel) -> Upstream:
         """See Directory."""
         target = model.target
         with self._lock:
-            self._models[model.id] = model
+            neighbour = self._meet(target)
+            self._note_asked(model)
             if isinstance(target, LocalTarget):
                 return self._local(target)
-            client = self._clients.get(target)
-            if client is None:
-                client = self._clients[target] = self._connect(target)
-            return client
+            if neighbour.client is None:
+                neighbour.client = self._connect(target)
+            return neighbour.client
 
     def circuit(self, model: AiModel) -> OperatedCircuit:
         """See Directory."""
         with self._lock:
-            circuit = self._circuits.get(model.target)
-            if circuit is None:
-                circuit = self._circuits[model.target] = self._new_circuit(model.target)
-            return circuit
+            return self._meet(model.target).circuit
 
     def states(self) -> list[UpstreamState]:
-        """Every AI model asked since the start, by id."""
+        """Every AI model that was asked and is not forgotten, by id.
+
+        Of a model that was never asked there is nothing to tell: its circuit is closed.
+        """
         with self._lock:
-            models = sorted(self._models.values(), key=lambda model: model.id)
-        return [self._state(model) for model in models]
+            asked = [(model, self._neighbours[model.target]) for model in self._models.values()]
+        return sorted((self._state(model, neighbour) for model, neighbour in asked), key=lambda state: state.ai_model)
 
     def servers(self) -> list[ProbedServer]:
-        """Every server asked since the start, by its first model's way to it."""
+        """Every server that was asked and is not forgotten, by the way that its latest model has to it."""
+        found: dict[str, ProbedServer] = {}
         with self._lock:
-            ways = {target.base_url: client for target, client in reversed(self._clients.items())}
-            return [ProbedServer(_origin(url), self._server_circuits[url], way.answers) for url, way in ways.items()]
+            for target, neighbour in self._neighbours.items():
+                if isinstance(target, LocalTarget) or neighbour.client is None or neighbour.server_circuit is None:
+                    continue
+                url = target.base_url
+                flows = (*(found[url].flows if url in found else ()), neighbour.own_circuit)
+                found[url] = ProbedServer(_origin(url), neighbour.server_circuit, flows, neighbour.client.answers)
+        return list(found.values())
 
     def drain(self, ai_model: str) -> UpstreamState:
         """Let no turn ask this AI model until it is reset. Raises NotFound where none has asked it since the start."""
-        model = self._asked(ai_model)
-        self.circuit(model).drain()
-        return self._state(model)
+        model, neighbour = self._asked(ai_model)
+        neighbour.circuit.drain()
+        return self._state(model, neighbour)
 
     def reset(self, ai_model: str) -> UpstreamState:
         """Close the circuits of this AI model and its server. Raises NotFound as `drain`."""
-        model = self._asked(ai_model)
-        self.circuit(model).reset()
-        return self._state(model)
+        model, neighbour = self._asked(ai_model)
+        neighbour.circuit.reset()
+        return self._state(model, neighbour)
 
     def close(self) -> None:
         """Close all connections."""
         with self._lock:
-            for client in self._clients.values():
-                client.close()
+            for neighbour in self._neighbours.values():
+                if neighbour.client is not None:
+                    neighbour.client.close()
 
-    def _asked(self, ai_model: str) -> AiModel:
+    def _asked(self, ai_model: str) -> tuple[AiModel, _Neighbour]:
         with self._lock:
             model = self._models.get(ai_model)
-        if model is None:
-            raise NotFound.of(f"aiModels/{ai_model}")
-        return model
+            if model is None:
+                raise NotFound.of(f"aiModels/{ai_model}")
+            return model, self._neighbours[model.target]
 
-    def _state(self, model: AiModel) -> UpstreamState:
-        return UpstreamState(model.id, model.kind, self.circuit(model).state())
+    def _state(self, model: AiModel, neighbour: _Neighbour) -> UpstreamState:
+        process = None
+        if model.kind is AiModelKind.LOCAL and self._local_model is not None:
+            process = _process(self._local_model.state())
+        return UpstreamState(model.id, model.kind, neighbour.circuit.state(), process)
 
-    def _new_circuit(self, target: Target) -> OperatedCircuit:
+    def _meet(self, target: Target) -> _Neighbour:
+        """The neighbour behind a target; with the lock held."""
+        now_s = self._clock()
+        neighbour = self._neighbours.get(target)
+        if neighbour is None:
+            neighbour = self._neighbours[target] = self._new_neighbour(target, now_s)
+        neighbour.met_s = now_s
+        self._neighbours.move_to_end(target)
+        self._forget_old(target, now_s)
+        return neighbour
+
+    def _new_neighbour(self, target: Target, now_s: float) -> _Neighbour:
         own = WindowedCircuit(self._circuit_rules)
         if isinstance(target, LocalTarget):
-            return own
+            return _Neighbour(own, own, None, now_s)
         server = self._server_circuits.get(target.base_url)
         if server is None:
             server = self._server_circuits[target.base_url] = WindowedCircuit(self._circuit_rules)
-        return PairedCircuit(server, own)
+        return _Neighbour(PairedCircuit(server, own), own, server, now_s)
+
+    def _note_asked(self, model: AiModel) -> None:
+        before = self._models.get(model.id)
+        if before is not None and before.update_time > model.update_time:
+            return  # As it was before a change: this turn began earlier, or over the mapping known last.
+        self._models[model.id] = model
+        if before is None or before.target == model.target:
+            return
+        if all(other.target != before.target for other in self._models.values()):
+            self._neighbours.pop(before.target, None)
+
+    def _forget_old(self, newest: Target, now_s: float) -> None:
+        """Forget from the front. One that is drained begins another day instead: only a reset ends that."""
+        while (target := next(iter(self._neighbours))) != newest:
+            neighbour = self._neighbours[target]
+            if now_s - neighbour.met_s < FORGET_AFTER_S and len(self._neighbours) <= self._max_neighbours:
+                return
+            if neighbour.own_circuit.state().state is CircuitState.DRAINED:
+                neighbour.met_s = now_s
+                self._neighbours.move_to_end(target)
+            else:
+                del self._neighbours[target]
+                self._models = {id: model for id, model in self._models.items() if model.target != target}
 
     def _local(self, target: LocalTarget) -> Upstream:
         if self._local_model is None:
@@ -141,6 +211,19 @@ class UpstreamDirectory:
         if secret is None:
             raise UpstreamError(FailureKind.OURS, "unknown_secret")
         return secret.get_secret_value()
+
+
+def _process(state: LocalModelState) -> LocalProcess:
+    return LocalProcess(
+        status=LocalProcessStatus[state.status.upper()],
+        model_file=state.model_id,
+        engine=state.engine or "",
+        restarts=state.restarts,
+        queue_length=state.queue_length,
+        running=state.running,
+        last_failure=state.last_failure or "",
+        memory_bytes=state.memory_bytes,
+    )
 
 
 def _origin(base_url: str) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -15,7 +15,7 @@ from dari.client.errors import CallFailed
 from dari.client.replay import ReplayableSource
 from dari.client.source import Source, open_source
 from dari.client.upload import Patience, Progress, ResumingUpload
-from dari.v1.chat_pb2 import AskRequest, ChatRequest, ChatResponse, Turn
+from dari.v1.chat_pb2 import AskRequest, ChatRequest, ChatResponse, Turn, Upstream, WatchUpstreamsRequest
 from dari.v1.chat_pb2_grpc import ChatServiceStub
 from dari.v1.ingest_pb2 import (
     INVALID_BYTES_UNSPECIFIED,
@@ -205,23 +205,19 @@ class Client:
         *,
         conversation: str = "",
         request_id: str = "",
+        accept_language: str = "",
         timeout_s: float = 120.0,
     ) -> Iterator[ChatResponse]:
         """Ask, and give the events of the answer as they come; the last one is `completed`.
 
-        Leaving the iterator cancels the turn. The default of `timeout_s` is above the server's own (60 s), so that the
-        server is the one to say why there is no answer in time. Raises CallFailed.
+        `accept_language` says in which language notices are told, such as "ko" or "en, ko;q=0.5"; by default it is the
+        question's. Leaving the iterator cancels the turn. The default of `timeout_s` is above the server's own (60 s),
+        so that the server is the one to say why there is no answer in time. Raises CallFailed.
         """
         request = ChatRequest(
             chat_configuration=chat_configuration, question=question, conversation=conversation, request_id=request_id
         )
-        call = self.chats.Chat(request, timeout=timeout_s)
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise CallFailed.of(error) from error
-        finally:
-            call.cancel()
+        yield from _events(self.chats.Chat(request, timeout=timeout_s, metadata=_reading(accept_language)))
 
     def ask(
         self,
@@ -230,13 +226,36 @@ class Client:
         *,
         conversation: str = "",
         request_id: str = "",
+        accept_language: str = "",
         timeout_s: float = 120.0,
     ) -> Turn:
-        """Ask, and wait for the whole answer. Raises CallFailed."""
+        """Ask, and wait for the whole answer. `accept_language` as in `chat`. Raises CallFailed."""
         request = AskRequest(
             chat_configuration=chat_configuration, question=question, conversation=conversation, request_id=request_id
         )
-        return self.chats.Ask(request, timeout=timeout_s).turn
+        return self.chats.Ask(request, timeout=timeout_s, metadata=_reading(accept_language)).turn
+
+    def watch_upstreams(self) -> Iterator[Sequence[Upstream]]:
+        """The upstreams that this server has asked, then those whose circuit or process has changed, as they change.
+
+        Goes on until you leave the iterator. Raises CallFailed, UNAVAILABLE where the server stops.
+        """
+        for response in _events(self.chats.WatchUpstreams(WatchUpstreamsRequest())):
+            yield response.upstreams
+
+
+def _events(call: Any) -> Iterator[Any]:
+    """What a server streams, for as long as it likes; leaving the iterator cancels the call. Raises CallFailed."""
+    try:
+        yield from call
+    except grpc.RpcError as error:
+        raise CallFailed.of(error) from error
+    finally:
+        call.cancel()
+
+
+def _reading(accept_language: str) -> tuple[tuple[str, str], ...]:
+    return (("accept-language", accept_language),) if accept_language else ()
 
 
 class _UnaryCalls(grpc.UnaryUnaryClientInterceptor):

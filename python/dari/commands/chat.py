@@ -1,10 +1,12 @@
-"""`dari chat`: asks, shows the answer as it comes, then who gave it and over which rows."""
+"""`dari chat`: asks, shows the answer and what is to know about it as they come, then who gave it over which rows."""
+
+from collections.abc import Callable
 
 import grpc
 
 from dari.client import CallFailed, Client
 from dari.commands.terminal import Terminal, clean, short_name
-from dari.v1.chat_pb2 import Answerer, Attempt, AttemptOutcome, Citation, DegradedReason, Turn
+from dari.v1.chat_pb2 import Answerer, Attempt, AttemptOutcome, ChatResponse, Citation, Turn
 from dari.v1.mapping_pb2 import ListChatConfigurationsRequest
 
 CELLS_SHOWN_CHARS = 160
@@ -15,21 +17,33 @@ class NoSingleConfiguration(Exception):
     """No chat configuration was named, and there is not exactly one to take."""
 
 
-def run(terminal: Terminal, question: str | None, chat_configuration: str | None, conversation: str) -> None:
-    """Answer one question; without one, question after question in one conversation until the input ends."""
+def run(
+    terminal: Terminal, question: str | None, chat_configuration: str | None, conversation: str, language: str = ""
+) -> None:
+    """Answer one question; without one, question after question in one conversation until the input ends.
+
+    `language` is that of the notices, as `accept-language` has it; "" is the question's.
+    """
     with terminal.connect() as client:
         name = chat_configuration or _only_configuration(client)
         if question is not None:
-            ask(terminal, client, name, question, conversation)
+            ask(terminal, client, name, question, conversation, language)
             return
-        _talk(terminal, client, name, conversation)
+        _talk(terminal, client, name, conversation, language)
 
 
-def ask(terminal: Terminal, client: Client, chat_configuration: str, question: str, conversation: str = "") -> Turn:
+def ask(
+    terminal: Terminal,
+    client: Client,
+    chat_configuration: str,
+    question: str,
+    conversation: str = "",
+    language: str = "",
+) -> Turn:
     """Ask, and print the answer's events as they come. Returns the finished turn. Raises CallFailed."""
     turn = Turn()
     is_amid_text = False
-    for event in client.chat(chat_configuration, question, conversation=conversation):
+    for event in client.chat(chat_configuration, question, conversation=conversation, accept_language=language):
         kind = event.WhichOneof("event")
         if kind == "completed":
             turn = event.completed.turn
@@ -42,19 +56,26 @@ def ask(terminal: Terminal, client: Client, chat_configuration: str, question: s
         if kind == "token":
             terminal.out.file.write(clean(event.token.text))
             terminal.out.file.flush()
-        elif kind == "attempt_ended":
-            terminal.note(f"· {attempt_text(event.attempt_ended.attempt)}")
-        elif kind == "seam":
-            terminal.note(f"· {attempt_text(event.seam.attempt)}: another model goes on behind the last whole word")
-        elif kind == "superseded":
-            terminal.note(f"· {attempt_text(event.superseded.attempt)}: drop the text above, another answer begins")
+        elif kind in _REMARKS:
+            terminal.note(_REMARKS[kind](event))
         elif kind == "completed":
             show_end(terminal, turn)
     return turn
 
 
+_REMARKS: dict[str, Callable[[ChatResponse], str]] = {
+    "notice": lambda event: f"! {event.notice.text}",
+    "attempt_ended": lambda event: f"· {attempt_text(event.attempt_ended.attempt)}",
+    "seam": lambda event: f"· {attempt_text(event.seam.attempt)}: another model goes on behind the last whole word",
+    "superseded": lambda event: (
+        f"· {attempt_text(event.superseded.attempt)}: drop the text above, another answer begins"
+    ),
+}
+"""What is said of an event between the pieces of the answer."""
+
+
 def show_end(terminal: Terminal, turn: Turn) -> None:
-    """Print who answered, what the answer lacks, and the rows that it was given over."""
+    """Print who answered, and the rows that it was given over."""
     # A reply of the rows alone has them in its text already.
     if turn.citations and turn.answered_by != Answerer.ANSWERER_ROWS_ONLY:
         terminal.table(
@@ -72,15 +93,6 @@ def show_end(terminal: Terminal, turn: Turn) -> None:
     answerer = turn.ai_model or "the rows alone"
     kind = short_name(Answerer.Name(turn.answered_by), "ANSWERER_")
     terminal.note(f"· answered by {answerer} ({kind}){_durations(turn)}")
-    for reason in turn.degraded_reasons:
-        terminal.note(f"· {DEGRADED_TEXTS.get(reason, short_name(DegradedReason.Name(reason), 'DEGRADED_REASON_'))}")
-
-
-DEGRADED_TEXTS: dict[int, str] = {
-    DegradedReason.DEGRADED_REASON_STAND_IN: "degraded: another model than the first of the chain answered",
-    DegradedReason.DEGRADED_REASON_ROWS_ONLY: "degraded: no model answered, these are the rows found",
-    DegradedReason.DEGRADED_REASON_NO_DATA: "degraded: the data could not be searched",
-}
 
 
 def attempt_text(attempt: Attempt) -> str:
@@ -105,12 +117,12 @@ def citation_text(citation: Citation) -> str:
     return text if len(text) <= CELLS_SHOWN_CHARS else f"{text[: CELLS_SHOWN_CHARS - 1]}…"
 
 
-def _talk(terminal: Terminal, client: Client, chat_configuration: str, conversation: str) -> None:
+def _talk(terminal: Terminal, client: Client, chat_configuration: str, conversation: str, language: str) -> None:
     if not terminal.as_json:
         terminal.note(f"{chat_configuration} at {client.address}; an empty line or Ctrl-D ends.")
     while question := _next_question(terminal):
         try:
-            turn = ask(terminal, client, chat_configuration, question, conversation)
+            turn = ask(terminal, client, chat_configuration, question, conversation, language)
         except CallFailed as failure:
             if failure.code is grpc.StatusCode.NOT_FOUND:
                 raise

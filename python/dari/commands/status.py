@@ -1,13 +1,16 @@
 """`dari status`: whether the server serves, which upstreams are asked, which uploads are under way."""
 
+import time
+
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from dari.client import CallFailed, Client
 from dari.commands.exit_codes import ExitCode
-from dari.commands.terminal import Terminal, as_json, short_name
-from dari.v1.chat_pb2 import CircuitState, ListUpstreamsRequest, Upstream
+from dari.commands.terminal import Terminal, as_json, clean, short_name
+from dari.v1.chat_pb2 import CircuitState, ListUpstreamsRequest, LocalProcess, LocalProcessState, Upstream
 from dari.v1.ingest_pb2 import UPLOAD_STATE_INDEXING, UPLOAD_STATE_OPEN, ListUploadsRequest, Upload, UploadState
 from dari.v1.mapping_pb2 import AiModelKind
 
@@ -35,6 +38,22 @@ def run(terminal: Terminal, admin_address: str) -> ExitCode:
     return ExitCode.OK if health == "SERVING" else ExitCode.FAILED
 
 
+def run_watch(terminal: Terminal) -> None:
+    """Print a line for each upstream that was asked, and another whenever it has changed; never returns by itself.
+
+    Raises CallFailed, also where the server stops.
+    """
+    with terminal.connect() as client:
+        for upstreams in client.watch_upstreams():
+            if terminal.as_json:
+                terminal.json_line({"upstreams": [as_json(upstream) for upstream in upstreams]})
+                continue
+            if not upstreams:
+                terminal.note("No upstream was asked yet; each shows when it is.")
+            for upstream in upstreams:
+                terminal.out.print(clean(f"{time.strftime('%H:%M:%S')} {upstream_text(upstream)}"), soft_wrap=True)
+
+
 def _health(admin_address: str) -> str:
     """The word of the admin port for the whole server."""
     with grpc.insecure_channel(admin_address) as channel:
@@ -53,22 +72,25 @@ def _open_uploads(client: Client) -> list[Upload]:
 def _show(terminal: Terminal, health: str, upstreams: list[Upstream], uploads: list[Upload]) -> None:
     terminal.out.print(f"{terminal.address} is {short_name(health, '')}")
     terminal.table(
-        ("AI model", "kind", "circuit", "failures in a row", "latest failure", "tried again in"),
+        ("AI model", "kind", "circuit", "for", "failures in a row", "failure rate", "latest failure", "tried again in"),
         [
             (
                 upstream.ai_model,
                 short_name(AiModelKind.Name(upstream.kind), "AI_MODEL_KIND_"),
-                short_name(CircuitState.Name(upstream.circuit_state), "CIRCUIT_STATE_"),
+                circuit_text(upstream),
+                _span(upstream.in_state),
                 upstream.consecutive_failures,
+                f"{upstream.failure_rate:.0%}",
                 upstream.last_failure_code,
-                f"{upstream.open_remaining.ToTimedelta().total_seconds():.1f} s"
-                if upstream.HasField("open_remaining")
-                else None,
+                _span(upstream.open_remaining) if upstream.HasField("open_remaining") else None,
             )
             for upstream in upstreams
         ],
-        title="Upstreams asked since the start",
+        title="Upstreams that this server has asked",
     )
+    for upstream in upstreams:
+        if upstream.HasField("local_process"):
+            terminal.out.print(clean(f"{upstream.ai_model}: {process_text(upstream.local_process)}"), soft_wrap=True)
     terminal.table(
         ("upload", "knowledge base", "state", "bytes safe", "rows", "rejected", "last moved"),
         [
@@ -85,3 +107,35 @@ def _show(terminal: Terminal, health: str, upstreams: list[Upstream], uploads: l
         ],
         title="Uploads under way",
     )
+
+
+def upstream_text(upstream: Upstream) -> str:
+    """One upstream in a line: its circuit, why, until when, and its process."""
+    text = f"{upstream.ai_model} circuit {circuit_text(upstream)}"
+    if upstream.last_failure_code:
+        text += f", latest failure {upstream.last_failure_code}"
+    if upstream.HasField("open_remaining"):
+        text += f", tried again in {_span(upstream.open_remaining)}"
+    if upstream.HasField("local_process"):
+        text += f"; {process_text(upstream.local_process)}"
+    return text
+
+
+def circuit_text(upstream: Upstream) -> str:
+    """The state of a circuit as people say it: half open."""
+    return short_name(CircuitState.Name(upstream.circuit_state), "CIRCUIT_STATE_")
+
+
+def process_text(process: LocalProcess) -> str:
+    """The local model's process in a line."""
+    text = f"process {short_name(LocalProcessState.Name(process.state), 'LOCAL_PROCESS_STATE_')}: {process.model_file}"
+    if process.engine:
+        text += f" on {process.engine}"
+    text += f", {process.running} running, {process.queue_length} waiting, {process.restarts} restarts"
+    if process.memory_bytes:
+        text += f", {process.memory_bytes / 2**20:,.0f} MiB"
+    return f"{text}, last ended by {process.last_failure_code}" if process.last_failure_code else text
+
+
+def _span(length: Duration) -> str:
+    return f"{length.ToTimedelta().total_seconds():,.1f} s"

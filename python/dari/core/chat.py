@@ -34,10 +34,19 @@ from dari.core.conversations import (
     Turn,
     TurnRequest,
 )
-from dari.core.errors import DariError, DeadlineExceeded, FieldViolation, InvalidArgument, Unavailable
+from dari.core.errors import (
+    AnswerInterrupted,
+    DariError,
+    DeadlineExceeded,
+    FieldViolation,
+    InvalidArgument,
+    Unavailable,
+)
 from dari.core.event_log import EventLog
+from dari.core.language import Language, language_of
 from dari.core.last_known import KnownChat, LastKnownChats
 from dari.core.mapping import AiModel, ResolvedChat, ResolvedLink, resolve
+from dari.core.notices import Notice, UntoldNotices, cut_notices, degraded_notices, notices_of
 from dari.core.rows_reply import rows_reply
 from dari.core.search import Search
 from dari.core.unsaved_turns import UnsavedTurns
@@ -60,7 +69,7 @@ class TurnCompleted:
     turn: Turn
 
 
-ChatEvent = TurnStarted | AttemptEnded | Superseded | Seam | TokenCame | TurnCompleted
+ChatEvent = TurnStarted | AttemptEnded | Superseded | Seam | TokenCame | Notice | TurnCompleted
 
 
 class Chat:
@@ -93,32 +102,43 @@ class Chat:
         request: TurnRequest,
         timeout_s: float | None,
         on_caller_left: Callable[[Callable[[], None]], object],
+        language: Language | None = None,
     ) -> Iterator[ChatEvent]:
         """Answer one question; the events end with TurnCompleted.
 
-        `on_caller_left` is given a function to call, from any thread, when the caller goes away. Raises
-        InvalidArgument, NotFound, TurnInProgress, Unavailable, DeadlineExceeded, Cancelled.
+        `on_caller_left` is given a function to call, from any thread, when the caller goes away. `language` is that of
+        the notices, by default the question's. Raises InvalidArgument, NotFound, TurnInProgress, Unavailable,
+        DeadlineExceeded, AnswerInterrupted, Cancelled.
         """
         _check(request)
+        language = language or language_of(request.question)
         timeout_s = self._default_timeout_s if timeout_s is None else timeout_s
         with TurnClock(self._watchdog, time.monotonic() + timeout_s) as clock:
             on_caller_left(clock.cancel)
             known = self._chats.read(tenant, request.chat_configuration)
             begun = self._turns.begin_turn(tenant, request, timeout_s, prompt.HISTORY_TURNS)
             if isinstance(begun, Turn):
-                yield from _replayed(begun)
+                yield from _replayed(begun, language)
                 return
-            yield from self._answer_begun(tenant, known, begun, request.on_interruption, clock)
+            yield from self._answer_begun(tenant, known, begun, request.on_interruption, clock, language)
 
     def _answer_begun(
-        self, tenant: str, known: KnownChat, begun: BegunTurn, on_interruption: OnInterruption, clock: TurnClock
+        self,
+        tenant: str,
+        known: KnownChat,
+        begun: BegunTurn,
+        on_interruption: OnInterruption,
+        clock: TurnClock,
+        language: Language,
     ) -> Iterator[ChatEvent]:
         attempts: list[AttemptRecord] = []
+        notices = UntoldNotices()
         chat = resolve(known.mapping)
         search = self._search if known.is_current else None
         rows = _Rows(search, self._log, tenant, begun.turn, chat.configuration.max_rows)
         try:
             yield TurnStarted(begun.turn)
+            yield from notices.among(degraded_notices(_known_at_start(known, begun), language))
             answered: Answered | None = None
             links = self._links_of(chat, begun, rows)
             with closing(ask(links, clock, self._connect_timeout_s, attempts, on_interruption)) as events:
@@ -127,7 +147,10 @@ class Chat:
                         case AttemptEnded():
                             self._log.warning("attempt_ended", turn=begun.turn.name, **_log_fields(event.record))
                             yield event
-                        case Superseded() | Seam() | TokenCame():
+                        case Seam() | TokenCame():
+                            yield from notices.among(degraded_notices(_known_of_text(links, attempts, rows), language))
+                            yield event
+                        case Superseded():
                             yield event
                         case Answered():
                             answered = event
@@ -135,12 +158,15 @@ class Chat:
                 answer = _model_answer(chat, begun, answered, attempts, rows)
             else:
                 answer = _rows_answer(chat, begun, attempts, rows, clock)
+                yield from notices.among(degraded_notices(answer.degraded_reasons, language))
                 yield TokenCame(answer.text)
             if not known.is_current:
                 answer = replace(answer, degraded_reasons=(*answer.degraded_reasons, DegradedReason.LAST_KNOWN_MAPPING))
             turn = self._turns.complete_turn(tenant, begun, answer)
-        except BaseException:
+        except BaseException as error:
             self._abandon(tenant, begun, attempts)
+            if isinstance(error, AnswerInterrupted | DeadlineExceeded):
+                yield from notices.among(cut_notices(attempts, language))
             raise
         self._log.info(
             "turn_completed",
@@ -149,6 +175,7 @@ class Chat:
             attempts=len(attempts),
             degraded=[reason.value for reason in answer.degraded_reasons],
         )
+        yield from notices.among(notices_of(turn, language))
         yield TurnCompleted(turn)
 
     def _links_of(self, chat: ResolvedChat, begun: BegunTurn, rows: "_Rows") -> list[Link]:
@@ -192,8 +219,29 @@ def _check(request: TurnRequest) -> None:
         )
 
 
-def _replayed(turn: Turn) -> Iterator[ChatEvent]:
+def _known_at_start(known: KnownChat, begun: BegunTurn) -> Iterator[DegradedReason]:
+    """Why the answer will be less than it could be, whoever gives it."""
+    if not known.is_current:
+        yield DegradedReason.LAST_KNOWN_MAPPING
+    if begun.unstored_request is not None:
+        yield DegradedReason.NOT_STORED
+
+
+def _known_of_text(links: Sequence[Link], attempts: Sequence[AttemptRecord], rows: "_Rows") -> Iterator[DegradedReason]:
+    """Why the text that begins to come is less than it could be.
+
+    It is of the first model whose attempt has not ended: the chain ends those before it first.
+    """
+    ended = {attempt.ai_model for attempt in attempts}
+    if links[0].model.id in ended:
+        yield DegradedReason.STAND_IN
+    if any(rows.unread(link.visible) for link in [each for each in links if each.model.id not in ended][:1]):
+        yield DegradedReason.NO_DATA
+
+
+def _replayed(turn: Turn, language: Language) -> Iterator[ChatEvent]:
     yield TurnStarted(turn)
+    yield from notices_of(turn, language)
     if turn.answer is not None:
         yield TokenCame(turn.answer.text)
     yield TurnCompleted(turn)

@@ -72,6 +72,8 @@ class Citation:
     row_number: int
     columns: tuple[str, ...]
     cells: tuple[str, ...]
+    version_time: datetime | None = None
+    """When the version became current; None in turns of a time when that was not noted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,15 @@
 """ChatService on the wire."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from typing import Protocol
+from functools import partial
 from uuid import UUID
 
 import grpc
 
 from dari.core.chain import AttemptEnded, Seam, Superseded, TokenCame
 from dari.core.chat import Chat, ChatEvent, TurnCompleted, TurnStarted
-from dari.core.circuit import CircuitSnapshot, CircuitState
+from dari.core.circuit import CircuitState
 from dari.core.conversations import (
     AttemptRecord,
     Citation,
@@ -19,34 +19,16 @@ from dari.core.conversations import (
     Turn,
     TurnRequest,
 )
-from dari.core.errors import Cancelled, FieldViolation, InternalError, InvalidArgument
-from dari.core.mapping import AiModelKind
+from dari.core.errors import FieldViolation, InternalError, InvalidArgument
+from dari.core.language import Language
+from dari.core.notices import Notice, notices_of
 from dari.core.search import named_cells
-from dari.rpc import names
+from dari.core.upstream_states import LocalProcess, Upstreams, UpstreamState, watch_upstreams
+from dari.core.watching import Watching
+from dari.rpc import callers, names
 from dari.rpc.times import duration, timestamp
 from dari.v1 import chat_pb2 as pb
 from dari.v1 import chat_pb2_grpc, ingest_pb2, mapping_pb2
-
-_LONGEST_TURN_S = 24 * 60 * 60.0
-
-
-class UpstreamState(Protocol):
-    """What stands behind one AI model."""
-
-    @property
-    def ai_model(self) -> str: ...
-    @property
-    def kind(self) -> AiModelKind: ...
-    @property
-    def circuit(self) -> CircuitSnapshot: ...
-
-
-class Upstreams(Protocol):
-    """What this replica knows of the neighbours that it has asked. `drain` and `reset` raise NotFound."""
-
-    def states(self) -> Sequence[UpstreamState]: ...
-    def drain(self, ai_model: str) -> UpstreamState: ...
-    def reset(self, ai_model: str) -> UpstreamState: ...
 
 
 class ChatService(chat_pb2_grpc.ChatServiceServicer):
@@ -59,25 +41,29 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         chat: Chat,
         conversations: ConversationStore,
         upstreams: Upstreams,
+        watching: Watching,
     ) -> None:
         self._tenant = tenant
         self._chat = chat
         self._conversations = conversations
         self._upstreams = upstreams
+        self._watching = watching
 
     def Chat(self, request: pb.ChatRequest, context: grpc.ServicerContext) -> Iterator[pb.ChatResponse]:
         """See chat.proto."""
+        language = callers.language(context)
         # Closed as soon as the caller leaves, not when it is collected.
-        with closing(self._events(request, context)) as events:
+        with closing(self._events(request, context, language)) as events:
             for event in events:
-                yield _event(event)
+                yield _event(event, language)
 
     def Ask(self, request: pb.AskRequest, context: grpc.ServicerContext) -> pb.AskResponse:
         """See chat.proto."""
-        with closing(self._events(request, context)) as events:
+        language = callers.language(context)
+        with closing(self._events(request, context, language)) as events:
             for event in events:
                 if isinstance(event, TurnCompleted):
-                    return pb.AskResponse(turn=_turn(event.turn))
+                    return pb.AskResponse(turn=_turn(event.turn, language))
         raise InternalError("A turn ended without an answer.")
 
     def GetConversation(
@@ -111,7 +97,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         conversation = names.conversation_id("conversation", request.conversation)
         after = names.read_offset_token(request.page_token)
         found = self._conversations.list_turns(self._tenant, conversation, after, size + 1)
-        turns, token = names.page(found, size, _turn, lambda turn: (str(turn.number),))
+        in_their_language = partial(_turn, language=callers.language(context))
+        turns, token = names.page(found, size, in_their_language, lambda turn: (str(turn.number),))
         return pb.ListTurnsResponse(turns=turns, next_page_token=token)
 
     def DeleteConversation(
@@ -127,6 +114,14 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         """See chat.proto."""
         return pb.ListUpstreamsResponse(upstreams=map(_upstream, self._upstreams.states()))
 
+    def WatchUpstreams(
+        self, request: pb.WatchUpstreamsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchUpstreamsResponse]:
+        """See chat.proto."""
+        with closing(self._watching.looks(partial(callers.call_when_left, context))) as looks:
+            for changed in watch_upstreams(self._upstreams.states, looks):
+                yield pb.WatchUpstreamsResponse(upstreams=map(_upstream, changed))
+
     def DrainUpstream(
         self, request: pb.DrainUpstreamRequest, context: grpc.ServicerContext
     ) -> pb.DrainUpstreamResponse:
@@ -141,7 +136,9 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         ai_model = names.resource_id("ai_model", request.ai_model, "aiModels")
         return pb.ResetUpstreamResponse(upstream=_upstream(self._upstreams.reset(ai_model)))
 
-    def _events(self, request: pb.ChatRequest | pb.AskRequest, context: grpc.ServicerContext) -> Generator[ChatEvent]:
+    def _events(
+        self, request: pb.ChatRequest | pb.AskRequest, context: grpc.ServicerContext, language: Language | None
+    ) -> Generator[ChatEvent]:
         asked = TurnRequest(
             chat_configuration=names.resource_id(
                 "chat_configuration", request.chat_configuration, "chatConfigurations"
@@ -151,18 +148,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             request_id=names.request_id(request.request_id),
             on_interruption=_on_interruption(request.on_interruption),
         )
-
-        def on_caller_left(cancel: Callable[[], None]) -> None:
-            if not context.add_callback(cancel):
-                raise Cancelled("The caller went away.")
-
-        yield from self._chat.answer(self._tenant, asked, _timeout_s(context), on_caller_left)
-
-
-def _timeout_s(context: grpc.ServicerContext) -> float | None:
-    """The caller's deadline from now. Without one gRPC tells a time beyond any calendar."""
-    remaining_s = context.time_remaining()
-    return None if remaining_s is None or remaining_s > _LONGEST_TURN_S else remaining_s
+        on_caller_left = partial(callers.call_when_left, context)
+        yield from self._chat.answer(self._tenant, asked, callers.timeout_s(context), on_caller_left, language)
 
 
 _ON_INTERRUPTION = {
@@ -184,7 +171,7 @@ def _conversation_id(name: str) -> UUID | None:
     return names.conversation_id("conversation", name) if name else None
 
 
-def _event(event: ChatEvent) -> pb.ChatResponse:
+def _event(event: ChatEvent, language: Language | None) -> pb.ChatResponse:  # noqa: PLR0911 - one a kind of event
     match event:
         case TurnStarted():
             conversation = f"conversations/{event.turn.conversation}"
@@ -197,11 +184,17 @@ def _event(event: ChatEvent) -> pb.ChatResponse:
             return pb.ChatResponse(seam=pb.Seam(attempt=_attempt(event.record), offset_chars=event.offset_chars))
         case TokenCame():
             return pb.ChatResponse(token=pb.Token(text=event.text))
+        case Notice():
+            return pb.ChatResponse(notice=_notice(event))
         case TurnCompleted():
-            return pb.ChatResponse(completed=pb.TurnCompleted(turn=_turn(event.turn)))
+            return pb.ChatResponse(completed=pb.TurnCompleted(turn=_turn(event.turn, language)))
 
 
-def _turn(turn: Turn) -> pb.Turn:
+def _notice(notice: Notice) -> pb.Notice:
+    return pb.Notice(kind=pb.NoticeKind.Value(f"NOTICE_KIND_{notice.kind.value}"), text=notice.text)
+
+
+def _turn(turn: Turn, language: Language | None) -> pb.Turn:
     message = pb.Turn(
         name=turn.name,
         question=turn.question,
@@ -209,6 +202,7 @@ def _turn(turn: Turn) -> pb.Turn:
         attempts=map(_attempt, turn.attempts),
         create_time=timestamp(turn.create_time),
         complete_time=timestamp(turn.complete_time),
+        notices=map(_notice, notices_of(turn, language)),
     )
     answer = turn.answer
     if answer is not None:
@@ -269,4 +263,18 @@ def _upstream(state: UpstreamState) -> pb.Upstream:
         open_remaining=duration(circuit.open_remaining_s) if is_open else None,
         failure_rate=circuit.failure_rate,
         in_state=duration(circuit.in_state_s),
+        local_process=_local_process(state.process) if state.process else None,
+    )
+
+
+def _local_process(process: LocalProcess) -> pb.LocalProcess:
+    return pb.LocalProcess(
+        state=pb.LocalProcessState.Value(f"LOCAL_PROCESS_STATE_{process.status.value}"),
+        model_file=process.model_file,
+        engine=process.engine,
+        restarts=process.restarts,
+        queue_length=process.queue_length,
+        running=process.running,
+        last_failure_code=process.last_failure,
+        memory_bytes=process.memory_bytes,
     )

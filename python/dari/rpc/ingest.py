@@ -3,8 +3,9 @@
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from enum import Enum
+from functools import partial
 
 import grpc
 
@@ -13,7 +14,7 @@ from dari.core.event_log import EventLog
 from dari.core.profiles import Profiles
 from dari.core.search import Hit, Search, named_cells
 from dari.core.upload_session import Uploads, UploadSession
-from dari.core.upload_watch import UploadWatch
+from dari.core.upload_watch import watch_upload
 from dari.core.uploads import (
     Committed,
     Dialect,
@@ -29,7 +30,8 @@ from dari.core.uploads import (
     check_chunk,
     check_finish,
 )
-from dari.rpc import names
+from dari.core.watching import Watching
+from dari.rpc import callers, names
 from dari.rpc.exports import ExportCalls
 from dari.rpc.profiles import get_profile
 from dari.rpc.times import duration, timestamp
@@ -52,7 +54,7 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         tenant: str,
         uploads: Uploads,
         store: UploadStore,
-        watch: UploadWatch,
+        watching: Watching,
         search: Search,
         exports: ExportCalls,
         profiles: Profiles,
@@ -64,7 +66,7 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         self._tenant = tenant
         self._uploads = uploads
         self._store = store
-        self._watch = watch
+        self._watching = watching
         self._search = search
         self._exports = exports
         self._profiles = profiles
@@ -108,8 +110,9 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
     ) -> Iterator[pb.WatchUploadResponse]:
         """See ingest.proto."""
         id = names.upload_id("name", request.name)
-        for upload in self._watch.watch(self._tenant, id, context.is_active):
-            yield pb.WatchUploadResponse(upload=_upload(upload))
+        with closing(self._watching.looks(partial(callers.call_when_left, context))) as looks:
+            for upload in watch_upload(partial(self._store.get, self._tenant, id), looks):
+                yield pb.WatchUploadResponse(upload=_upload(upload))
 
     def CancelUpload(self, request: pb.CancelUploadRequest, context: grpc.ServicerContext) -> pb.CancelUploadResponse:
         """See ingest.proto."""

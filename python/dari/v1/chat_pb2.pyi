@@ -389,7 +389,10 @@ class ChatResponse(_message.Message):
 
     @_builtins.property
     def notice(self) -> Global___Notice:
-        """Something that the reader of the answer should know. Each comes once a turn, as soon as it is known."""
+        """Something that the reader of the answer should know. Each kind comes once a turn, as soon as it is known: STAND_IN
+        and NO_DATA before the text that they are about, INCOMPLETE before the error. Which of them hold in the end,
+        `completed.turn.notices` has: text that was superseded may have been another model's.
+        """
 
     def __init__(
         self,
@@ -807,7 +810,7 @@ class Turn(_message.Message):
 
     @_builtins.property
     def notices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Notice]:
-        """What the reader of the answer should know."""
+        """What the reader of the answer should know, in the language of whoever reads the turn now (see Notice)."""
 
     def __init__(
         self,
@@ -1103,7 +1106,7 @@ class ListUpstreamsResponse(_message.Message):
     UPSTREAMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def upstreams(self) -> _containers.RepeatedCompositeFieldContainer[Global___Upstream]:
-        """One for each AI model asked since the start, by name."""
+        """One for each AI model asked since the start and not forgotten, by name."""
 
     def __init__(
         self,

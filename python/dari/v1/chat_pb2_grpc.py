@@ -92,7 +92,7 @@ class ChatServiceServicer:
     """
 
     def Chat(self, request, context):
-        """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token`,
+        """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `notice`, `token`,
         `superseded` and `seam`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was
         cut never ends OK. A failure before the first token is not seen but as `attempt_ended`. What follows one after it,
         the caller chooses by `on_interruption`: `superseded` says to drop the text so far, and the next model begins anew;
@@ -161,7 +161,8 @@ class ChatServiceServicer:
 
     def ListUpstreams(self, request, context):
         """Tells the state of every upstream that this replica has asked since it started: its circuit, and for the local
-        model its process.
+        model its process. One that was never asked is left out, since nothing is known of it; its circuit is closed. One
+        that no turn has come across for a day is forgotten, unless it is drained. ListAiModels has all that there are.
 
         Statuses: OK; INTERNAL (INTERNAL).
         """

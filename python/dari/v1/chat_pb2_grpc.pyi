@@ -39,7 +39,7 @@ class ChatServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ChatServiceAsyncStub: ...
     Chat: _grpc.UnaryStreamMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]
-    """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token`,
+    """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `notice`, `token`,
     `superseded` and `seam`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was
     cut never ends OK. A failure before the first token is not seen but as `attempt_ended`. What follows one after it,
     the caller chooses by `on_interruption`: `superseded` says to drop the text so far, and the next model begins anew;
@@ -84,7 +84,8 @@ class ChatServiceStub:
     """
     ListUpstreams: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListUpstreamsRequest, _chat_pb2.ListUpstreamsResponse]
     """Tells the state of every upstream that this replica has asked since it started: its circuit, and for the local
-    model its process.
+    model its process. One that was never asked is left out, since nothing is known of it; its circuit is closed. One
+    that no turn has come across for a day is forgotten, unless it is drained. ListAiModels has all that there are.
 
     Statuses: OK; INTERNAL (INTERNAL).
     """
@@ -114,7 +115,7 @@ class ChatServiceAsyncStub(ChatServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Chat: _aio.UnaryStreamMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]  # type: ignore[assignment]
-    """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token`,
+    """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `notice`, `token`,
     `superseded` and `seam`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was
     cut never ends OK. A failure before the first token is not seen but as `attempt_ended`. What follows one after it,
     the caller chooses by `on_interruption`: `superseded` says to drop the text so far, and the next model begins anew;
@@ -159,7 +160,8 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """
     ListUpstreams: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListUpstreamsRequest, _chat_pb2.ListUpstreamsResponse]  # type: ignore[assignment]
     """Tells the state of every upstream that this replica has asked since it started: its circuit, and for the local
-    model its process.
+    model its process. One that was never asked is left out, since nothing is known of it; its circuit is closed. One
+    that no turn has come across for a day is forgotten, unless it is drained. ListAiModels has all that there are.
 
     Statuses: OK; INTERNAL (INTERNAL).
     """
@@ -192,7 +194,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.ChatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_pb2.ChatResponse], _abc.AsyncIterator[_chat_pb2.ChatResponse]]:
-        """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `token`,
+        """Answers one question as a stream of events: `started` first, then any number of `attempt_ended`, `notice`, `token`,
         `superseded` and `seam`, and `completed` last. A stream that ends OK has always sent `completed`; a stream that was
         cut never ends OK. A failure before the first token is not seen but as `attempt_ended`. What follows one after it,
         the caller chooses by `on_interruption`: `superseded` says to drop the text so far, and the next model begins anew;
@@ -273,7 +275,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.ListUpstreamsResponse, _abc.Awaitable[_chat_pb2.ListUpstreamsResponse]]:
         """Tells the state of every upstream that this replica has asked since it started: its circuit, and for the local
-        model its process.
+        model its process. One that was never asked is left out, since nothing is known of it; its circuit is closed. One
+        that no turn has come across for a day is forgotten, unless it is drained. ListAiModels has all that there are.
 
         Statuses: OK; INTERNAL (INTERNAL).
         """

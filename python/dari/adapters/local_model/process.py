@@ -52,6 +52,8 @@ class LocalModelState:
     """How long the last load took: hash, load, first token."""
     last_failure: str | None
     """The code of the last death, kept after recovery."""
+    memory_bytes: int = 0
+    """Memory that the child holds itself, without the mapped model file; 0 where that is not known."""
 
 
 class LocalModel:
