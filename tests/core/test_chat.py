@@ -27,8 +27,11 @@ from dari.core.conversations import (
     TurnState,
 )
 from dari.core.errors import Exhausted, InternalError, NotFound, Unavailable
+from dari.core.known_profiles import KnownProfiles
 from dari.core.last_known import LastKnownChats
 from dari.core.mapping import AiModel, ChatConfiguration, ChatMapping, KnowledgeBase, LinkStore, LocalTarget
+from dari.core.profiles import ColumnProfile, Profile
+from dari.core.prompt import LocalContext
 from dari.core.ranking import QueryLexeme
 from dari.core.search import CandidateRow, Candidates, Search
 from dari.core.unsaved_turns import UnsavedTurns
@@ -103,6 +106,20 @@ class Rows:
 
     def matches(self, hashes: Sequence[int], texts: Sequence[str]) -> list[list[bool]]:
         return [[True] for _ in texts]
+
+
+class Columns:
+    """Describes every knowledge base by one column, or fails."""
+
+    def __init__(self, fails: Exception | None = None) -> None:
+        self._fails = fails
+        self.asked: list[str] = []
+
+    def describe(self, tenant: str, knowledge_base: str, number: int | None = None) -> Profile:
+        self.asked.append(knowledge_base)
+        if self._fails is not None:
+            raise self._fails
+        return Profile(knowledge_base, 1, 12_345, (ColumnProfile(f"column of {knowledge_base}"),), "")
 
 
 class Store:
@@ -190,6 +207,7 @@ class Bot:
         grants: Sequence[tuple[str, str]] = (),
         search_fails: Mapping[frozenset[str], Exception] | None = None,
         store: Store | None = None,
+        describing_fails: Exception | None = None,
     ) -> None:
         mapping = ChatMapping(
             ChatConfiguration("bot", "bot"),
@@ -198,6 +216,7 @@ class Bot:
             frozenset(grants),
         )
         self.rows = Rows(search_fails or {})
+        self.columns = Columns(describing_fails)
         self.store = store or Store()
         self.log = Log()
         self.directory = Directory(models)
@@ -207,6 +226,8 @@ class Bot:
             chats=LastKnownChats(self.links, database),
             turns=UnsavedTurns(self.store, self.store, database, self.log),
             search=Search(self.rows, self.rows),
+            profiles=KnownProfiles(self.columns, self.log),
+            local_context=LocalContext(),
             directory=self.directory,
             watchdog=watchdog,
             log=self.log,
