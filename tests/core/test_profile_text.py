@@ -1,7 +1,7 @@
 """What a model is told of the data there is, in as many tokens as there are."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dari.core.known_profiles import DescribedBase
@@ -25,10 +25,12 @@ CASES: list[tuple[str, DescribedBase, str]] = [
             rows=1_458,
             description="Airports of the\nUnited States",
         ),
-        "airports: Airports of the United States. 1,458 rows. Columns: faa (text, 100 different);"
-        " alt (integer, -54 to 9070); opened (date, 1931-01-01 to 2024-05-31);"
-        " tz (text, PST / EST / CST, 7 without a value);"
-        " city (text, 60 different, often New York / Paris); note (empty)",
+        (
+            "airports: Airports of the United States. 1,458 rows. Columns: faa (text, 100 different);"
+            " alt (integer, -54 to 9070); opened (date, 1931-01-01 to 2024-05-31);"
+            " tz (text, PST / EST / CST, 7 without a value);"
+            " city (text, 60 different, often New York / Paris); note (empty)"
+        ),
     ),
     (
         "values that stand once are no frequent ones",
@@ -59,14 +61,14 @@ def test_with_fewer_tokens_less_is_told_and_the_number_of_rows_last() -> None:
     lines: list[str] = []
     while line := profiles_text([base], tokens):
         lines.append(line)
-        tokens = most_tokens(line)
+        tokens = most_tokens(line) * 4 // 5
     assert "often value 3" in lines[0]
     assert any("(text)" in line and "often" not in line for line in lines)
-    assert any("column 399" in line and "(text)" not in line for line in lines)
     assert any("more" in line for line in lines)
     assert lines[-1] == "kb: 1,000 rows, 400 columns"
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.text(max_size=40), st.booleans()), max_size=5),
     st.integers(min_value=-10, max_value=2_000),

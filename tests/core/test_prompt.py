@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dari.core.conversations import Answer, Answerer, Turn, TurnState
@@ -113,6 +113,7 @@ HOSTILE = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(HOSTILE, min_size=1, max_size=4), min_size=1, max_size=4), HOSTILE, HOSTILE, HOSTILE)
 def test_nothing_that_strangers_wrote_can_end_the_markers(
     cells: list[list[str]], column: str, description: str, value: str
@@ -189,6 +190,7 @@ def test_a_question_that_fills_the_context_is_told_alone_and_whole() -> None:
     assert "<rows>" not in made.instructions
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.text(max_size=300), min_size=1, max_size=5), max_size=8),
     st.lists(st.tuples(st.text(max_size=300), st.text(max_size=900)), max_size=4),

@@ -22,43 +22,54 @@ CASES: list[tuple[str, str, tuple[Citation, ...], tuple[DescribedBase, ...], str
         "LGA where?",
         ROWS,
         (AIRPORTS, FLIGHTS),
-        "No AI model can answer at the moment, so here is what the data says: I found 2 rows in “공항 목록” (as of 5 March"
-        " 2026, 09:30 UTC) and 1 row in “flights” (as of 5 March 2026, 09:30 UTC). They are shown as they are.\n\n"
-        "[1] faa: LGA · name: La Guardia\n[2] no: 17\n[3] faa: JFK",
+        (
+            "No AI model can answer at the moment, so here is what the data says: I found 2 rows in “공항 목록” (as of"
+            " 5 March 2026, 09:30 UTC) and 1 row in “flights” (as of 5 March 2026, 09:30 UTC)."
+            " They are shown as they are.\n\n"
+            "[1] faa: LGA · name: La Guardia\n[2] no: 17\n[3] faa: JFK"
+        ),
     ),
     (
         "rows of two tables, Korean",
         "LGA 어디?",
         ROWS,
         (AIRPORTS, FLIGHTS),
-        "지금은 답변할 수 있는 AI 모델이 없어, 데이터에서 찾은 내용을 그대로 보여 드립니다."
-        " 질문과 관련된 행을 ‘공항 목록’(2026년 3월 5일 09:30 UTC 기준)에서 2개,"  # noqa: RUF001 - Korean quotes
-        " ‘flights’(2026년 3월 5일 09:30 UTC 기준)에서 1개 찾았습니다.\n\n"  # noqa: RUF001
-        "[1] faa: LGA · name: La Guardia\n[2] no: 17\n[3] faa: JFK",
+        (
+            "지금은 답변할 수 있는 AI 모델이 없어, 데이터에서 찾은 내용을 그대로 보여 드립니다."
+            " 질문과 관련된 행을 ‘공항 목록’(2026년 3월 5일 09:30 UTC 기준)에서 2개,"  # noqa: RUF001 - Korean quotes
+            " ‘flights’(2026년 3월 5일 09:30 UTC 기준)에서 1개 찾았습니다.\n\n"  # noqa: RUF001
+            "[1] faa: LGA · name: La Guardia\n[2] no: 17\n[3] faa: JFK"
+        ),
     ),
     (
         "one row",
         "why?",
         ROWS[:1],
         (),
-        "No AI model can answer at the moment, so here is what the data says: I found 1 row in “airports” (as of 5 March"
-        " 2026, 09:30 UTC). It is shown as it is.\n\n[1] faa: LGA · name: La Guardia",
+        (
+            "No AI model can answer at the moment, so here is what the data says: I found 1 row in “airports” (as of"
+            " 5 March 2026, 09:30 UTC). It is shown as it is.\n\n[1] faa: LGA · name: La Guardia"
+        ),
     ),
     (
         "no row, English",
         "where?",
         (),
         (AIRPORTS, FLIGHTS),
-        "No AI model can answer at the moment, and no row of the linked data fits this question. You can ask about:\n"
-        "• “공항 목록”: 1,458 rows, with faa and name\n• “flights”: 1 row, with no",
+        (
+            "No AI model can answer at the moment, and no row of the linked data fits this question."
+            " You can ask about:\n• “공항 목록”: 1,458 rows, with faa and name\n• “flights”: 1 row, with no"
+        ),
     ),
     (
         "no row, Korean",
         "어디?",
         (),
         (AIRPORTS,),
-        "지금은 답변할 수 있는 AI 모델이 없고, 연결된 데이터에서도 이 질문에 맞는 행을 찾지 못했습니다."
-        " 다음 데이터에 대해 물어보실 수 있습니다.\n• ‘공항 목록’: 행 1,458개, 열은 faa, name",  # noqa: RUF001
+        (
+            "지금은 답변할 수 있는 AI 모델이 없고, 연결된 데이터에서도 이 질문에 맞는 행을 찾지 못했습니다."
+            " 다음 데이터에 대해 물어보실 수 있습니다.\n• ‘공항 목록’: 행 1,458개, 열은 faa, name"  # noqa: RUF001
+        ),
     ),
     (
         "no row and no data",

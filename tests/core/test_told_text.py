@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dari.core.told_text import inline, inline_name
@@ -40,6 +40,7 @@ HOSTILE_TEXT = st.lists(
 ).map("".join)
 
 
+@settings(deadline=None)
 @given(HOSTILE_TEXT, st.integers(min_value=1, max_value=80))
 def test_no_text_keeps_a_marker_a_line_or_anything_invisible(text: str, most_chars: int) -> None:
     told = inline(text, most_chars)
@@ -51,6 +52,7 @@ def test_no_text_keeps_a_marker_a_line_or_anything_invisible(text: str, most_cha
     told.encode()
 
 
+@settings(deadline=None)
 @given(HOSTILE_TEXT)
 def test_a_columns_name_does_not_begin_a_cell(text: str) -> None:
     assert "=" not in unicodedata.normalize("NFKC", inline_name(text, 60))

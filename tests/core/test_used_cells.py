@@ -1,7 +1,7 @@
 """Which cells stand in an answer."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dari.core.used_cells import MAX_ANSWER_CHARS, used_cells
@@ -38,11 +38,13 @@ def test_a_cell_is_used_where_it_stands_whole(
 WORD = st.from_regex(r"[A-Za-z]{2,12}|[가-힣]{2,8}|[1-9][0-9]{1,9}", fullmatch=True)
 
 
+@settings(deadline=None)
 @given(st.lists(WORD, min_size=1, max_size=6))
 def test_every_cell_of_two_characters_is_found_in_a_list_of_all(cells: list[str]) -> None:
     assert used_cells(f"Found {', '.join(cells)}.", cells) == tuple(range(len(cells)))
 
 
+@settings(deadline=None)
 @given(st.text(), st.lists(st.text(), max_size=6))
 def test_only_what_is_in_the_answer_is_ever_used(answer: str, cells: list[str]) -> None:
     for place in used_cells(answer, cells):

@@ -244,7 +244,9 @@ def test_no_model_answers_in_korean_when_asked_in_korean(bot: RunningDari, flowi
     assert korean.answered_by == pb.ANSWERER_ROWS_ONLY
     assert korean.ai_model == ""
     assert korean.answer.startswith("지금은 답변할 수 있는 AI 모델이 없어")
-    assert "[1] airports: faa: ICN, name: 인천 국제공항, city: 서울" in korean.answer
+    assert "질문과 관련된 행을 ‘airports’(20" in korean.answer  # noqa: RUF001 - Korean quotes
+    assert "[1] faa: ICN · name: 인천 국제공항 · city: 서울" in korean.answer
+    assert list(korean.citations[0].used_cells) == [0, 1, 2]
     assert list(korean.degraded_reasons) == [pb.DEGRADED_REASON_ROWS_ONLY]
     assert [citation.cells[0].text for citation in korean.citations][:1] == ["ICN"]
     assert attempts_of(korean) == [
@@ -252,11 +254,14 @@ def test_no_model_answers_in_korean_when_asked_in_korean(bot: RunningDari, flowi
         ("server", "FAILED", "connection_refused"),
     ]
     english = bot.ask("Where is La Guardia?")
-    assert english.answer.startswith("No AI model can answer at the moment. These rows")
+    assert english.answer.startswith("No AI model can answer at the moment, so here is what the data says: I found")
     assert "La Guardia, NY" in english.answer
-    assert bot.ask("zzz qqq").answer == (
-        "No AI model can answer at the moment, and no row of the linked data fits this question."
+    nothing = bot.ask("zzz qqq")
+    assert nothing.answer.startswith(
+        "No AI model can answer at the moment, and no row of the linked data fits this question. You can ask about:\n"
     )
+    assert "with faa, name and city" in nothing.answer
+    assert not nothing.citations
 
 
 def test_rows_only_supersedes_a_cut_answer(bot: RunningDari, flowise: StandIn, openai: StandIn) -> None:
@@ -530,7 +535,9 @@ def test_flowise_gets_the_conversation_from_dari_and_each_turn_once(
     assert told == [[], first, [*first, *second], [*first, *second, *third]]
     assert len({body["chatId"] for body in bodies}) == 4
     assert not any("overrideConfig" in body for body in bodies)
-    assert [message["content"] for message in openai.questions[0].json["messages"]] == ["Q1", "A1", "Q2"]
+    system, *messages = openai.questions[0].json["messages"]
+    assert system["role"] == "system"
+    assert [message["content"] for message in messages] == ["Q1", "A1", "Q2"]
 
 
 def test_a_model_never_gets_rows_that_it_is_not_granted(dari: RunningDari, flowise: StandIn, openai: StandIn) -> None:

@@ -4,7 +4,7 @@ So "how many rows", "which columns" and "from when to when" can be answered, wha
 as fits: all about each column, or types, or names, or the number of rows alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from dari.core.known_profiles import DescribedBase
 from dari.core.profiles import ColumnProfile, ColumnType
@@ -15,6 +15,8 @@ _NAME_CHARS = 60
 _VALUE_CHARS = 40
 _DESCRIPTION_CHARS = 300
 _MAX_VALUES = 6
+_LEAST_NAME_TOKENS = 3
+"""What a column's name costs at least, with what parts it from the next."""
 _FEW_VALUES = 12
 """A column of no more different values is told by its values."""
 _RANGED = (ColumnType.DATE, ColumnType.TIME, ColumnType.TIMESTAMP)
@@ -25,54 +27,43 @@ def profiles_text(bases: Sequence[DescribedBase], tokens: int) -> str:
     lines: list[str] = []
     for place, base in enumerate(bases):
         share = tokens // (len(bases) - place)
-        line = next((line for line in _lines(base) if most_tokens(line) + 1 <= share), "")
+        line = next((line for line in _lines(base, share) if most_tokens(line) + 1 <= share), "")
         if line:
             lines.append(line)
             tokens -= most_tokens(line) + 1
     return "\n".join(lines)
 
 
-def _lines(base: DescribedBase) -> Iterator[str]:
-    """What could be told of a knowledge base, most first."""
-    known = base.knowledge_base
+def _lines(base: DescribedBase, tokens: int) -> Iterator[str]:
+    """What could be told of a knowledge base in about so many tokens, most first."""
+    known, profile = base.knowledge_base, base.profile
     about = inline(known.description, _DESCRIPTION_CHARS)
-    heads = [f"{known.id}: {about}. " if about else f"{known.id}: ", f"{known.id}: "]
+    head, bare = (f"{known.id}: {about}. " if about else f"{known.id}: "), f"{known.id}: "
     counted = f"{base.row_count:,} rows"
-    if base.profile is not None:
+    columns = known.columns if profile is None else tuple(column.name for column in profile.columns)
+    # More names would not fit, however short they are.
+    most = max(0, tokens) // _LEAST_NAME_TOKENS
+    names = [inline_name(name, _NAME_CHARS) for name in columns[:most]]
+    if profile is not None and len(names) == len(columns):
         for of_column in (_with_content, _with_type):
-            yield from (f"{head}{counted}. Columns: {_joined(base.profile.columns, of_column)}" for head in heads)
-    names = known.columns if base.profile is None else tuple(column.name for column in base.profile.columns)
-    yield from (
-        f"{head}{counted}. Columns: {_names(names, most)}" for head in heads for most in _most_names(len(names))
-    )
-    yield f"{known.id}: {counted}, {len(names):,} columns"
+            yield f"{head}{counted}. Columns: {'; '.join(map(of_column, names, profile.columns))}"
+    while names:
+        more = f" and {len(columns) - len(names):,} more" if len(names) < len(columns) else ""
+        for beginning in (head, bare):
+            yield f"{beginning}{counted}. Columns: {'; '.join(names)}{more}"
+        names = names[: len(names) * 3 // 4]
+    yield f"{bare}{counted}, {len(columns):,} columns"
 
 
-def _most_names(count: int) -> Iterator[int]:
-    """How many names to try: all, then ever fewer."""
-    while count:
-        yield count
-        count = count * 3 // 4
+def _with_type(name: str, column: ColumnProfile) -> str:
+    return f"{name} ({column.type.value})"
 
 
-def _names(names: Sequence[str], most: int) -> str:
-    told = "; ".join(inline_name(name, _NAME_CHARS) for name in names[:most])
-    return told if most >= len(names) else f"{told} and {len(names) - most:,} more"
-
-
-def _joined(columns: Sequence[ColumnProfile], of_column: Callable[[ColumnProfile], str]) -> str:
-    return "; ".join(map(of_column, columns))
-
-
-def _with_type(column: ColumnProfile) -> str:
-    return f"{inline_name(column.name, _NAME_CHARS)} ({column.type.value})"
-
-
-def _with_content(column: ColumnProfile) -> str:
+def _with_content(name: str, column: ColumnProfile) -> str:
     facts = [column.type.value, *_content(column)]
     if column.type is not ColumnType.EMPTY and column.value_count < column.cell_count:
         facts.append(f"{column.cell_count - column.value_count:,} without a value")
-    return f"{inline_name(column.name, _NAME_CHARS)} ({', '.join(facts)})"
+    return f"{name} ({', '.join(facts)})"
 
 
 def _content(column: ColumnProfile) -> Iterator[str]:

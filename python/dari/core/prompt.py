@@ -113,14 +113,12 @@ def make_prompt(
     `earlier` are turns that the model may know, oldest first. The prompt costs `tokens` at most, unless question and
     instructions alone cost more.
     """
-    has_data = bool(found.citations or found.bases)
-    # Without data a model keeps its own ways: a Flowise flow has instructions of its own.
-    instructions = configuration.instructions or (DEFAULT_INSTRUCTIONS if has_data else "")
+    instructions = configuration.instructions or (DEFAULT_INSTRUCTIONS if found.citations or found.bases else "")
     left = tokens - most_tokens(question) - most_tokens(instructions) - 3 * _MESSAGE_TOKENS
     parts = _share(found, question, earlier, left)
     prompt = Prompt(
         attempt_id=str(uuid4()),
-        instructions=parts.instructions(instructions),
+        instructions=parts.instructions(configuration.instructions),
         history=tuple(message for _, messages in parts.turns for message in messages),
         question=question,
         max_answer_tokens=model.max_answer_tokens,
@@ -170,10 +168,10 @@ class _Parts:
     turns: tuple[_ToldTurn, ...]
 
     def instructions(self, own: str) -> str:
-        lines = [own] if own else []
-        if self.about or self.rows:
-            notes = (_ABOUT_NOTE if self.about else "", _ROWS_NOTE if self.rows else "", _OBEY_NOTE)
-            lines.append(" ".join(filter(None, notes)))
+        if not self.about and not self.rows:
+            return own  # Without data a model keeps its own ways: a Flowise flow has instructions of its own.
+        notes = (_ABOUT_NOTE if self.about else "", _ROWS_NOTE if self.rows else "", _OBEY_NOTE)
+        lines = [own or DEFAULT_INSTRUCTIONS, " ".join(filter(None, notes))]
         # The description first: a model that remembers how a prompt began need not read it anew for each question.
         if self.about:
             lines += ["<data>", self.about, "</data>"]
