@@ -72,12 +72,12 @@ def made_bot(dari: RunningDari, flowise: StandIn, openai: StandIn) -> RunningDar
 
 def test_a_healthy_chain_streams_its_first_models_answer(bot: RunningDari, flowise: StandIn) -> None:
     """Started, the tokens as they came, completed: who answered, over which rows, nothing degraded."""
-    flowise.script(answer("La ", "Guardia"))
+    flowise.script(answer("LGA is La ", "Guardia"))
     events = list(bot.stream("Where is LGA?"))
     assert [kind_of(each) for each in events] == ["started", "token", "token", "completed"]
     turn = events[-1].completed.turn
     assert events[0].started.turn == turn.name
-    assert turn.answer == text_of(events) == "La Guardia"
+    assert turn.answer == text_of(events) == "LGA is La Guardia"
     assert turn.state == pb.TURN_STATE_COMPLETED
     assert (turn.answered_by, turn.ai_model) == (pb.ANSWERER_FLOWISE, "aiModels/flow")
     assert attempts_of(turn) == [("flow", "ANSWERED", "")]
@@ -85,6 +85,8 @@ def test_a_healthy_chain_streams_its_first_models_answer(bot: RunningDari, flowi
     assert not turn.degraded
     (citation,) = turn.citations
     assert (citation.number, citation.knowledge_base, citation.version) == (1, "knowledgeBases/airports", 1)
+    assert 0 < citation.version_time.ToNanoseconds() <= turn.create_time.ToNanoseconds()
+    assert list(citation.used_cells) == [0], "the code, and not the whole name"
     assert [(cell.column, cell.text) for cell in citation.cells][:2] == [("faa", "LGA"), ("name", "La Guardia, NY")]
     assert "[1] airports: faa=LGA; name=La Guardia, NY; city=New York" in flowise.questions[0].json["question"]
 
@@ -547,6 +549,8 @@ def test_a_model_never_gets_rows_that_it_is_not_granted(dari: RunningDari, flowi
     turn = dari.ask("salary of alice? LGA?")
     asked = flowise.questions[0].json["question"]
     assert "LGA" in asked
+    assert "airports: 3 rows. Columns: faa (text, " in asked
+    assert "salaries" not in asked
     assert "123456" not in asked
     assert "123456" in openai.questions[0].json["messages"][0]["content"]
     assert {citation.knowledge_base for citation in turn.citations} == {
