@@ -786,6 +786,7 @@ def test_data_that_cannot_be_read_is_told_and_the_model_answers_without(
     assert turn.answer == "from memory"
     assert list(turn.degraded_reasons) == [pb.DEGRADED_REASON_NO_DATA]
     assert "<rows>" not in flowise.questions[0].json["question"]
+    assert "<data>" not in flowise.questions[0].json["question"]
     flowise.stop()
     openai.stop()
     with pytest.raises(grpc.RpcError) as caught:

@@ -8,6 +8,7 @@ by. Invisible characters go, as they could hide text from people or tear apart w
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _PLAIN = {"<": "(", ">": ")", "[": "(", "]": ")", ";": ",", "`": "'", "#": "#"}
 """What the characters of markers become; # stays, but not twice in a row."""
@@ -37,6 +38,7 @@ def inline_name(text: str, most_chars: int) -> str:
     return inline(text, most_chars).translate(_NO_EQUALS)
 
 
+@lru_cache(maxsize=4_096)  # A prompt has the same few hundred characters over and over.
 def _plain(character: str) -> str:
     folded = unicodedata.normalize("NFKC", character)
     if character in _LOOK_ALIKES or folded in _LOOK_ALIKES:
