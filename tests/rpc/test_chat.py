@@ -75,12 +75,12 @@ def made_bot(dari: RunningDari, flowise: StandIn, openai: StandIn) -> RunningDar
 
 def test_a_healthy_chain_streams_its_first_models_answer(bot: RunningDari, flowise: StandIn) -> None:
     """Started, the tokens as they came, completed: who answered, over which rows, nothing degraded."""
-    flowise.script(answer("La ", "Guardia"))
+    flowise.script(answer("LGA is La ", "Guardia"))
     events = list(bot.stream("Where is LGA?"))
     assert kinds_of(events) == ["started", "token", "token", "completed"]
     turn = events[-1].completed.turn
     assert events[0].started.turn == turn.name
-    assert turn.answer == text_of(events) == "La Guardia"
+    assert turn.answer == text_of(events) == "LGA is La Guardia"
     assert turn.state == pb.TURN_STATE_COMPLETED
     assert (turn.answered_by, turn.ai_model) == (pb.ANSWERER_FLOWISE, "aiModels/flow")
     assert attempts_of(turn) == [("flow", "ANSWERED", "")]
@@ -88,6 +88,8 @@ def test_a_healthy_chain_streams_its_first_models_answer(bot: RunningDari, flowi
     assert not turn.degraded
     (citation,) = turn.citations
     assert (citation.number, citation.knowledge_base, citation.version) == (1, "knowledgeBases/airports", 1)
+    assert 0 < citation.version_time.ToNanoseconds() <= turn.create_time.ToNanoseconds()
+    assert list(citation.used_cells) == [0], "the code, and not the whole name"
     assert [(cell.column, cell.text) for cell in citation.cells][:2] == [("faa", "LGA"), ("name", "La Guardia, NY")]
     assert "[1] airports: faa=LGA; name=La Guardia, NY; city=New York" in flowise.questions[0].json["question"]
 
@@ -247,7 +249,9 @@ def test_no_model_answers_in_korean_when_asked_in_korean(bot: RunningDari, flowi
     assert korean.answered_by == pb.ANSWERER_ROWS_ONLY
     assert korean.ai_model == ""
     assert korean.answer.startswith("지금은 답변할 수 있는 AI 모델이 없어")
-    assert "[1] airports: faa: ICN, name: 인천 국제공항, city: 서울" in korean.answer
+    assert "질문과 관련된 행을 ‘airports’(20" in korean.answer  # noqa: RUF001 - Korean quotes
+    assert "[1] faa: ICN · name: 인천 국제공항 · city: 서울" in korean.answer
+    assert list(korean.citations[0].used_cells) == [0, 1, 2]
     assert list(korean.degraded_reasons) == [pb.DEGRADED_REASON_ROWS_ONLY]
     assert [citation.cells[0].text for citation in korean.citations][:1] == ["ICN"]
     assert attempts_of(korean) == [
@@ -255,11 +259,14 @@ def test_no_model_answers_in_korean_when_asked_in_korean(bot: RunningDari, flowi
         ("server", "FAILED", "connection_refused"),
     ]
     english = bot.ask("Where is La Guardia?")
-    assert english.answer.startswith("No AI model can answer at the moment. These rows")
+    assert english.answer.startswith("No AI model can answer at the moment, so here is what the data says: I found")
     assert "La Guardia, NY" in english.answer
-    assert bot.ask("zzz qqq").answer == (
-        "No AI model can answer at the moment, and no row of the linked data fits this question."
+    nothing = bot.ask("zzz qqq")
+    assert nothing.answer.startswith(
+        "No AI model can answer at the moment, and no row of the linked data fits this question. You can ask about:\n"
     )
+    assert "with faa, name and city" in nothing.answer
+    assert not nothing.citations
 
 
 def test_rows_only_supersedes_a_cut_answer(bot: RunningDari, flowise: StandIn, openai: StandIn) -> None:
@@ -686,7 +693,9 @@ def test_flowise_gets_the_conversation_from_dari_and_each_turn_once(
     assert told == [[], first, [*first, *second], [*first, *second, *third]]
     assert len({body["chatId"] for body in bodies}) == 4
     assert not any("overrideConfig" in body for body in bodies)
-    assert [message["content"] for message in openai.questions[0].json["messages"]] == ["Q1", "A1", "Q2"]
+    system, *messages = openai.questions[0].json["messages"]
+    assert system["role"] == "system"
+    assert [message["content"] for message in messages] == ["Q1", "A1", "Q2"]
 
 
 def test_a_model_never_gets_rows_that_it_is_not_granted(dari: RunningDari, flowise: StandIn, openai: StandIn) -> None:
@@ -696,6 +705,8 @@ def test_a_model_never_gets_rows_that_it_is_not_granted(dari: RunningDari, flowi
     turn = dari.ask("salary of alice? LGA?")
     asked = flowise.questions[0].json["question"]
     assert "LGA" in asked
+    assert "airports: 3 rows. Columns: faa (text, " in asked
+    assert "salaries" not in asked
     assert "123456" not in asked
     assert "123456" in openai.questions[0].json["messages"][0]["content"]
     assert {citation.knowledge_base for citation in turn.citations} == {
@@ -931,6 +942,7 @@ def test_data_that_cannot_be_read_is_told_and_the_model_answers_without(
     assert turn.answer == "from memory"
     assert list(turn.degraded_reasons) == [pb.DEGRADED_REASON_NO_DATA]
     assert "<rows>" not in flowise.questions[0].json["question"]
+    assert "<data>" not in flowise.questions[0].json["question"]
     flowise.stop()
     openai.stop()
     with pytest.raises(grpc.RpcError) as caught:

@@ -63,12 +63,15 @@ def create_model(
         float | None, typer.Option(min=0.1, max=600, help="Default: the server's.")
     ] = None,
     max_answer_tokens: Annotated[int, typer.Option(min=0, max=32_768, help="0: the server's default.")] = 0,
+    context_tokens: Annotated[
+        int, typer.Option(min=0, max=1_048_576, help="Tokens that the model can hold; 0: the default of its kind.")
+    ] = 0,
     display_name: DisplayName = "",
 ) -> None:
     """Make an AI model."""
     from dari.v1 import mapping_pb2 as wire
 
-    made = wire.AiModel(display_name=display_name, max_answer_tokens=max_answer_tokens)
+    made = wire.AiModel(display_name=display_name, max_answer_tokens=max_answer_tokens, context_tokens=context_tokens)
     if kind is Kind.FLOWISE:
         made.kind = wire.AI_MODEL_KIND_FLOWISE
         made.flowise.CopyFrom(wire.FlowiseTarget(base_url=url, flow_id=flow, api_key_secret=key_secret))

@@ -1,6 +1,6 @@
 """One turn of a chat, from the question to the stored answer.
 
-The road: what may be seen (`mapping`), the rows that fit (`search`), the models in order (`chain`), the rows alone
+The road: what may be seen (`mapping`), the data that fits (`grounding`), the models in order (`chain`), the rows alone
 where no model answers (`rows_reply`), and the turn stored (`conversations`).
 """
 
@@ -10,44 +10,17 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
-from dari.core import prompt
-from dari.core.chain import (
-    LAST_RESORT_S,
-    Answered,
-    AttemptEnded,
-    Directory,
-    Link,
-    Seam,
-    Superseded,
-    TokenCame,
-    TurnClock,
-    ask,
-)
-from dari.core.conversations import (
-    Answer,
-    Answerer,
-    AttemptRecord,
-    BegunTurn,
-    Citation,
-    DegradedReason,
-    OnInterruption,
-    Turn,
-    TurnRequest,
-)
-from dari.core.errors import (
-    AnswerInterrupted,
-    DariError,
-    DeadlineExceeded,
-    FieldViolation,
-    InvalidArgument,
-    Unavailable,
-)
+from dari.core.chain import Answered, AttemptEnded, Directory, Link, Seam, Superseded, TokenCame, TurnClock, ask
+from dari.core.conversations import AttemptRecord, BegunTurn, DegradedReason, OnInterruption, Turn, TurnRequest
+from dari.core.errors import AnswerInterrupted, DariError, DeadlineExceeded, FieldViolation, InvalidArgument
 from dari.core.event_log import EventLog
+from dari.core.grounding import Grounding
+from dari.core.known_profiles import KnownProfiles
 from dari.core.language import Language, language_of
 from dari.core.last_known import KnownChat, LastKnownChats
 from dari.core.mapping import AiModel, ResolvedChat, ResolvedLink, resolve
 from dari.core.notices import Notice, UntoldNotices, cut_notices, degraded_notices, notices_of
-from dari.core.rows_reply import rows_reply
+from dari.core.prompt import HISTORY_TURNS, LocalContext
 from dari.core.search import Search
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.watchdog import Watchdog
@@ -81,6 +54,8 @@ class Chat:
         chats: LastKnownChats,
         turns: UnsavedTurns,
         search: Search,
+        profiles: KnownProfiles,
+        local_context: LocalContext,
         directory: Directory,
         watchdog: Watchdog,
         log: EventLog,
@@ -90,6 +65,8 @@ class Chat:
         self._chats = chats
         self._turns = turns
         self._search = search
+        self._profiles = profiles
+        self._local_context = local_context
         self._directory = directory
         self._watchdog = watchdog
         self._log = log
@@ -116,7 +93,7 @@ class Chat:
         with TurnClock(self._watchdog, time.monotonic() + timeout_s) as clock:
             on_caller_left(clock.cancel)
             known = self._chats.read(tenant, request.chat_configuration)
-            begun = self._turns.begin_turn(tenant, request, timeout_s, prompt.HISTORY_TURNS)
+            begun = self._turns.begin_turn(tenant, request, timeout_s, HISTORY_TURNS)
             if isinstance(begun, Turn):
                 yield from _replayed(begun, language)
                 return
@@ -134,13 +111,21 @@ class Chat:
         attempts: list[AttemptRecord] = []
         notices = UntoldNotices()
         chat = resolve(known.mapping)
-        search = self._search if known.is_current else None
-        rows = _Rows(search, self._log, tenant, begun.turn, chat.configuration.max_rows)
+        grounding = Grounding(
+            search=self._search if known.is_current else None,
+            profiles=self._profiles,
+            local=self._local_context,
+            log=self._log,
+            tenant=tenant,
+            chat=chat,
+            begun=begun,
+        )
         try:
             yield TurnStarted(begun.turn)
             yield from notices.among(degraded_notices(_known_at_start(known, begun), language))
             answered: Answered | None = None
-            links = self._links_of(chat, begun, rows)
+            writers: list[str] = []
+            links = self._links_of(chat, grounding)
             with closing(ask(links, clock, self._connect_timeout_s, attempts, on_interruption)) as events:
                 for event in events:
                     match event:
@@ -148,16 +133,21 @@ class Chat:
                             self._log.warning("attempt_ended", turn=begun.turn.name, **_log_fields(event.record))
                             yield event
                         case Seam() | TokenCame():
-                            yield from notices.among(degraded_notices(_known_of_text(links, attempts, rows), language))
+                            reasons = _known_of_text(links, attempts, grounding)
+                            yield from notices.among(degraded_notices(reasons, language))
+                            if isinstance(event, Seam):
+                                writers.append(event.record.ai_model)
                             yield event
                         case Superseded():
+                            writers.clear()
+                            yield event
                             yield event
                         case Answered():
                             answered = event
             if answered is not None:
-                answer = _model_answer(chat, begun, answered, attempts, rows)
+                answer = grounding.model_answer(answered, writers, attempts)
             else:
-                answer = _rows_answer(chat, begun, attempts, rows, clock)
+                answer = grounding.rows_answer(attempts, clock)
                 yield from notices.among(degraded_notices(answer.degraded_reasons, language))
                 yield TokenCame(answer.text)
             if not known.is_current:
@@ -178,20 +168,13 @@ class Chat:
         yield from notices.among(notices_of(turn, language))
         yield TurnCompleted(turn)
 
-    def _links_of(self, chat: ResolvedChat, begun: BegunTurn, rows: "_Rows") -> list[Link]:
+    def _links_of(self, chat: ResolvedChat, grounding: Grounding) -> list[Link]:
         return [
             Link(
                 model,
                 partial(self._directory.upstream, model),
                 self._directory.circuit(model),
-                partial(
-                    prompt.make_prompt,
-                    chat.configuration,
-                    model,
-                    partial(rows.citations, resolved.visible_ids),
-                    prompt.told_turns(begun.earlier, resolved.visible_ids),
-                    begun.turn,
-                ),
+                partial(grounding.prompt, model, resolved),
                 resolved.visible_ids,
             )
             for model, resolved in _models(chat)
@@ -227,7 +210,9 @@ def _known_at_start(known: KnownChat, begun: BegunTurn) -> Iterator[DegradedReas
         yield DegradedReason.NOT_STORED
 
 
-def _known_of_text(links: Sequence[Link], attempts: Sequence[AttemptRecord], rows: "_Rows") -> Iterator[DegradedReason]:
+def _known_of_text(
+    links: Sequence[Link], attempts: Sequence[AttemptRecord], grounding: Grounding
+) -> Iterator[DegradedReason]:
     """Why the text that begins to come is less than it could be.
 
     It is of the first model whose attempt has not ended: the chain ends those before it first.
@@ -235,7 +220,7 @@ def _known_of_text(links: Sequence[Link], attempts: Sequence[AttemptRecord], row
     ended = {attempt.ai_model for attempt in attempts}
     if links[0].model.id in ended:
         yield DegradedReason.STAND_IN
-    if any(rows.unread(link.visible) for link in [each for each in links if each.model.id not in ended][:1]):
+    if any(grounding.is_unread(link.model.id) for link in [each for each in links if each.model.id not in ended][:1]):
         yield DegradedReason.NO_DATA
 
 
@@ -245,94 +230,6 @@ def _replayed(turn: Turn, language: Language) -> Iterator[ChatEvent]:
     if turn.answer is not None:
         yield TokenCame(turn.answer.text)
     yield TurnCompleted(turn)
-
-
-class _Rows:
-    """The rows for one question, found once for each set of knowledge bases that some link may see.
-
-    Each search names exactly that set to the database, which refuses the rest by itself.
-    """
-
-    def __init__(self, search: Search | None, log: EventLog, tenant: str, turn: Turn, limit: int) -> None:
-        self._search = search
-        """None where the database is known to be gone: waiting for it would cost the time of the models."""
-        self._log = log
-        self._tenant = tenant
-        self._turn = turn
-        self._limit = limit
-        self._found: dict[frozenset[str], tuple[Citation, ...] | None] = {}
-
-    def citations(self, visible: frozenset[str]) -> tuple[Citation, ...]:
-        """Numbered rows; none where the data cannot be read."""
-        if visible not in self._found:
-            self._found[visible] = self._find(visible)
-        return self._found[visible] or ()
-
-    def unread(self, visible: frozenset[str]) -> bool:
-        """Whether the search over this set was tried and failed."""
-        return visible in self._found and self._found[visible] is None
-
-    def _find(self, visible: frozenset[str]) -> tuple[Citation, ...] | None:
-        if self._search is None:
-            return None
-        try:
-            hits = self._search.find(self._tenant, sorted(visible), self._turn.question, self._limit)
-        except DariError as error:
-            # Whatever the data's trouble is, a model can answer without, and the answer says so.
-            self._log.warning("rows_not_read", turn=self._turn.name, reason=error.reason, **error.metadata)
-            return None
-        return prompt.cite(hits)
-
-
-def _model_answer(
-    chat: ResolvedChat, begun: BegunTurn, answered: Answered, attempts: Sequence[AttemptRecord], rows: _Rows
-) -> Answer:
-    record = answered.record
-    visible = next(link.visible_ids for model, link in _models(chat) if model.id == record.ai_model)
-    degraded = [DegradedReason.STAND_IN] if len(attempts) > 1 else []
-    if rows.unread(visible):
-        degraded.append(DegradedReason.NO_DATA)
-    citations = rows.citations(visible)
-    # The model may repeat what it was told of earlier turns, and what those were answered over.
-    told = (turn.answer for turn in prompt.told_turns(begun.earlier, visible) if turn.answer is not None)
-    return Answer(
-        text=answered.text,
-        answered_by=record.answerer,
-        ai_model=record.ai_model,
-        attempts=tuple(attempts),
-        citations=citations,
-        degraded_reasons=tuple(degraded),
-        knowledge_bases=_cited(citations).union(*(answer.knowledge_bases for answer in told)),
-    )
-
-
-def _rows_answer(
-    chat: ResolvedChat, begun: BegunTurn, attempts: Sequence[AttemptRecord], rows: _Rows, clock: TurnClock
-) -> Answer:
-    clock.check()
-    visible = chat.chain[-1].visible_ids
-    citations = rows.citations(visible)
-    if not visible or rows.unread(visible):
-        if clock.remaining_s() <= LAST_RESORT_S:
-            raise DeadlineExceeded("No AI model answered before the deadline; allow more time.")
-        raise Unavailable(
-            "No AI model of this chat answers at the moment, and there is no data to answer from; retry with a"
-            " back-off.",
-            {"neighbour": "ai_models", "attempts": ",".join(f"{item.ai_model}={item.code}" for item in attempts)},
-        )
-    return Answer(
-        text=rows_reply(begun.turn.question, citations),
-        answered_by=Answerer.ROWS_ONLY,
-        ai_model="",
-        attempts=tuple(attempts),
-        citations=citations,
-        degraded_reasons=(DegradedReason.ROWS_ONLY,),
-        knowledge_bases=_cited(citations),
-    )
-
-
-def _cited(citations: Sequence[Citation]) -> frozenset[str]:
-    return frozenset(citation.knowledge_base for citation in citations)
 
 
 def _log_fields(record: AttemptRecord) -> dict[str, object]:

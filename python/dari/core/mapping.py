@@ -26,6 +26,7 @@ LOCAL_FIRST_TOKEN_TIMEOUT_S = 30.0
 DEFAULT_STALL_TIMEOUT_S = 10.0
 DEFAULT_TOTAL_TIMEOUT_S = 120.0
 DEFAULT_MAX_ANSWER_TOKENS = 256
+DEFAULT_CONTEXT_TOKENS = 8_192
 DEFAULT_MAX_ROWS = 8
 
 
@@ -81,6 +82,9 @@ class AiModel:
     stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S
     total_timeout_s: float = DEFAULT_TOTAL_TIMEOUT_S
     max_answer_tokens: int = DEFAULT_MAX_ANSWER_TOKENS
+    context_tokens: int = 0
+    """What the model can hold, prompt and answer together. 0: for a local model what the server's engine holds, for
+    another DEFAULT_CONTEXT_TOKENS."""
     etag: str = ""
     create_time: datetime = _NEVER
     update_time: datetime = _NEVER
@@ -103,6 +107,8 @@ class AiModel:
                 yield FieldViolation(name, f"must be 0.1 s to {most} s")
         if not 1 <= self.max_answer_tokens <= 32_768:
             yield FieldViolation("max_answer_tokens", "must be 1 to 32768")
+        if self.context_tokens and not 512 <= self.context_tokens <= 1_048_576:
+            yield FieldViolation("context_tokens", "must be 512 to 1048576, or not set for the default")
 
 
 @dataclass(frozen=True, slots=True)

@@ -312,6 +312,7 @@ def _ai_model_message(model: AiModel) -> pb.AiModel:
         stall_timeout=duration(model.stall_timeout_s),
         total_timeout=duration(model.total_timeout_s),
         max_answer_tokens=model.max_answer_tokens,
+        context_tokens=model.context_tokens,
         etag=model.etag,
         create_time=timestamp(model.create_time),
         update_time=timestamp(model.update_time),
@@ -341,6 +342,8 @@ def _ai_model(id: str, message: pb.AiModel) -> AiModel:
         stall_timeout_s=_timeout(message, "stall_timeout", core.DEFAULT_STALL_TIMEOUT_S),
         total_timeout_s=_timeout(message, "total_timeout", core.DEFAULT_TOTAL_TIMEOUT_S),
         max_answer_tokens=message.max_answer_tokens or core.DEFAULT_MAX_ANSWER_TOKENS,
+        context_tokens=message.context_tokens
+        or (0 if isinstance(target, LocalTarget) else core.DEFAULT_CONTEXT_TOKENS),
     )
 
 
@@ -424,6 +427,7 @@ _AI_MODEL: _Kind[AiModel] = _Kind(
             "stall_timeout",
             "total_timeout",
             "max_answer_tokens",
+            "context_tokens",
         )
     ),
     frozenset(("kind",)),

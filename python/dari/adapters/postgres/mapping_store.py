@@ -199,6 +199,7 @@ class AiModelStore(_Resources[AiModel]):
             "stall_timeout_s": resource.stall_timeout_s,
             "total_timeout_s": resource.total_timeout_s,
             "max_answer_tokens": resource.max_answer_tokens,
+            "context_tokens": resource.context_tokens,
         }
 
     def _resource(self, row: dict[str, Any]) -> AiModel:
@@ -536,6 +537,7 @@ def _ai_model(row: dict[str, Any]) -> AiModel:
         stall_timeout_s=row["stall_timeout_s"],
         total_timeout_s=row["total_timeout_s"],
         max_answer_tokens=row["max_answer_tokens"],
+        context_tokens=row["context_tokens"],
         etag=str(row["revision"]),
         create_time=row["create_time"],
         update_time=row["update_time"],

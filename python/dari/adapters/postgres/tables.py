@@ -74,6 +74,7 @@ class AiModels(_Table):
     stall_timeout_s = DoubleField()
     total_timeout_s = DoubleField()
     max_answer_tokens = IntegerField()
+    context_tokens = IntegerField()
     revision = BigIntegerField()
     request_id = UUIDField(null=True)
     create_time = DateTimeTZField()
