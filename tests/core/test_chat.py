@@ -1,6 +1,7 @@
 """One turn over fakes: what is stored and told when the data, the database or a model fails, or the caller leaves."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,6 +32,8 @@ from dari.core.last_known import LastKnownChats
 from dari.core.mapping import AiModel, ChatConfiguration, ChatMapping, KnowledgeBase, LinkStore, LocalTarget
 from dari.core.ranking import QueryLexeme
 from dari.core.search import CandidateRow, Candidates, Search
+from dari.core.stand_by import SpareThreads
+from dari.core.timed_attempt import ServerTimeouts
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upstream import FailureKind, Prompt, Upstream, UpstreamError
 from dari.core.watchdog import Watchdog
@@ -211,7 +214,8 @@ class Bot:
             watchdog=watchdog,
             log=self.log,
             default_timeout_s=TIMEOUT_S,
-            connect_timeout_s=1.0,
+            server_timeouts=ServerTimeouts(1.0, 1.0),
+            spare_threads=SpareThreads(ThreadPoolExecutor(2), 2),
         )
 
     def events(

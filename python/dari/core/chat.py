@@ -11,18 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from dari.core import prompt
-from dari.core.chain import (
-    LAST_RESORT_S,
-    Answered,
-    AttemptEnded,
-    Directory,
-    Link,
-    Seam,
-    Superseded,
-    TokenCame,
-    TurnClock,
-    ask,
-)
+from dari.core.chain import Answered, AttemptEnded, Seam, Superseded, TokenCame, ask
 from dari.core.conversations import (
     Answer,
     Answerer,
@@ -37,9 +26,12 @@ from dari.core.conversations import (
 from dari.core.errors import DariError, DeadlineExceeded, FieldViolation, InvalidArgument, Unavailable
 from dari.core.event_log import EventLog
 from dari.core.last_known import KnownChat, LastKnownChats
-from dari.core.mapping import AiModel, ResolvedChat, ResolvedLink, resolve
+from dari.core.mapping import AiModel, ChatConfiguration, ResolvedChat, ResolvedLink, StandByMode, resolve
 from dari.core.rows_reply import rows_reply
 from dari.core.search import Search
+from dari.core.stand_by import SpareThreads, StandByPlan
+from dari.core.timed_attempt import LAST_RESORT_S, Directory, Link, ServerTimeouts
+from dari.core.turn_clock import TurnClock
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.watchdog import Watchdog
 
@@ -76,7 +68,8 @@ class Chat:
         watchdog: Watchdog,
         log: EventLog,
         default_timeout_s: float,
-        connect_timeout_s: float,
+        server_timeouts: ServerTimeouts,
+        spare_threads: SpareThreads,
     ) -> None:
         self._chats = chats
         self._turns = turns
@@ -85,7 +78,8 @@ class Chat:
         self._watchdog = watchdog
         self._log = log
         self._default_timeout_s = default_timeout_s
-        self._connect_timeout_s = connect_timeout_s
+        self._server_timeouts = server_timeouts
+        self._spare_threads = spare_threads
 
     def answer(
         self,
@@ -121,7 +115,8 @@ class Chat:
             yield TurnStarted(begun.turn)
             answered: Answered | None = None
             links = self._links_of(chat, begun, rows)
-            with closing(ask(links, clock, self._connect_timeout_s, attempts, on_interruption)) as events:
+            stand_by = self._stand_by_of(chat.configuration)
+            with closing(ask(links, clock, self._server_timeouts, attempts, on_interruption, stand_by)) as events:
                 for event in events:
                     match event:
                         case AttemptEnded():
@@ -170,6 +165,12 @@ class Chat:
             for model, resolved in _models(chat)
         ]
 
+    def _stand_by_of(self, configuration: ChatConfiguration) -> StandByPlan | None:
+        if configuration.stand_by is StandByMode.OFF:
+            return None
+        races = configuration.stand_by is StandByMode.RACE
+        return StandByPlan(self._spare_threads, configuration.stand_by_after_s, races)
+
     def _abandon(self, tenant: str, begun: BegunTurn, attempts: Sequence[AttemptRecord]) -> None:
         try:
             self._turns.abandon_turn(tenant, begun, attempts)
@@ -200,7 +201,7 @@ def _replayed(turn: Turn) -> Iterator[ChatEvent]:
 
 
 class _Rows:
-    """The rows for one question, found once for each set of knowledge bases that some link may see.
+    """The rows for one question, found once for each set of knowledge bases that some link may see. Thread-safe.
 
     Each search names exactly that set to the database, which refuses the rest by itself.
     """
@@ -216,9 +217,11 @@ class _Rows:
 
     def citations(self, visible: frozenset[str]) -> tuple[Citation, ...]:
         """Numbered rows; none where the data cannot be read."""
-        if visible not in self._found:
-            self._found[visible] = self._find(visible)
-        return self._found[visible] or ()
+        if visible in self._found:
+            return self._found[visible] or ()
+        # No lock: whoever asks for another set must not wait for this search. Of two at once the first is kept, so
+        # that all are told the same rows by the same numbers; `setdefault` is atomic.
+        return self._found.setdefault(visible, self._find(visible)) or ()
 
     def unread(self, visible: frozenset[str]) -> bool:
         """Whether the search over this set was tried and failed."""
@@ -241,7 +244,7 @@ def _model_answer(
 ) -> Answer:
     record = answered.record
     visible = next(link.visible_ids for model, link in _models(chat) if model.id == record.ai_model)
-    degraded = [DegradedReason.STAND_IN] if len(attempts) > 1 else []
+    degraded = [DegradedReason.STAND_IN] if attempts[0].ai_model != record.ai_model else []
     if rows.unread(visible):
         degraded.append(DegradedReason.NO_DATA)
     citations = rows.citations(visible)
