@@ -400,6 +400,17 @@ def test_closing_the_stream_frees_the_attempt_at_once(watchdog: Watchdog) -> Non
     assert model.circuit.verdicts == ["neutral"]
 
 
+def test_a_caller_who_stops_at_the_whole_answer_changes_no_record(watchdog: Watchdog) -> None:
+    """There was one attempt, and it answered."""
+    records: list[AttemptRecord] = []
+    with (
+        TurnClock(watchdog, time.monotonic() + LONG_S) as clock,
+        closing(ask([Model("a").link("m")], clock, TIMEOUTS, records)) as events,
+    ):
+        assert [type(next(events)) for _ in range(2)] == [TokenCame, Answered]
+    assert [record.outcome for record in records] == [AttemptOutcome.ANSWERED]
+
+
 def test_a_prompt_that_cannot_be_made_leaks_no_permit(watchdog: Watchdog) -> None:
     """A defect there must not keep the place of a probe."""
     model = Model("a")

@@ -174,9 +174,12 @@ class _Walk:
                 yield from self._told(attempt, pieces)
         except UpstreamError as error:
             yield from self._fail(attempt, error)
+            return
         except GeneratorExit:
             self._note(attempt.abandon(Cause.CALLER_LEFT))
             raise
+        self._is_over = True
+        yield Answered(self._note(attempt.end(AttemptOutcome.ANSWERED, "")), "".join(self._text))
 
     def _arm_stand_by(self, attempt: TimedAttempt) -> None:
         if self._plan is not None and self._position < len(self._asking.links):
@@ -193,8 +196,6 @@ class _Walk:
             yield TokenCame(piece)
         if not has_begun:
             yield from self._begin_text(attempt)  # It had nothing to add: the text was whole but for its end.
-        self._is_over = True
-        yield Answered(self._note(attempt.end(AttemptOutcome.ANSWERED, "")), "".join(self._text))
 
     def _begin_text(self, attempt: TimedAttempt) -> Iterator[ChainEvent]:
         """What comes before an attempt's first token. Raises UpstreamError where its stand-by was faster."""
