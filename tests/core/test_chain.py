@@ -289,6 +289,14 @@ def test_the_last_of_five_answers_where_four_hang(watchdog: Watchdog) -> None:
     assert done.summary == [*((f"m{n}", "TIMED_OUT", "deadline") for n in range(4)), ("m4", "ANSWERED", "")]
 
 
+def test_a_faster_link_answers_before_a_short_deadline(watchdog: Watchdog) -> None:
+    """C12: the caller allows 2 s, the first model needs 10."""
+    slow = Model(10.0, "late", first_token_s=LONG_S)
+    done = run(watchdog, slow, Model("in time", first_token_s=LONG_S), timeout_s=2.0)
+    assert done.summary == [("m0", "TIMED_OUT", "deadline"), ("m1", "ANSWERED", "")]
+    assert slow.attempt.over.is_set()
+
+
 def test_the_first_of_two_models_leaves_the_second_half_of_the_time(watchdog: Watchdog) -> None:
     """It would wait for a minute; the caller would not. Its connect timeout is no longer than that either."""
     first = Model(None, first_token_s=LONG_S)
