@@ -9,7 +9,8 @@
 What is sent is a *play*: a function of the `Wire` to one client. `replay` sends the bytes that a real Flowise 3.1.4
 sent (tests/data/flowise), the others misbehave in one way each. Look-ups (`GET /api/v1/chatflows-streaming/…`) and
 `ping` are answered as Flowise does and are no part of a script; a flow in `unknown_flows` is treated as one that
-Flowise does not have, down to the silence. Loopback only, an ephemeral port that stays the same over `stop`/`start`.
+Flowise does not have, down to the silence, and one in `not_streaming_flows` is looked up as such. Loopback only, an
+ephemeral port that stays the same over `stop`/`start`.
 """
 
 import json
@@ -117,6 +118,7 @@ class StandIn:
         self._listener: socket.socket | None = None
         self._stopped = threading.Event()
         self.unknown_flows: set[str] = set()
+        self.not_streaming_flows: set[str] = set()
         self.start()
 
     @property
@@ -240,7 +242,11 @@ class StandIn:
             self._changed.notify_all()
             flow_id = request.flow_id
             if request.method == "GET":
-                return _lookup(flow_id in self.unknown_flows) if "/chatflows-streaming/" in request.path else _ping
+                return (
+                    _lookup(flow_id in self.unknown_flows, flow_id not in self.not_streaming_flows)
+                    if "/chatflows-streaming/" in request.path
+                    else _ping
+                )
             if flow_id in self.unknown_flows:
                 return never_answer()
             for key in (flow_id, None):
@@ -484,7 +490,9 @@ def _json(value: object) -> bytes:
     return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text).encode()
 
 
-def _lookup(unknown: bool) -> Play:
+def _lookup(unknown: bool, streams: bool) -> Play:
+    if not unknown and not streams:
+        return response(200, '{"isStreaming":false}')
     return replay("21d-chatflows-streaming-unknown" if unknown else "21b-chatflows-streaming")
 
 

@@ -44,6 +44,8 @@ from dari.core.probing import Prober
 from dari.core.profiles import Profiles
 from dari.core.prompt import LocalContext
 from dari.core.search import Search
+from dari.core.stand_by import SpareThreads
+from dari.core.timed_attempt import ServerTimeouts
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upload_session import UploadLimits, Uploads
 from dari.core.uploads import MAX_CHUNK_BYTES
@@ -310,7 +312,8 @@ class Server:
             watchdog=watchdog,
             log=self._log,
             default_timeout_s=settings.chat_timeout_s,
-            connect_timeout_s=settings.connect_timeout_s,
+            server_timeouts=ServerTimeouts(settings.connect_timeout_s, settings.first_event_timeout_s),
+            spare_threads=SpareThreads(self._pool(settings.max_stand_bys, "stand_by"), settings.max_stand_bys),
         )
 
         server = grpc.server(

@@ -3,11 +3,11 @@
 import json
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import pytest
@@ -22,7 +22,7 @@ from dari.adapters.flowise import (
     break_long_runs,
     compose_question,
 )
-from dari.core.upstream import FailureKind, Message, Prompt, UpstreamError
+from dari.core.upstream import FailureKind, Message, Prompt, Sign, UpstreamError
 from tests.flowise_stand_in import (
     CAPTURES,
     FLOW_ID,
@@ -48,7 +48,7 @@ from tests.flowise_stand_in import (
     trickled,
     web_page,
 )
-from tests.support.asking import CONNECT_TIMEOUT_S, SOON_S, Asking, ask, failure_of, new_prompt
+from tests.support.asking import CONNECT_TIMEOUT_S, SOON_S, Asking, ask, failure_of, new_prompt, texts
 
 UPSTREAM, BUSY, OURS, CALLERS = FailureKind.UPSTREAM, FailureKind.BUSY, FailureKind.OURS, FailureKind.CALLERS
 
@@ -203,7 +203,7 @@ def test_a_captured_failure_is_sorted(
     flowise: StandIn, upstream: FlowiseUpstream, pace: Pace, capture: str, text: str, kind: FailureKind, code: str
 ) -> None:
     """The whole error table of a real Flowise, with the tokens that came before the error."""
-    flowise.script(pace(as_captured(capture)))
+    flowise.always(pace(as_captured(capture)))
     tokens, failure = failure_of(upstream)
     assert ("".join(tokens), failure.kind, failure.code) == (text, kind, code)
 
@@ -307,7 +307,7 @@ def test_a_reset_between_tokens_is_sorted(flowise: StandIn, upstream: FlowiseUps
     """The tokens that were read stand; what the system buffered may be lost with the connection."""
     read = threading.Event()
     flowise.script(reset_after("a", read))
-    tokens = upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S).tokens()
+    tokens = texts(upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S))
     assert next(tokens) == "a"
     read.set()
     with pytest.raises(UpstreamError) as caught:
@@ -401,7 +401,7 @@ def test_abort_closes_the_connection_while_nobody_reads(flowise: StandIn, upstre
     """The thread may be busy with the token before; Flowise sees the end now and not when it asks for the next."""
     flowise.script(stall_after("a"))
     attempt = upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S)
-    tokens = attempt.tokens()
+    tokens = texts(attempt)
     assert next(tokens) == "a"
     attempt.abort()
     assert flowise.questions[0].hung_up.wait(SOON_S)
@@ -417,8 +417,8 @@ def test_a_late_abort_does_not_hit_the_next_attempt_on_the_same_connection(
     go_on = threading.Event()
     flowise.script(answer("first"), answer("second", go_on, " goes on"))
     first = upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S)
-    assert "".join(first.tokens()) == "first"
-    second = upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S).tokens()
+    assert "".join(texts(first)) == "first"
+    second = texts(upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S))
     assert next(second) == "second"
     assert flowise.questions[0].connection == flowise.questions[1].connection
     first.abort()
@@ -429,9 +429,9 @@ def test_a_late_abort_does_not_hit_the_next_attempt_on_the_same_connection(
 def test_an_abandoned_stream_closes_its_connection(flowise: StandIn, upstream: FlowiseUpstream) -> None:
     """Its remaining tokens must not be read as the answer to the next question."""
     flowise.script(stall_after("a"))
-    tokens = upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S).tokens()
+    tokens = texts(upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S))
     assert next(tokens) == "a"
-    cast(Generator[str], tokens).close()
+    tokens.close()
     assert flowise.questions[0].hung_up.wait(SOON_S)
     assert ask(upstream) == "Hello there"
 
@@ -579,6 +579,75 @@ def test_a_known_flow_is_looked_up_once(flowise: StandIn, upstream: FlowiseUpstr
     ask(upstream)
     look_ups = [request for request in flowise.requests if request.method == "GET"]
     assert len(look_ups) == 1
+
+
+def signs_and_text(upstream: FlowiseUpstream) -> list[str | Sign]:
+    return list(upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S).tokens())
+
+
+def test_a_flow_that_streams_promises_to_be_heard_at_once(flowise: StandIn, upstream: FlowiseUpstream) -> None:
+    """By its look-up, and by the headers of each answer; a hung server is silent in either place."""
+    once = [Sign.ASKED, Sign.HEARD]
+    assert signs_and_text(upstream) == [*once, *once, "Hello", " there"]
+    assert signs_and_text(upstream) == [*once, "Hello", " there"]
+
+
+def test_a_flow_that_cannot_stream_promises_only_its_look_up(flowise: StandIn, upstream: FlowiseUpstream) -> None:
+    """Its JSON comes when the model has written all of it."""
+    flowise.not_streaming_flows.add(FLOW_ID)
+    flowise.always(json_answer("whole"))
+    assert signs_and_text(upstream) == [Sign.ASKED, Sign.HEARD, "whole"]
+    assert signs_and_text(upstream) == ["whole"]
+
+
+ENDS: list[tuple[str, Play, str]] = [
+    ("closed", raw(b"", then="close"), "connection_closed"),
+    ("reset", raw(b"", then="reset"), "connection_reset"),
+]
+
+
+@pytest.mark.parametrize(("name", "end", "code"), ENDS)
+def test_a_kept_connection_that_was_over_costs_no_answer(
+    flowise: StandIn, upstream: FlowiseUpstream, name: str, end: Play, code: str
+) -> None:
+    """The question is put once more, over a new connection, under a chatId of its own."""
+    ask(upstream)
+    flowise.script(end)
+    assert ask(upstream) == "Hello there"
+    over, again = flowise.questions[1:]
+    assert over.connection != again.connection
+    assert over.json["question"] == again.json["question"]
+    assert over.json["chatId"] != again.json["chatId"]
+
+
+@pytest.mark.parametrize(("name", "end", "code"), ENDS)
+def test_a_question_is_put_twice_at_most(
+    flowise: StandIn, upstream: FlowiseUpstream, name: str, end: Play, code: str
+) -> None:
+    """And not even twice on a connection that was made for it: there the neighbour failed."""
+    ask(upstream)
+    flowise.always(end)
+    assert failure_of(upstream)[1].code == code
+    assert len(flowise.questions) == 3
+    assert failure_of(upstream)[1].code == code
+    assert len(flowise.questions) == 4
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_question_that_may_be_in_work_is_put_once(flowise: StandIn, upstream: FlowiseUpstream, begins: bool) -> None:
+    """Where a byte has come, or some time has gone by: the server died with it."""
+
+    def die(wire: Wire) -> None:
+        if begins:
+            wire.send(b"HTTP/1.1 200 OK\r\n")
+        else:
+            wire.hold(0.4)
+        wire.hang_up()
+
+    ask(upstream)
+    flowise.always(die)
+    assert failure_of(upstream)[1].code == "connection_closed"
+    assert len(flowise.questions) == 2
 
 
 def test_the_probe_tells_three_things_apart(flowise: StandIn, upstream: FlowiseUpstream) -> None:

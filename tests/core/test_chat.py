@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,6 +38,8 @@ from dari.core.profiles import ColumnProfile, Profile
 from dari.core.prompt import LocalContext
 from dari.core.ranking import QueryLexeme
 from dari.core.search import CandidateRow, Candidates, Search
+from dari.core.stand_by import SpareThreads
+from dari.core.timed_attempt import ServerTimeouts
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upstream import FailureKind, Prompt, Upstream, UpstreamError
 from dari.core.watchdog import Watchdog
@@ -250,7 +253,8 @@ class Bot:
             watchdog=watchdog,
             log=self.log,
             default_timeout_s=TIMEOUT_S,
-            connect_timeout_s=1.0,
+            server_timeouts=ServerTimeouts(1.0, 1.0),
+            spare_threads=SpareThreads(ThreadPoolExecutor(2), 2),
         )
 
     def events(
@@ -512,19 +516,20 @@ STOP, RESTART, CONTINUE = OnInterruption.STOP, OnInterruption.RESTART, OnInterru
 HALF = Script("One two thr", FailureKind.UPSTREAM)
 BUSY, WRONG = Script(FailureKind.BUSY), Script(FailureKind.OURS)
 STAND_IN, ROWS_ONLY, NO_DATA = NoticeKind.STAND_IN, NoticeKind.ROWS_ONLY, NoticeKind.NO_DATA
+END: list[object] = [NoticeKind.DATA_AS_OF, TurnCompleted]
 BROKEN: dict[frozenset[str], Exception] = {frozenset("k"): Unavailable.of("database")}
-IN_ROWS = [ROWS_ONLY, TokenCame, TurnCompleted]
+IN_ROWS = [ROWS_ONLY, TokenCame, *END]
 
 TOLD: list[tuple[str, dict[str, Upstream], dict[frozenset[str], Exception], list[object]]] = [
     # name, models, searches that fail, events in order: kinds of notices, and types of what else comes from the text on
-    ("as ever", {"m": Script("a")}, {}, [TokenCame, TurnCompleted]),
-    ("a stand-in", {"x": FAILS, "m": Script("a")}, {}, [STAND_IN, TokenCame, TurnCompleted]),
-    ("a busy one", {"x": BUSY, "m": Script("a")}, {}, [STAND_IN, TokenCame, TurnCompleted]),
-    ("the third", {"x": WRONG, "y": FAILS, "m": Script("a", "b")}, {}, [STAND_IN, TokenCame, TokenCame, TurnCompleted]),
+    ("as ever", {"m": Script("a")}, {}, [TokenCame, *END]),
+    ("a stand-in", {"x": FAILS, "m": Script("a")}, {}, [STAND_IN, TokenCame, *END]),
+    ("a busy one", {"x": BUSY, "m": Script("a")}, {}, [STAND_IN, TokenCame, *END]),
+    ("the third", {"x": WRONG, "y": FAILS, "m": Script("a", "b")}, {}, [STAND_IN, TokenCame, TokenCame, *END]),
     ("without data", {"m": Script("a")}, BROKEN, [NO_DATA, TokenCame, TurnCompleted]),
     ("both", {"x": FAILS, "m": Script("a")}, BROKEN, [STAND_IN, NO_DATA, TokenCame, TurnCompleted]),
     ("rows", {"x": FAILS}, {}, IN_ROWS),
-    ("cut, then whole", {"x": HALF, "m": Script("a")}, {}, [TokenCame, Superseded, STAND_IN, TokenCame, TurnCompleted]),
+    ("cut, then whole", {"x": HALF, "m": Script("a")}, {}, [TokenCame, Superseded, STAND_IN, TokenCame, *END]),
     ("two cuts", {"x": HALF, "m": HALF}, {}, [TokenCame, Superseded, STAND_IN, TokenCame, Superseded, *IN_ROWS]),
 ]
 

@@ -160,6 +160,59 @@ def test_a_secret_is_sent_to_its_server_and_shown_to_nobody(start_dari: StartDar
     assert "k3y-value" not in str(shown)
 
 
+def test_a_race_answers_by_whoever_writes_first(dari: RunningDari, flowise: StandIn, openai: StandIn) -> None:
+    """C2: a Flowise that hangs costs the time until its stand-by is asked, and not its own timers'."""
+    flowise.always(headers_only())
+    openai.always(openai_answer("stand-in"))
+    dari.make_flowise("flow", flowise.url, first_token_timeout_s=SOON_S)
+    dari.make_openai("server", openai.url)
+    dari.make_chat("bot", "flow", "server")
+    dari.stand_by("bot", mapping_pb2.STAND_BY_RACE, after_s=0.05)
+    turn = dari.ask("hi")
+    assert (turn.answer, turn.ai_model, turn.degraded) == ("stand-in", "aiModels/server", True)
+    outcomes = [(attempt.outcome, attempt.code) for attempt in turn.attempts]
+    assert outcomes == [(pb.ATTEMPT_OUTCOME_OUTRUN, "outrun"), (pb.ATTEMPT_OUTCOME_ANSWERED, "")]
+    assert flowise.wait_for_questions(1).hung_up.wait(SOON_S)
+
+
+def test_a_warm_stand_by_answers_only_where_the_first_model_fails(
+    dari: RunningDari, flowise: StandIn, openai: StandIn
+) -> None:
+    """It has begun by then; an answer of the first model is not degraded by it."""
+    go_on = threading.Event()
+    flowise.script(answer(go_on, "slow"), stall_after())
+    openai.always(openai_answer("ready"))
+    dari.make_flowise("flow", flowise.url, first_token_timeout_s=1.0)
+    dari.make_openai("server", openai.url)
+    dari.make_chat("bot", "flow", "server")
+    dari.stand_by("bot", mapping_pb2.STAND_BY_WARM, after_s=0.05)
+    with ThreadPoolExecutor(1) as executor:
+        asked = executor.submit(dari.ask, "hi")
+        openai.wait_for_questions(1)
+        go_on.set()
+        turn = asked.result(SOON_S)
+    assert (turn.answer, turn.degraded) == ("slow", False)
+    assert turn.attempts[1].code == "not_needed"
+    assert dari.ask("hi").answer == "ready"
+
+
+def test_a_flowise_that_hangs_is_left_by_the_first_events_timer(
+    start_dari: StartDari, flowise: StandIn, openai: StandIn
+) -> None:
+    """C2: it takes the question and sends no header; that is the server's failure, whatever its flow."""
+    dari = start_dari(first_event_timeout_s=0.1)
+    flowise.script(answer("warm"))
+    flowise.always(never_answer())
+    openai.always(openai_answer("stand-in"))
+    dari.make_flowise("flow", flowise.url, first_token_timeout_s=SOON_S)
+    dari.make_openai("server", openai.url)
+    dari.make_chat("bot", "flow", "server")
+    assert dari.ask("hi").answer == "warm"
+    turn = dari.ask("hi")
+    assert turn.answer == "stand-in"
+    assert [attempt.code for attempt in turn.attempts] == ["first_event_timeout", ""]
+
+
 def test_a_json_answer_is_an_answer(bot: RunningDari, flowise: StandIn) -> None:
     """C5: a flow that cannot stream."""
     flowise.script(json_answer("whole"))
@@ -771,9 +824,16 @@ def test_upstreams_are_told_once_they_were_asked(bot: RunningDari) -> None:
     ]
 
 
-def test_a_question_that_is_too_long_for_the_model_is_the_callers(bot: RunningDari, flowise: StandIn) -> None:
-    """C6: 413 ends the turn, naming the field; the next model is not asked."""
-    flowise.script(response(413, '{"message":"request entity too large"}'))
+def test_a_question_that_is_too_long_for_one_model_is_put_to_the_next(
+    bot: RunningDari, flowise: StandIn, openai: StandIn
+) -> None:
+    """C6: another one may hold more. Where none does, the caller is told, though there are rows to answer from."""
+    too_long = response(413, '{"message":"request entity too large"}')
+    flowise.always(too_long)
+    turn = bot.ask("hi")
+    assert (turn.answer, turn.ai_model) == ("stand-in", "aiModels/server")
+    assert [attempt.code for attempt in turn.attempts] == ["question_too_long", ""]
+    openai.always(too_long)
     with pytest.raises(grpc.RpcError) as caught:
         bot.ask("hi")
     told = refusal(caught.value)

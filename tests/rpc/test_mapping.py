@@ -73,6 +73,9 @@ def test_what_is_made_has_the_defaults_that_the_proto_promises(mapping: RunningD
     chat = make_chat(mapping)
     assert (chat.max_rows, chat.instructions) == (8, "")
     assert make_chat(mapping, max_rows=0).max_rows == 0
+    assert (chat.stand_by, chat.stand_by_after) == (pb.STAND_BY_OFF, seconds(1))
+    racing = make_chat(mapping, stand_by=pb.STAND_BY_RACE, stand_by_after=seconds(2))
+    assert (racing.stand_by, racing.stand_by_after) == (pb.STAND_BY_RACE, seconds(2))
     base = make_base(mapping, description="sales of 2026")
     assert (base.description, base.current_version, base.row_count, list(base.columns)) == ("sales of 2026", 0, 0, [])
 

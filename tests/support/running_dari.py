@@ -137,6 +137,12 @@ class RunningDari:
         answers = list(self.ingest.Ingest(messages()))
         assert answers[-1].HasField("completed")
 
+    def stand_by(self, chat: str, mode: "mapping_pb2.StandBy.ValueType", after_s: float) -> None:
+        """Let the next model of a chat stand by for one that is silent for so long."""
+        changed = mapping_pb2.ChatConfiguration(name=f"chatConfigurations/{chat}", stand_by=mode)
+        changed.stand_by_after.FromMilliseconds(round(after_s * 1_000))
+        self.mapping.UpdateChatConfiguration(mapping_pb2.UpdateChatConfigurationRequest(chat_configuration=changed))
+
     def make_chat(
         self, id: str, *models: str, over: tuple[str, ...] = (), granted: dict[str, tuple[str, ...]] | None = None
     ) -> None:

@@ -5,23 +5,26 @@ where no model answers (`rows_reply`), and the turn stored (`conversations`).
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
-from dari.core.chain import Answered, AttemptEnded, Directory, Link, Seam, Superseded, TokenCame, TurnClock, ask
-from dari.core.conversations import AttemptRecord, BegunTurn, DegradedReason, OnInterruption, Turn, TurnRequest
+from dari.core.chain import Answered, AttemptEnded, Seam, Superseded, TextBegins, TokenCame, ask
+from dari.core.conversations import Answer, AttemptRecord, BegunTurn, DegradedReason, OnInterruption, Turn, TurnRequest
 from dari.core.errors import AnswerInterrupted, DariError, DeadlineExceeded, FieldViolation, InvalidArgument
 from dari.core.event_log import EventLog
 from dari.core.grounding import Grounding
 from dari.core.known_profiles import KnownProfiles
 from dari.core.language import Language, language_of
 from dari.core.last_known import KnownChat, LastKnownChats
-from dari.core.mapping import AiModel, ResolvedChat, ResolvedLink, resolve
+from dari.core.mapping import AiModel, ChatConfiguration, ResolvedChat, ResolvedLink, StandByMode, resolve
 from dari.core.notices import Notice, UntoldNotices, cut_notices, degraded_notices, notices_of
 from dari.core.prompt import HISTORY_TURNS, LocalContext
 from dari.core.search import Search
+from dari.core.stand_by import SpareThreads, StandByPlan
+from dari.core.timed_attempt import Directory, Link, ServerTimeouts
+from dari.core.turn_clock import TurnClock
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.watchdog import Watchdog
 
@@ -60,7 +63,8 @@ class Chat:
         watchdog: Watchdog,
         log: EventLog,
         default_timeout_s: float,
-        connect_timeout_s: float,
+        server_timeouts: ServerTimeouts,
+        spare_threads: SpareThreads,
     ) -> None:
         self._chats = chats
         self._turns = turns
@@ -71,7 +75,8 @@ class Chat:
         self._watchdog = watchdog
         self._log = log
         self._default_timeout_s = default_timeout_s
-        self._connect_timeout_s = connect_timeout_s
+        self._server_timeouts = server_timeouts
+        self._spare_threads = spare_threads
 
     def answer(
         self,
@@ -83,13 +88,13 @@ class Chat:
     ) -> Iterator[ChatEvent]:
         """Answer one question; the events end with TurnCompleted.
 
-        `on_caller_left` is given a function to call, from any thread, when the caller goes away. `language` is that of
-        the notices, by default the question's. Raises InvalidArgument, NotFound, TurnInProgress, Unavailable,
-        DeadlineExceeded, AnswerInterrupted, Cancelled.
+        `on_caller_left` is given a function to call, from any thread, when the caller goes away. Notices are in
+        `language`, by default that of the question. Raises InvalidArgument, NotFound, TurnInProgress, Unavailable,
+        DeadlineExceeded, Cancelled, AnswerInterrupted.
         """
         _check(request)
-        language = language or language_of(request.question)
         timeout_s = self._default_timeout_s if timeout_s is None else timeout_s
+        language = language or language_of(request.question)
         with TurnClock(self._watchdog, time.monotonic() + timeout_s) as clock:
             on_caller_left(clock.cancel)
             known = self._chats.read(tenant, request.chat_configuration)
@@ -97,78 +102,54 @@ class Chat:
             if isinstance(begun, Turn):
                 yield from _replayed(begun, language)
                 return
-            yield from self._answer_begun(tenant, known, begun, request.on_interruption, clock, language)
+            grounding = self._grounding(tenant, known, begun)
+            told = _Told(known, begun, grounding, language)
+            attempts: list[AttemptRecord] = []
+            try:
+                yield TurnStarted(begun.turn)
+                yield from told.at_start()
+                answer = yield from self._answer_begun(told, clock, attempts, request.on_interruption)
+                turn = self._turns.complete_turn(tenant, begun, answer)
+            except BaseException as error:
+                self._abandon(tenant, begun, attempts)
+                if isinstance(error, AnswerInterrupted | DeadlineExceeded):
+                    yield from told.at_cut(attempts)
+                raise
+            self._log_completed(turn, answer)
+            yield from told.at_end(turn)
+            yield TurnCompleted(turn)
 
     def _answer_begun(
-        self,
-        tenant: str,
-        known: KnownChat,
-        begun: BegunTurn,
-        on_interruption: OnInterruption,
-        clock: TurnClock,
-        language: Language,
-    ) -> Iterator[ChatEvent]:
-        attempts: list[AttemptRecord] = []
-        notices = UntoldNotices()
-        chat = resolve(known.mapping)
-        grounding = Grounding(
+        self, told: "_Told", clock: TurnClock, attempts: list[AttemptRecord], on_interruption: OnInterruption
+    ) -> Generator[ChatEvent, None, Answer]:
+        """The models' events, or those of the reply made of rows; then the answer."""
+        grounding = told.grounding
+        stand_by = self._stand_by_of(grounding.chat.configuration)
+        events = ask(self._links_of(grounding), clock, self._server_timeouts, attempts, on_interruption, stand_by)
+        with closing(events):
+            for event in events:
+                if isinstance(event, Answered):
+                    return told.marked(grounding.model_answer(event, told.writers, attempts))
+                if isinstance(event, AttemptEnded):
+                    self._log.warning("attempt_ended", turn=grounding.turn.name, **_log_fields(event.record))
+                yield from told.of(event)
+        answer = told.marked(grounding.rows_answer(attempts, clock))
+        yield from told.of_reasons(answer.degraded_reasons)
+        yield TokenCame(answer.text)
+        return answer
+
+    def _grounding(self, tenant: str, known: KnownChat, begun: BegunTurn) -> Grounding:
+        return Grounding(
             search=self._search if known.is_current else None,
             profiles=self._profiles,
             local=self._local_context,
             log=self._log,
             tenant=tenant,
-            chat=chat,
+            chat=resolve(known.mapping),
             begun=begun,
         )
-        try:
-            yield TurnStarted(begun.turn)
-            yield from notices.among(degraded_notices(_known_at_start(known, begun), language))
-            answered: Answered | None = None
-            writers: list[str] = []
-            links = self._links_of(chat, grounding)
-            with closing(ask(links, clock, self._connect_timeout_s, attempts, on_interruption)) as events:
-                for event in events:
-                    match event:
-                        case AttemptEnded():
-                            self._log.warning("attempt_ended", turn=begun.turn.name, **_log_fields(event.record))
-                            yield event
-                        case Seam() | TokenCame():
-                            reasons = _known_of_text(links, attempts, grounding)
-                            yield from notices.among(degraded_notices(reasons, language))
-                            if isinstance(event, Seam):
-                                writers.append(event.record.ai_model)
-                            yield event
-                        case Superseded():
-                            writers.clear()
-                            yield event
-                            yield event
-                        case Answered():
-                            answered = event
-            if answered is not None:
-                answer = grounding.model_answer(answered, writers, attempts)
-            else:
-                answer = grounding.rows_answer(attempts, clock)
-                yield from notices.among(degraded_notices(answer.degraded_reasons, language))
-                yield TokenCame(answer.text)
-            if not known.is_current:
-                answer = replace(answer, degraded_reasons=(*answer.degraded_reasons, DegradedReason.LAST_KNOWN_MAPPING))
-            turn = self._turns.complete_turn(tenant, begun, answer)
-        except BaseException as error:
-            self._abandon(tenant, begun, attempts)
-            if isinstance(error, AnswerInterrupted | DeadlineExceeded):
-                yield from notices.among(cut_notices(attempts, language))
-            raise
-        self._log.info(
-            "turn_completed",
-            turn=turn.name,
-            answered_by=answer.answered_by.value,
-            attempts=len(attempts),
-            degraded=[reason.value for reason in answer.degraded_reasons],
-        )
-        yield from notices.among(notices_of(turn, language))
-        yield TurnCompleted(turn)
 
-    def _links_of(self, chat: ResolvedChat, grounding: Grounding) -> list[Link]:
+    def _links_of(self, grounding: Grounding) -> list[Link]:
         return [
             Link(
                 model,
@@ -177,8 +158,14 @@ class Chat:
                 partial(grounding.prompt, model, resolved),
                 resolved.visible_ids,
             )
-            for model, resolved in _models(chat)
+            for model, resolved in _models(grounding.chat)
         ]
+
+    def _stand_by_of(self, configuration: ChatConfiguration) -> StandByPlan | None:
+        if configuration.stand_by is StandByMode.OFF:
+            return None
+        races = configuration.stand_by is StandByMode.RACE
+        return StandByPlan(self._spare_threads, configuration.stand_by_after_s, races)
 
     def _abandon(self, tenant: str, begun: BegunTurn, attempts: Sequence[AttemptRecord]) -> None:
         try:
@@ -186,6 +173,67 @@ class Chat:
         except DariError as error:
             # The error on its way to the caller matters more; the turn is over at its deadline by itself.
             self._log.warning("turn_not_stored", turn=begun.turn.name, reason=error.reason)
+
+    def _log_completed(self, turn: Turn, answer: Answer) -> None:
+        self._log.info(
+            "turn_completed",
+            turn=turn.name,
+            answered_by=answer.answered_by.value,
+            attempts=len(answer.attempts),
+            degraded=[reason.value for reason in answer.degraded_reasons],
+        )
+
+
+class _Told:
+    """What the caller is told of one turn beside the text, and whose text it is. For one thread."""
+
+    def __init__(self, known: KnownChat, begun: BegunTurn, grounding: Grounding, language: Language) -> None:
+        self.grounding = grounding
+        self.writers: list[str] = []
+        """The models whose text stands, without the one that writes."""
+        self._known = known
+        self._begun = begun
+        self._language = language
+        self._notices = UntoldNotices()
+
+    def at_start(self) -> Iterator[Notice]:
+        """What holds whoever answers."""
+        reasons = [] if self._known.is_current else [DegradedReason.LAST_KNOWN_MAPPING]
+        if self._begun.unstored_request is not None:
+            reasons.append(DegradedReason.NOT_STORED)
+        return self.of_reasons(reasons)
+
+    def of(self, event: AttemptEnded | Superseded | Seam | TextBegins | TokenCame) -> Iterator[ChatEvent]:
+        """An event of the chain as the caller sees it, with what is to be known before it."""
+        match event:
+            case TextBegins():
+                yield from self.of_reasons(self.grounding.lacks(event.ai_model))
+                return
+            case Seam():
+                self.writers.append(event.record.ai_model)
+            case Superseded():
+                self.writers.clear()
+            case _:
+                pass
+        yield event
+
+    def of_reasons(self, reasons: Iterable[DegradedReason]) -> Iterator[Notice]:
+        """Why the answer is less than it could be, where that is not told yet."""
+        return self._notices.among(degraded_notices(reasons, self._language))
+
+    def at_cut(self, attempts: Sequence[AttemptRecord]) -> Iterator[Notice]:
+        """What is told of a turn that ends without an answer."""
+        return self._notices.among(cut_notices(attempts, self._language))
+
+    def at_end(self, turn: Turn) -> Iterator[Notice]:
+        """All that was not told before."""
+        return self._notices.among(notices_of(turn, self._language))
+
+    def marked(self, answer: Answer) -> Answer:
+        """The answer with what it lacks whoever gave it."""
+        if self._known.is_current:
+            return answer
+        return replace(answer, degraded_reasons=(*answer.degraded_reasons, DegradedReason.LAST_KNOWN_MAPPING))
 
 
 def _models(chat: ResolvedChat) -> Iterator[tuple[AiModel, ResolvedLink]]:
@@ -200,28 +248,6 @@ def _check(request: TurnRequest) -> None:
                 "question", f"must be 1 to {MAX_QUESTION_BYTES} bytes, not only white space, without NUL; it has {size}"
             )
         )
-
-
-def _known_at_start(known: KnownChat, begun: BegunTurn) -> Iterator[DegradedReason]:
-    """Why the answer will be less than it could be, whoever gives it."""
-    if not known.is_current:
-        yield DegradedReason.LAST_KNOWN_MAPPING
-    if begun.unstored_request is not None:
-        yield DegradedReason.NOT_STORED
-
-
-def _known_of_text(
-    links: Sequence[Link], attempts: Sequence[AttemptRecord], grounding: Grounding
-) -> Iterator[DegradedReason]:
-    """Why the text that begins to come is less than it could be.
-
-    It is of the first model whose attempt has not ended: the chain ends those before it first.
-    """
-    ended = {attempt.ai_model for attempt in attempts}
-    if links[0].model.id in ended:
-        yield DegradedReason.STAND_IN
-    if any(grounding.is_unread(link.model.id) for link in [each for each in links if each.model.id not in ended][:1]):
-        yield DegradedReason.NO_DATA
 
 
 def _replayed(turn: Turn, language: Language) -> Iterator[ChatEvent]:

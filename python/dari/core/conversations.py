@@ -27,6 +27,8 @@ class AttemptOutcome(Enum):
     MISCONFIGURED = "MISCONFIGURED"
     SKIPPED = "SKIPPED"
     CANCELLED = "CANCELLED"
+    OUTRUN = "OUTRUN"
+    """Two were asked at once, and the other one decided the turn."""
 
 
 class DegradedReason(Enum):

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from dari.core.chain import LAST_RESORT_S, Answered, TurnClock
-from dari.core.conversations import Answer, Answerer, AttemptRecord, BegunTurn, DegradedReason
+from dari.core.chain import Answered
+from dari.core.conversations import Answer, Answerer, AttemptRecord, BegunTurn, DegradedReason, Turn
 from dari.core.errors import DariError, DeadlineExceeded, Unavailable
 from dari.core.event_log import EventLog
 from dari.core.known_profiles import KnownProfiles
@@ -17,8 +17,12 @@ from dari.core.mapping import AiModel, ResolvedChat, ResolvedLink
 from dari.core.prompt import Found, LocalContext, Told, cite, make_prompt, prompt_tokens, told_turns
 from dari.core.rows_reply import rows_reply
 from dari.core.search import Search
+from dari.core.timed_attempt import LAST_RESORT_S
+from dari.core.turn_clock import TurnClock
 from dari.core.upstream import Prompt
 from dari.core.used_cells import used_cells
+
+_NOT_SOUGHT = Found()
 
 
 class Grounding:
@@ -44,17 +48,22 @@ class Grounding:
         self._local = local
         self._log = log
         self._tenant = tenant
-        self._chat = chat
+        self.chat = chat
         self._begun = begun
         self._lock = threading.Lock()  # guards the two below; nobody reads data while holding it
         self._found: dict[frozenset[str], Found | None] = {}
         self._told: dict[str, Told] = {}
 
+    @property
+    def turn(self) -> Turn:
+        """The turn that is answered."""
+        return self._begun.turn
+
     def prompt(self, model: AiModel, link: ResolvedLink) -> Prompt:
         """What the model of this link is told. Raises nothing: without data it is asked all the same."""
         found = self._find(link) or Found()
         prompt, told = make_prompt(
-            self._chat.configuration,
+            self.chat.configuration,
             model,
             found,
             told_turns(self._begun.earlier, link.visible_ids),
@@ -72,9 +81,6 @@ class Grounding:
             told = [self._told[model] for model in (*writers, record.ai_model)]
         # A writer was told the same rows by the same numbers, of which its context may have held more or fewer.
         citations = max((each.citations for each in told), key=len)
-        degraded = [DegradedReason.STAND_IN] if len(attempts) > 1 else []
-        if self.is_unread(record.ai_model):
-            degraded.append(DegradedReason.NO_DATA)
         return Answer(
             text=answered.text,
             answered_by=record.answerer,
@@ -83,14 +89,14 @@ class Grounding:
             citations=tuple(
                 replace(citation, used_cells=used_cells(answered.text, citation.cells)) for citation in citations
             ),
-            degraded_reasons=tuple(degraded),
+            degraded_reasons=self.lacks(record.ai_model),
             knowledge_bases=frozenset().union(*(each.knowledge_bases for each in told)),
         )
 
     def rows_answer(self, attempts: Sequence[AttemptRecord], clock: TurnClock) -> Answer:
         """The answer without a model. Raises Cancelled, DeadlineExceeded, and Unavailable where there is no data."""
         clock.check()
-        link = self._chat.chain[-1]
+        link = self.chat.chain[-1]
         found = self._find(link)
         if not link.visible_ids or found is None:
             if clock.remaining_s() <= LAST_RESORT_S:
@@ -111,11 +117,17 @@ class Grounding:
             knowledge_bases=link.visible_ids if not found.citations else _named(found),
         )
 
-    def is_unread(self, ai_model: str) -> bool:
-        """Whether the search for this model's data was tried and failed."""
-        link = next(link for link in self._chat.chain if link.ai_model is not None and link.ai_model.id == ai_model)
+    def lacks(self, ai_model: str) -> tuple[DegradedReason, ...]:
+        """Why text of this model is less than it could be."""
+        place, link = next(
+            (place, link)
+            for place, link in enumerate(self.chat.chain)
+            if link.ai_model is not None and link.ai_model.id == ai_model
+        )
         with self._lock:
-            return link.visible_ids in self._found and self._found[link.visible_ids] is None
+            is_unread = self._found.get(link.visible_ids, _NOT_SOUGHT) is None
+        stand_in = (DegradedReason.STAND_IN,) if place > 0 else ()
+        return (*stand_in, DegradedReason.NO_DATA) if is_unread else stand_in
 
     def _find(self, link: ResolvedLink) -> Found | None:
         """What the link may see of the data; None where it cannot be read."""
@@ -130,7 +142,7 @@ class Grounding:
     def _read(self, link: ResolvedLink) -> Found | None:
         if self._search is None:
             return None
-        configuration, question = self._chat.configuration, self._begun.turn.question
+        configuration, question = self.chat.configuration, self._begun.turn.question
         try:
             hits = self._search.find(self._tenant, sorted(link.visible_ids), question, configuration.max_rows)
         except DariError as error:

@@ -28,6 +28,8 @@ DEFAULT_TOTAL_TIMEOUT_S = 120.0
 DEFAULT_MAX_ANSWER_TOKENS = 256
 DEFAULT_CONTEXT_TOKENS = 8_192
 DEFAULT_MAX_ROWS = 8
+DEFAULT_STAND_BY_AFTER_S = 1.0
+"""A healthy model's first token comes sooner; a person begins to wonder then."""
 
 
 class AiModelKind(Enum):
@@ -111,6 +113,17 @@ class AiModel:
             yield FieldViolation("context_tokens", "must be 512 to 1048576, or not set for the default")
 
 
+class StandByMode(Enum):
+    """What the next model of a chain does while the one asked has given no token yet."""
+
+    OFF = "OFF"
+    """Nothing."""
+    WARM = "WARM"
+    """It answers in the background; its answer is used only where the model before it fails."""
+    RACE = "RACE"
+    """The same, but whichever of the two gives a token first answers."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChatConfiguration:
     """A chatbot: a chain of AI models over some knowledge bases."""
@@ -119,6 +132,9 @@ class ChatConfiguration:
     display_name: str
     instructions: str = ""
     max_rows: int = DEFAULT_MAX_ROWS
+    stand_by: StandByMode = StandByMode.OFF
+    stand_by_after_s: float = DEFAULT_STAND_BY_AFTER_S
+    """How long a model may be silent before its stand-by is asked."""
     etag: str = ""
     create_time: datetime = _NEVER
     update_time: datetime = _NEVER
@@ -129,6 +145,8 @@ class ChatConfiguration:
         yield from _text_violations("instructions", self.instructions, 8_000)
         if not 0 <= self.max_rows <= 50:
             yield FieldViolation("max_rows", "must be 0 to 50")
+        if not 0.05 <= self.stand_by_after_s <= 600:
+            yield FieldViolation("stand_by_after", "must be 0.05 s to 600 s")
 
 
 @dataclass(frozen=True, slots=True)

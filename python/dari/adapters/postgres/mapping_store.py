@@ -33,6 +33,7 @@ from dari.core.mapping import (
     Mapping,
     OpenAiCompatibleTarget,
     Resource,
+    StandByMode,
     Target,
 )
 
@@ -226,6 +227,8 @@ class ChatConfigurationStore(_Resources[ChatConfiguration]):
             "display_name": resource.display_name,
             "instructions": resource.instructions,
             "max_rows": resource.max_rows,
+            "stand_by": resource.stand_by.value,
+            "stand_by_after_s": resource.stand_by_after_s,
         }
 
     def _resource(self, row: dict[str, Any]) -> ChatConfiguration:
@@ -550,6 +553,8 @@ def _chat_configuration(row: dict[str, Any]) -> ChatConfiguration:
         display_name=row["display_name"],
         instructions=row["instructions"],
         max_rows=row["max_rows"],
+        stand_by=StandByMode(row["stand_by"]),
+        stand_by_after_s=row["stand_by_after_s"],
         etag=str(row["revision"]),
         create_time=row["create_time"],
         update_time=row["update_time"],

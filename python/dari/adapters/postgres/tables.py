@@ -93,6 +93,8 @@ class ChatConfigurations(_Table):
     display_name = TextField()
     instructions = TextField()
     max_rows = IntegerField()
+    stand_by = TextField()
+    stand_by_after_s = DoubleField()
     revision = BigIntegerField()
     request_id = UUIDField(null=True)
     create_time = DateTimeTZField()
