@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from dari.core.chain import Answered, AttemptEnded, ChainEvent, Seam, Superseded, TokenCame, ask
+from dari.core.chain import Answered, AttemptEnded, ChainEvent, Seam, Superseded, TextBegins, TokenCame, ask
 from dari.core.conversations import AttemptRecord, OnInterruption
 from dari.core.errors import AnswerInterrupted, Cancelled, DeadlineExceeded, InvalidArgument
 from dari.core.mapping import AiModel, LocalTarget
@@ -210,7 +210,8 @@ def run(
 def texts(outcome: Outcome) -> list[str]:
     """The events as words: pieces of text, and | for a seam, ~ for what is void, ! for an attempt that ended."""
     signs = {AttemptEnded: "!", Seam: "|", Superseded: "~", Answered: "."}
-    return [each.text if isinstance(each, TokenCame) else signs[type(each)] for each in outcome.events]
+    shown = [each for each in outcome.events if not isinstance(each, TextBegins)]
+    return [each.text if isinstance(each, TokenCame) else signs[type(each)] for each in shown]
 
 
 class ObedientCaller:
@@ -220,13 +221,18 @@ class ObedientCaller:
         self._chain = chain
         self._on_interruption = on_interruption
         self._last_seam = 0
+        self._writer = ""
         self.text = ""
         self.has_answer = False
 
     def take(self, event: ChainEvent) -> None:
         assert not self.has_answer
         match event:
+            case TextBegins():
+                assert event.ai_model != self._writer
+                self._writer = event.ai_model
             case TokenCame():
+                assert self._writer
                 self.text += event.text
             case Superseded():
                 assert self.text
@@ -241,6 +247,7 @@ class ObedientCaller:
 
     def _end(self, event: Answered) -> None:
         assert event.text == self.text
+        assert event.record.ai_model == self._writer
         whole = [attempt.script for attempt in self._chain[int(event.record.ai_model[1:])].upstream.attempts]
         texts = ["".join(step for step in script if isinstance(step, str)) for script in whole if _is_whole(script)]
         assert self.text[self._last_seam :] in texts
