@@ -316,6 +316,17 @@ def cut_after(*pieces: Piece) -> Play:
     return play
 
 
+def cut_inside(*pieces: Piece, sent: bytes, of: bytes) -> Play:
+    """Send these tokens and the first bytes of one more event (`sent`, of the whole `of`), then die."""
+
+    def play(wire: Wire) -> None:
+        _begin(wire, pieces)
+        wire.send(b"%x\r\n%s" % (len(of), sent))
+        wire.hang_up()
+
+    return play
+
+
 def reset_after(*pieces: Piece) -> Play:
     """Send these tokens, then break the connection off (RST); give an event last to know that they were read."""
 
@@ -413,16 +424,20 @@ def openai_answer(*pieces: Piece) -> Play:
     """Stream these tokens as OpenAI does: a role, the tokens, a finish reason, `[DONE]`."""
 
     def play(wire: Wire) -> None:
-        wire.send(EVENT_STREAM_HEAD)
-        wire.send_chunk(openai_chunk({"role": "assistant", "content": ""}))
-        for piece in pieces:
-            if isinstance(piece, str):
-                wire.send_chunk(openai_chunk({"content": piece}))
-            else:
-                wire.wait_for(piece)
+        _begin_openai(wire, pieces)
         wire.send_chunk(openai_chunk({}, "stop"))
         wire.send_chunk(b"data: [DONE]\n\n")
         wire.send_chunk(b"")
+
+    return play
+
+
+def openai_stall_after(*pieces: Piece) -> Play:
+    """Stream these tokens as OpenAI does, then nothing more."""
+
+    def play(wire: Wire) -> None:
+        _begin_openai(wire, pieces)
+        wire.hold()
 
     return play
 
@@ -474,6 +489,16 @@ def _begin(wire: Wire, pieces: tuple[Piece, ...]) -> None:
     for piece in pieces:
         if isinstance(piece, str):
             wire.send_chunk(event("token", piece))
+        else:
+            wire.wait_for(piece)
+
+
+def _begin_openai(wire: Wire, pieces: tuple[Piece, ...]) -> None:
+    wire.send(EVENT_STREAM_HEAD)
+    wire.send_chunk(openai_chunk({"role": "assistant", "content": ""}))
+    for piece in pieces:
+        if isinstance(piece, str):
+            wire.send_chunk(openai_chunk({"content": piece}))
         else:
             wire.wait_for(piece)
 
