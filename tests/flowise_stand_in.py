@@ -384,6 +384,18 @@ def heartbeats_only(every_s: float = 0.02) -> Play:
     return play
 
 
+def never_end(every_s: float = 0.02) -> Play:
+    """Send a token, and one more, and one more."""
+
+    def play(wire: Wire) -> None:
+        _begin(wire, ())
+        while True:
+            wire.send_chunk(event("token", "more "))
+            wire.hold(every_s)
+
+    return play
+
+
 def refuse_flow() -> Play:
     """Answer a wrong key as Flowise does: an `error` event under 200."""
     return fail_after(text="Error: predictionsServices.buildChatflow - Unauthorized")

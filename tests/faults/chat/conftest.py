@@ -25,6 +25,8 @@ QUICK_S = 0.5
 """A model's timer in tests that wait for it to ring."""
 PATIENT_S = 600.0
 """A model's timer in tests in which something else must end the wait."""
+LOCAL_ANSWER_TOKENS = 24
+"""Enough to cut in the middle, and soon over."""
 
 StartDari = Callable[..., RunningDari]
 
@@ -59,7 +61,7 @@ def start_local(start_dari: StartDari, tmp_path: Path, default_model: ModelFile)
 
     def start(**settings: object) -> RunningDari:
         dari = start_dari(local_model=default_model.id, **settings)
-        dari.make_local("local")
+        dari.make_local("local", max_answer_tokens=LOCAL_ANSWER_TOKENS)
         return dari
 
     return start
