@@ -13,7 +13,7 @@ from tests.fix_postgres import PostgresDsns
 from tests.fix_server import StartServer
 from tests.flowise_stand_in import StandIn, openai_answer
 from tests.support.fault_proxy import FaultProxy, PostgresProxy
-from tests.support.running_dari import RunningDari
+from tests.support.running_dari import SOON_S, RunningDari
 
 CANARY = "canary-5e1f"
 QUESTION = f"Where is LGA? {CANARY}"
@@ -59,9 +59,11 @@ def start_local(start_dari: StartDari, tmp_path: Path, default_model: ModelFile)
     """Start servers with the real local model, as `local`, in a child process of their own."""
     (tmp_path / "models").symlink_to(default_model.path.parent)
 
-    def start(**settings: object) -> RunningDari:
+    def start(stall_timeout_s: float = SOON_S, **settings: object) -> RunningDari:
         dari = start_dari(local_model=default_model.id, **settings)
-        dari.make_local("local", max_answer_tokens=LOCAL_ANSWER_TOKENS)
+        # It may have to load first, on a machine that does other things too.
+        waits = {"first_token_timeout_s": 2 * SOON_S, "stall_timeout_s": stall_timeout_s, "total_timeout_s": PATIENT_S}
+        dari.make_local("local", max_answer_tokens=LOCAL_ANSWER_TOKENS, **waits)
         return dari
 
     return start
