@@ -306,6 +306,7 @@ class Server:
             log=self._log,
             default_timeout_s=settings.chat_timeout_s,
             connect_timeout_s=settings.connect_timeout_s,
+            database_timeout_s=settings.chat_database_timeout_s,
         )
 
         server = grpc.server(

@@ -117,6 +117,8 @@ class Settings(BaseSettings):
     # Chat.
     chat_timeout_s: Seconds = 60.0
     """Deadline of a turn whose caller sets none."""
+    chat_database_timeout_s: Seconds = 2.0
+    """Longest look of a turn at the database, which it can do without: beyond it the turn goes on as if it were gone."""
     connect_timeout_s: Seconds = 1.0
     """Longest wait for a connection to an upstream."""
     circuit_consecutive_failures: int = Field(default=3, ge=1, le=1_000)

@@ -212,6 +212,7 @@ class Bot:
             log=self.log,
             default_timeout_s=TIMEOUT_S,
             connect_timeout_s=1.0,
+            database_timeout_s=TIMEOUT_S,
         )
 
     def events(

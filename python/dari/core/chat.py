@@ -37,13 +37,17 @@ from dari.core.conversations import (
 from dari.core.errors import DariError, DeadlineExceeded, FieldViolation, InvalidArgument, Unavailable
 from dari.core.event_log import EventLog
 from dari.core.last_known import KnownChat, LastKnownChats
-from dari.core.mapping import AiModel, ResolvedChat, ResolvedLink, resolve
+from dari.core.mapping import AiModel, ChatConfiguration, ResolvedChat, ResolvedLink, resolve
+from dari.core.patience import Patience
 from dari.core.rows_reply import rows_reply
 from dari.core.search import Search
 from dari.core.unsaved_turns import UnsavedTurns
+from dari.core.upstream import Prompt
 from dari.core.watchdog import Watchdog
 
 MAX_QUESTION_BYTES = 32_768
+_SHARE_FOR_DATABASE = 0.2
+"""Of the time left, what one look at the database may take: four of them in vain still leave time for a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,8 @@ class TurnCompleted:
     turn: Turn
 
 
+OnCallerLeft = Callable[[Callable[[], None]], object]
+"""Takes what is to be called, from any thread, when the caller goes away."""
 ChatEvent = TurnStarted | AttemptEnded | Superseded | Seam | TokenCame | TurnCompleted
 
 
@@ -77,6 +83,7 @@ class Chat:
         log: EventLog,
         default_timeout_s: float,
         connect_timeout_s: float,
+        database_timeout_s: float,
     ) -> None:
         self._chats = chats
         self._turns = turns
@@ -86,32 +93,42 @@ class Chat:
         self._log = log
         self._default_timeout_s = default_timeout_s
         self._connect_timeout_s = connect_timeout_s
+        self._database_timeout_s = database_timeout_s
 
     def answer(
         self,
         tenant: str,
         request: TurnRequest,
         timeout_s: float | None,
-        on_caller_left: Callable[[Callable[[], None]], object],
+        on_caller_left: OnCallerLeft,
     ) -> Iterator[ChatEvent]:
         """Answer one question; the events end with TurnCompleted.
 
-        `on_caller_left` is given a function to call, from any thread, when the caller goes away. Raises
+        `on_caller_left` is given functions to call, from any thread, when the caller goes away. Raises
         InvalidArgument, NotFound, TurnInProgress, Unavailable, DeadlineExceeded, Cancelled.
         """
         _check(request)
         timeout_s = self._default_timeout_s if timeout_s is None else timeout_s
         with TurnClock(self._watchdog, time.monotonic() + timeout_s) as clock:
             on_caller_left(clock.cancel)
-            known = self._chats.read(tenant, request.chat_configuration)
-            begun = self._turns.begin_turn(tenant, request, timeout_s, prompt.HISTORY_TURNS)
+            with self._reading(clock, on_caller_left):
+                known = self._chats.read(tenant, request.chat_configuration)
+            with self._patience(clock):
+                begun = self._turns.begin_turn(tenant, request, timeout_s, prompt.HISTORY_TURNS)
             if isinstance(begun, Turn):
                 yield from _replayed(begun)
                 return
-            yield from self._answer_begun(tenant, known, begun, request.on_interruption, clock)
+            reading = partial(self._reading, clock, on_caller_left)
+            yield from self._answer_begun(tenant, known, begun, request.on_interruption, clock, reading)
 
     def _answer_begun(
-        self, tenant: str, known: KnownChat, begun: BegunTurn, on_interruption: OnInterruption, clock: TurnClock
+        self,
+        tenant: str,
+        known: KnownChat,
+        begun: BegunTurn,
+        on_interruption: OnInterruption,
+        clock: TurnClock,
+        reading: Callable[[], Patience],
     ) -> Iterator[ChatEvent]:
         attempts: list[AttemptRecord] = []
         chat = resolve(known.mapping)
@@ -120,7 +137,7 @@ class Chat:
         try:
             yield TurnStarted(begun.turn)
             answered: Answered | None = None
-            links = self._links_of(chat, begun, rows)
+            links = self._links_of(chat, begun, rows, reading)
             with closing(ask(links, clock, self._connect_timeout_s, attempts, on_interruption)) as events:
                 for event in events:
                     match event:
@@ -134,11 +151,13 @@ class Chat:
             if answered is not None:
                 answer = _model_answer(chat, begun, answered, attempts, rows)
             else:
-                answer = _rows_answer(chat, begun, attempts, rows, clock)
+                with reading():
+                    answer = _rows_answer(chat, begun, attempts, rows, clock)
                 yield TokenCame(answer.text)
             if not known.is_current:
                 answer = replace(answer, degraded_reasons=(*answer.degraded_reasons, DegradedReason.LAST_KNOWN_MAPPING))
-            turn = self._turns.complete_turn(tenant, begun, answer)
+            with self._patience(clock):
+                turn = self._turns.complete_turn(tenant, begun, answer)
         except BaseException:
             self._abandon(tenant, begun, attempts)
             raise
@@ -151,14 +170,27 @@ class Chat:
         )
         yield TurnCompleted(turn)
 
-    def _links_of(self, chat: ResolvedChat, begun: BegunTurn, rows: "_Rows") -> list[Link]:
+    def _patience(self, clock: TurnClock) -> Patience:
+        """For one look at the database, which a chat can do without."""
+        return Patience(min(self._database_timeout_s, clock.remaining_s() * _SHARE_FOR_DATABASE))
+
+    def _reading(self, clock: TurnClock, on_caller_left: OnCallerLeft) -> Patience:
+        """For one that nobody needs when the caller has left."""
+        patience = self._patience(clock)
+        on_caller_left(patience.end)
+        return patience
+
+    def _links_of(
+        self, chat: ResolvedChat, begun: BegunTurn, rows: "_Rows", reading: Callable[[], Patience]
+    ) -> list[Link]:
         return [
             Link(
                 model,
                 partial(self._directory.upstream, model),
                 self._directory.circuit(model),
                 partial(
-                    prompt.make_prompt,
+                    _make_prompt,
+                    reading,
                     chat.configuration,
                     model,
                     partial(rows.citations, resolved.visible_ids),
@@ -172,10 +204,23 @@ class Chat:
 
     def _abandon(self, tenant: str, begun: BegunTurn, attempts: Sequence[AttemptRecord]) -> None:
         try:
-            self._turns.abandon_turn(tenant, begun, attempts)
+            with Patience(self._database_timeout_s):
+                self._turns.abandon_turn(tenant, begun, attempts)
         except DariError as error:
             # The error on its way to the caller matters more; the turn is over at its deadline by itself.
             self._log.warning("turn_not_stored", turn=begun.turn.name, reason=error.reason)
+
+
+def _make_prompt(
+    reading: Callable[[], Patience],
+    configuration: ChatConfiguration,
+    model: AiModel,
+    citations: Callable[[], Sequence[Citation]],
+    earlier: Sequence[Turn],
+    turn: Turn,
+) -> Prompt:
+    with reading():
+        return prompt.make_prompt(configuration, model, citations, earlier, turn)
 
 
 def _models(chat: ResolvedChat) -> Iterator[tuple[AiModel, ResolvedLink]]:

@@ -107,9 +107,7 @@ def test_an_unknown_flow_is_misconfigured_although_flowise_is_silent_for_ever(
     assert attempts_of(bot.ask(QUESTION))[0] == ("flow", "MISCONFIGURED", "unknown_flow")
 
 
-def test_a_question_that_is_too_long_for_the_only_model_is_the_callers(
-    start_dari: StartDari, flowise: StandIn
-) -> None:
+def test_a_question_that_is_too_long_for_the_only_model_is_the_callers(start_dari: StartDari, flowise: StandIn) -> None:
     """C6: 413 ends the turn, naming the field."""
     dari = start_dari()
     dari.make_flowise("flow", flowise.url)

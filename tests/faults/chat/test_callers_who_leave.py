@@ -150,7 +150,9 @@ def rows_locked(database: PostgresDsns) -> Iterator[None]:
     with closing(psycopg2.connect(database.admin_dsn)) as session, session.cursor() as cursor:
         cursor.execute("SELECT segment FROM dari.uploads")
         for (segment,) in cursor.fetchall():
-            cursor.execute(f"LOCK TABLE dari_rows.rows_{segment}, dari_rows.postings_{segment} IN ACCESS EXCLUSIVE MODE")
+            cursor.execute(
+                f"LOCK TABLE dari_rows.rows_{segment}, dari_rows.postings_{segment} IN ACCESS EXCLUSIVE MODE"
+            )
         yield
 
 
