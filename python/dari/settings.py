@@ -118,7 +118,7 @@ class Settings(BaseSettings):
     chat_timeout_s: Seconds = 60.0
     """Deadline of a turn whose caller sets none."""
     chat_database_timeout_s: Seconds = 2.0
-    """Longest look of a turn at the database, which it can do without: beyond it the turn goes on as if it were gone."""
+    """Longest look of a turn at the database: beyond it the turn goes on as it does while the database is gone."""
     connect_timeout_s: Seconds = 1.0
     """Longest wait for a connection to an upstream."""
     circuit_consecutive_failures: int = Field(default=3, ge=1, le=1_000)

@@ -214,13 +214,18 @@ def test_an_impatient_thread_waits_no_longer_than_it_said_for_a_database_that_sw
 
 def test_a_wait_that_nobody_needs_any_more_is_cut_and_told_as_cancelled(pool: Database) -> None:
     """From another thread; the next transaction has a connection of its own."""
-    cutting: list[threading.Timer] = []
-    with pytest.raises(Cancelled), Patience(600.0) as patience, pool.transaction(Role.APP) as transaction:
-        cutting.append(threading.Timer(0.05, patience.end))
-        cutting[0].start()
-        transaction.execute("SELECT pg_sleep(600)")
-    cutting[0].join()
+    patience = Patience(600.0)
+    cutting = threading.Timer(0.05, patience.end)
+    with pytest.raises(Cancelled), patience:
+        _sleep_and_start(cutting, pool)
+    cutting.join()
     assert _pid(pool)
+
+
+def _sleep_and_start(cutting: threading.Timer, pool: Database) -> None:
+    with pool.transaction(Role.APP) as transaction:
+        cutting.start()
+        transaction.execute("SELECT pg_sleep(600)")
 
 
 def _swallow_within_a_transaction(pool: Database, proxy: PostgresProxy) -> None:

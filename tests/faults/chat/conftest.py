@@ -11,7 +11,7 @@ import pytest
 from dari.adapters.local_model.model_files import ModelFile
 from tests.fix_postgres import PostgresDsns
 from tests.fix_server import StartServer
-from tests.flowise_stand_in import StandIn, openai_answer
+from tests.flowise_stand_in import FLOW_ID, StandIn, openai_answer
 from tests.support.fault_proxy import FaultProxy, PostgresProxy
 from tests.support.running_dari import SOON_S, RunningDari
 
@@ -102,7 +102,7 @@ def make_bot(flowise: StandIn, openai: StandIn) -> Callable[..., RunningDari]:
     """Make `bot` on a server: it asks `flow`, then `server`, over `airports`, which both may see."""
 
     def make(dari: RunningDari, url: str = flowise.url, **timeouts: float) -> RunningDari:
-        dari.make_flowise("flow", url, secret="key", **timeouts)
+        dari.make_flowise("flow", url, FLOW_ID, secret="key", **timeouts)
         dari.make_openai("server", openai.url)
         dari.make_knowledge_base("airports", AIRPORTS)
         dari.make_chat("bot", "flow", "server", over=("airports",))

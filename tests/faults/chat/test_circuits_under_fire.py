@@ -1,4 +1,4 @@
-"""C7 and C8: the circuit as callers meet it; control runs on the bare package stand in tests/adapters/test_circuit.py."""
+"""C7 and C8: the circuit as callers meet it. Control runs on the bare package: tests/adapters/test_circuit.py."""
 
 import threading
 from collections import Counter

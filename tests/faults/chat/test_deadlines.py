@@ -9,6 +9,7 @@ import pytest
 from dari.v1 import chat_pb2 as pb
 from tests.faults.chat.conftest import CANARY, PATIENT_S, QUESTION, STAND_IN_ANSWER, StartDari
 from tests.flowise_stand_in import (
+    FLOW_ID,
     Play,
     StandIn,
     answer,
@@ -61,7 +62,7 @@ def test_where_nobody_answers_in_time_the_deadline_is_told_and_no_thread_stays(
 ) -> None:
     """Several callers at once; then the upstream is well, and all of them are answered by the same threads."""
     dari = start_dari(rpc_threads=CALLERS)
-    dari.make_flowise("flow", flowise.url, **PATIENCE)
+    dari.make_flowise("flow", flowise.url, FLOW_ID, secret="key", **PATIENCE)
     dari.make_chat("bot", "flow")
     flowise.always(play)
     for told in ask_at_once(dari):
@@ -89,7 +90,7 @@ def test_a_network_that_swallows_all_bytes_keeps_no_thread(
     dari = start_dari(rpc_threads=CALLERS, connect_timeout_s=PATIENT_S)
     with ExitStack() as opened:
         url = opened.enter_context(black_hole()) if where == "the connection" else f"http://{before_flowise.address}"
-        dari.make_flowise("flow", url, **PATIENCE)
+        dari.make_flowise("flow", url, FLOW_ID, secret="key", **PATIENCE)
         dari.make_chat("bot", "flow")
         direction = before_flowise.to_target if where == "the question" else before_flowise.to_caller
         direction.set(Fault(swallows=True))

@@ -61,7 +61,7 @@ def test_a_model_process_that_dies_in_mid_answer_costs_one_attempt_and_comes_bac
 def ask_and_kill(dari: RunningDari, number: signal.Signals) -> Told:
     """Ask, and send the signal at the first token."""
     victim = model_process()
-    events = []
+    events: list[pb.ChatResponse] = []
     for event in dari.stream(f"Write a poem about {CANARY}."):
         if kind_of(event) == "token" and "token" not in map(kind_of, events):
             victim.send_signal(number)

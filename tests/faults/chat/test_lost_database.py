@@ -1,4 +1,4 @@
-"""C13: chats go on while PostgreSQL is gone, from what is known, and say so; what was not stored is, when it is back."""
+"""C13: chats go on while PostgreSQL is gone, from what is known, and say so; what was not stored is stored later."""
 
 import threading
 from collections.abc import Callable
