@@ -193,6 +193,17 @@ def test_a_flowise_that_refuses_is_left_alone_and_comes_back_by_itself(
         until(lambda: upstream(bot).circuit_state == pb.CIRCUIT_STATE_CLOSED)
 
 
+def test_a_flowise_that_answers_no_probe_is_tried_again_by_a_turn(
+    start_dari: StartDari, make_bot: Callable[..., RunningDari], flowise: StandIn
+) -> None:
+    """C1: the circuit half-opens by its own time too."""
+    bot = make_bot(start_dari(circuit_consecutive_failures=1, circuit_open_s=QUICK_S, probe_interval_s=PATIENT_S))
+    flowise.stop()
+    assert attempts_of(bot.ask(QUESTION))[0] == ("flow", "FAILED", "connection_refused")
+    flowise.start()
+    until(lambda: bot.ask(QUESTION).ai_model == "aiModels/flow")
+
+
 def test_nobody_fails_while_flowise_dies_and_lives_again_and_again(
     start_dari: StartDari, make_bot: Callable[..., RunningDari], flowise: StandIn
 ) -> None:

@@ -110,7 +110,7 @@ def test_a_caller_who_leaves_frees_the_local_model(start_local: StartDari, leave
     dari.make_knowledge_base("airports", AIRPORTS)
     dari.make_chat("bot", "local", over=("airports",))
     dari.ask("Hello?")  # It is loaded now.
-    for _ in range(3):
+    for _ in range(2):
         call = dari.stream(f"Where is LGA? {CANARY} " * 20)
         conversation = next(each for each in call if kind_of(each) == "started").started.conversation
         if leaves_behind == "token":

@@ -91,6 +91,9 @@ def assert_cut_told(told: Told, name: str, tokens: int) -> None:
     code = death.code if tokens else death.code_before_a_token or death.code
     assert (pb.AttemptOutcome.Name(ended.outcome), ended.code) == (f"ATTEMPT_OUTCOME_{death.outcome}", code)
     assert told.text_before_the_cut == "".join(PIECES[:tokens]) or told.error is not None
+    voided = [each.superseded.attempt for each in told.events if kind_of(each) == "superseded"]
+    joined = [each.seam.attempt for each in told.events if kind_of(each) == "seam"]
+    assert voided + joined in ([], [ended])
 
 
 @pytest.fixture
