@@ -21,6 +21,7 @@ from tests.flowise_stand_in import (
     cut_after,
     cut_inside,
     event,
+    event_stream,
     fail_after,
     replay,
     reset_after,
@@ -55,6 +56,11 @@ DEATHS = {
     "RST": Death(lambda sent, read: reset_after(*sent, read), "FAILED", "connection_reset"),
     "silence": Death(lambda sent, read: stall_after(*sent), "TIMED_OUT", "stall_timeout", "first_token_timeout"),
     "error event": Death(lambda sent, read: fail_after(*sent), "FAILED", "model_cut"),
+    "a body that is whole and has no end": Death(
+        lambda sent, read: event_stream(event("start", ""), *(event("token", piece) for piece in sent)),
+        "FAILED",
+        "stream_cut",
+    ),
     "half a line": Death(
         lambda sent, read: cut_inside(*sent, sent=HALF_LINE, of=event("token", "lost")), "FAILED", "stream_cut"
     ),
