@@ -322,6 +322,17 @@ def cut_after(*pieces: Piece) -> Play:
     return play
 
 
+def cut_inside(*pieces: Piece, sent: bytes, of: bytes) -> Play:
+    """Send these tokens and the first bytes of one more event (`sent`, of the whole `of`), then die."""
+
+    def play(wire: Wire) -> None:
+        _begin(wire, pieces)
+        wire.send(b"%x\r\n%s" % (len(of), sent))
+        wire.hang_up()
+
+    return play
+
+
 def reset_after(*pieces: Piece) -> Play:
     """Send these tokens, then break the connection off (RST); give an event last to know that they were read."""
 
@@ -379,6 +390,18 @@ def heartbeats_only(every_s: float = 0.02) -> Play:
     return play
 
 
+def never_end(every_s: float = 0.02) -> Play:
+    """Send a token, and one more, and one more."""
+
+    def play(wire: Wire) -> None:
+        _begin(wire, ())
+        while True:
+            wire.send_chunk(event("token", "more "))
+            wire.hold(every_s)
+
+    return play
+
+
 def refuse_flow() -> Play:
     """Answer a wrong key as Flowise does: an `error` event under 200."""
     return fail_after(text="Error: predictionsServices.buildChatflow - Unauthorized")
@@ -419,16 +442,20 @@ def openai_answer(*pieces: Piece) -> Play:
     """Stream these tokens as OpenAI does: a role, the tokens, a finish reason, `[DONE]`."""
 
     def play(wire: Wire) -> None:
-        wire.send(EVENT_STREAM_HEAD)
-        wire.send_chunk(openai_chunk({"role": "assistant", "content": ""}))
-        for piece in pieces:
-            if isinstance(piece, str):
-                wire.send_chunk(openai_chunk({"content": piece}))
-            else:
-                wire.wait_for(piece)
+        _begin_openai(wire, pieces)
         wire.send_chunk(openai_chunk({}, "stop"))
         wire.send_chunk(b"data: [DONE]\n\n")
         wire.send_chunk(b"")
+
+    return play
+
+
+def openai_stall_after(*pieces: Piece) -> Play:
+    """Stream these tokens as OpenAI does, then nothing more."""
+
+    def play(wire: Wire) -> None:
+        _begin_openai(wire, pieces)
+        wire.hold()
 
     return play
 
@@ -480,6 +507,16 @@ def _begin(wire: Wire, pieces: tuple[Piece, ...]) -> None:
     for piece in pieces:
         if isinstance(piece, str):
             wire.send_chunk(event("token", piece))
+        else:
+            wire.wait_for(piece)
+
+
+def _begin_openai(wire: Wire, pieces: tuple[Piece, ...]) -> None:
+    wire.send(EVENT_STREAM_HEAD)
+    wire.send_chunk(openai_chunk({"role": "assistant", "content": ""}))
+    for piece in pieces:
+        if isinstance(piece, str):
+            wire.send_chunk(openai_chunk({"content": piece}))
         else:
             wire.wait_for(piece)
 

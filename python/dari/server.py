@@ -314,6 +314,7 @@ class Server:
             default_timeout_s=settings.chat_timeout_s,
             server_timeouts=ServerTimeouts(settings.connect_timeout_s, settings.first_event_timeout_s),
             spare_threads=SpareThreads(self._pool(settings.max_stand_bys, "stand_by"), settings.max_stand_bys),
+            database_timeout_s=settings.chat_database_timeout_s,
         )
 
         server = grpc.server(

@@ -117,6 +117,8 @@ class Settings(BaseSettings):
     # Chat.
     chat_timeout_s: Seconds = 60.0
     """Deadline of a turn whose caller sets none."""
+    chat_database_timeout_s: Seconds = 2.0
+    """Longest look of a turn at the database: beyond it the turn goes on as it does while the database is gone."""
     connect_timeout_s: Seconds = 1.0
     """Longest wait for a connection to an upstream."""
     first_event_timeout_s: Seconds = 3.0

@@ -88,7 +88,13 @@ ANSWERS: list[tuple[str, str]] = [
     ("02-predict-nonstream", "Echo(2 msgs, 11 chars): hello there"),
     ("03-predict-stream", "Echo(2 msgs, 12 chars): hello stream"),
     ("04-stream-slow-unicode", 'Héllo\n "wörld" 🎉\n\n 日本\u2028xdata: y end'),
+    ("05a-chatId-1st", "Echo(2 msgs, 14 chars): my name is Bob"),
+    ("05b-chatId-2nd", "Echo(4 msgs, 8 chars): who am I"),
+    ("05c-sessionId", "Echo(2 msgs, 5 chars): third"),
+    ("05d-history", "Echo(4 msgs, 14 chars): what did I say"),
     ("05e-stream-chatId", "Echo(6 msgs, 10 chars): stream 3rd"),
+    ("05f-chatId-A-session-S", "Echo(2 msgs, 5 chars): first"),
+    ("05g-chatId-B-session-S", "Echo(4 msgs, 6 chars): second"),
     ("05h-chatId-B-session-S-stream", "Echo(6 msgs, 5 chars): third"),
     ("07c-empty-body", "Echo(2 msgs, 9 chars): undefined"),
     ("07d-no-content-type", "Echo(2 msgs, 9 chars): undefined"),
@@ -107,9 +113,13 @@ ANSWERS: list[tuple[str, str]] = [
     ("11g-open-flow-with-wrong-key", "Echo(2 msgs, 1 chars): x"),
     ("12i-8KB-one-word-stream", "Echo(2 msgs, 8000 chars): " + "a" * 60),
     ("13a-ratelimit-1", "Echo(2 msgs, 1 chars): x"),
+    ("13b-ratelimit-2", "Echo(2 msgs, 1 chars): x"),
     ("14c-origin-none", "Echo(2 msgs, 1 chars): x"),
+    ("15c-history-after-disconnect", "Echo(6 msgs, 5 chars): again"),
     ("16a-abort-stream", "t1 t2 t3 t4 t5 t6 t7 t8 t9 t10"),
     ("16d-abort-nonstream", "t1 t2 t3 t4 t5 t6 t7 t8 t9 t10"),
+    # Two streams at once under one chatId, mixed by Flowise: why `chatId` is new for each attempt.
+    ("17b-same-chatId-second", "B1 t5 B2 t6 B3 t7 B4 t8 B5 t9 B6 t10 B7"),
     ("19a-slow-35s-stream", 'Echo(2 msgs, 27 chars): slow [[{"first_delay":35}]]'),
     ("19b-slow-35s-nonstream", 'Echo(2 msgs, 27 chars): slow [[{"first_delay":35}]]'),
 ]
@@ -159,6 +169,47 @@ FAILURES: list[tuple[str, str, FailureKind, str]] = [
     ("21f-unknown-path", "", OURS, "flowise_unauthorized"),
     ("23-security-check-on", "", OURS, "model_host_denied"),
 ]
+# The rows of the error table of Flowise 3.1.4 and the captures that show each: asked for JSON, asked for a stream.
+ERROR_TABLE: dict[str, tuple[str, ...]] = {
+    "unknown id": ("06a-unknown-id-nonstream", "06b-unknown-id-stream", "06b2-unknown-id-stream-600s"),
+    "id not a uuid": ("06c-not-a-uuid", "06f-not-a-uuid-stream"),
+    "no id": ("06d-no-id",),
+    "GET on the prediction URL": ("06e-get",),
+    "malformed JSON": ("07a-malformed", "07b-malformed-streaming"),
+    "JSON scalar": ("07m-json-scalar",),
+    "no body, or one that says nothing": ("07c-empty-body", "07d-no-content-type", "07e-no-question", "07j-json-array"),
+    "question that is no text": ("07f-question-number", "07g-question-empty", "07k-question-object-stream"),
+    "streaming that is no boolean": ("06g-unknown-id-streaming-string", "07h-streaming-string",
+                                     "07i-streaming-string-no"),
+    "bytes that are no UTF-8": ("07n-bad-utf8",),
+    "chatId that is no text": ("07o-chatid-number", "07q-chatid-number-stream"),
+    "empty chatId": ("07p-chatid-empty-stream",),
+    "protected flow": ("11a-protected-nokey", "11b-protected-wrongkey", "11d-protected-nokey-stream",
+                       "11e-protected-wrongkey-stream"),
+    "unprotected flow, wrong key": ("11g-open-flow-with-wrong-key",),
+    "rate limit": ("13c-ratelimit-3-nonstream", "13d-ratelimit-4-stream"),
+    "origin not allowed": ("14a-origin-bad-nonstream", "14b-origin-bad-stream"),
+    "body above 50 MB": ("12c-60MB-nonstream", "12d-60MB-stream", "12e-60MB-claimed-CL-only"),
+    "one word of 8 KB": ("12i-8KB-one-word-stream",),
+    "model down": ("08a-upstream-down-nonstream", "08b-upstream-down-stream"),
+    "model answers 500": ("09-upstream-500-nonstream", "09-upstream-500-stream"),
+    "model answers 400": ("09-upstream-400-nonstream", "09-upstream-400-stream"),
+    "model answers 401": ("09-upstream-401-nonstream", "09-upstream-401-stream"),
+    "model answers 404": ("09-upstream-404-nonstream",),
+    "model answers 429": ("09-upstream-429-nonstream", "09-upstream-429-stream"),
+    "model hangs": ("09-upstream-hang-nonstream", "09-upstream-hang-stream"),
+    "model hangs, with a timeout": ("09-upstream-hang-timeout3s-nonstream", "09-upstream-hang-timeout3s-stream"),
+    "model slow": ("19a-slow-35s-stream", "19b-slow-35s-nonstream"),
+    "model dies in mid-stream": ("10-upstream-dies-midstream-nonstream", "10-upstream-dies-midstream-stream",
+                                 "10c-fake-killed-midstream", "10d-fake-killed-nonstream"),
+    "Flowise killed in mid-stream": ("18a-kill9-midstream", "18b-kill9-midrequest-nonstream", "18d-sigterm-midstream",
+                                     "18e-sigterm-midrequest-nonstream"),
+    "client leaves in mid-stream": ("15a-client-disconnect", "15c-history-after-disconnect"),
+    "abort": ("16a-abort-stream", "16d-abort-nonstream"),
+    "two streams with one chatId": ("17a-same-chatId-first", "17b-same-chatId-second"),
+    "addresses denied by Flowise's own check": ("23-security-check-on",),
+}  # fmt: skip
+
 KILLED = "18"
 """Captures whose number begins so end with the server's death, which closed the connection."""
 
@@ -227,6 +278,14 @@ def test_every_capture_has_its_line_here() -> None:
     listed = {line[0] for table in (ANSWERS, FAILURES, SILENT) for line in table}
     look_ups = {"21b-chatflows-streaming", "21d-chatflows-streaming-unknown"}
     assert {capture.stem for capture in CAPTURES.glob("*.raw")} == listed | look_ups
+
+
+def test_every_row_of_the_error_table_is_replayed() -> None:
+    """A row without its captures in the tables above would be sorted by nobody."""
+    replayed = {line[0] for table in (ANSWERS, FAILURES, SILENT) for line in table}
+    for row, captures in ERROR_TABLE.items():
+        assert captures, row
+        assert set(captures) <= replayed, row
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,7 @@ class Bot:
             default_timeout_s=TIMEOUT_S,
             server_timeouts=ServerTimeouts(1.0, 1.0),
             spare_threads=SpareThreads(ThreadPoolExecutor(2), 2),
+            database_timeout_s=TIMEOUT_S,
         )
 
     def events(

@@ -103,8 +103,9 @@ class RunningDari:
         target = mapping_pb2.OpenAiCompatibleTarget(base_url=url, model="m")
         self._make_model(id, mapping_pb2.AiModel(kind=OPENAI, openai_compatible=target), timeouts)
 
-    def make_local(self, id: str) -> None:
-        self._make_model(id, mapping_pb2.AiModel(kind=LOCAL), {})
+    def make_local(self, id: str, *, max_answer_tokens: int = 0, **timeouts: float) -> None:
+        """0 leaves the length of its answers to dari."""
+        self._make_model(id, mapping_pb2.AiModel(kind=LOCAL, max_answer_tokens=max_answer_tokens), timeouts)
 
     def _make_model(self, id: str, model: mapping_pb2.AiModel, timeouts: dict[str, float]) -> None:
         for name, value in timeouts.items():

@@ -20,6 +20,7 @@ from dari.core.language import Language, language_of
 from dari.core.last_known import KnownChat, LastKnownChats
 from dari.core.mapping import AiModel, ChatConfiguration, ResolvedChat, ResolvedLink, StandByMode, resolve
 from dari.core.notices import Notice, UntoldNotices, cut_notices, degraded_notices, notices_of
+from dari.core.patience import Patience
 from dari.core.prompt import HISTORY_TURNS, LocalContext
 from dari.core.search import Search
 from dari.core.stand_by import SpareThreads, StandByPlan
@@ -29,6 +30,8 @@ from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.watchdog import Watchdog
 
 MAX_QUESTION_BYTES = 32_768
+_SHARE_FOR_DATABASE = 0.2
+"""Of the time left, what one look at the database may take: four of them in vain still leave time for a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class TurnCompleted:
     turn: Turn
 
 
+OnCallerLeft = Callable[[Callable[[], None]], object]
+"""Takes what is to be called, from any thread, when the caller goes away."""
 ChatEvent = TurnStarted | AttemptEnded | Superseded | Seam | TokenCame | Notice | TurnCompleted
 
 
@@ -65,6 +70,7 @@ class Chat:
         default_timeout_s: float,
         server_timeouts: ServerTimeouts,
         spare_threads: SpareThreads,
+        database_timeout_s: float,
     ) -> None:
         self._chats = chats
         self._turns = turns
@@ -77,18 +83,19 @@ class Chat:
         self._default_timeout_s = default_timeout_s
         self._server_timeouts = server_timeouts
         self._spare_threads = spare_threads
+        self._database_timeout_s = database_timeout_s
 
     def answer(
         self,
         tenant: str,
         request: TurnRequest,
         timeout_s: float | None,
-        on_caller_left: Callable[[Callable[[], None]], object],
+        on_caller_left: OnCallerLeft,
         language: Language | None = None,
     ) -> Iterator[ChatEvent]:
         """Answer one question; the events end with TurnCompleted.
 
-        `on_caller_left` is given a function to call, from any thread, when the caller goes away. Notices are in
+        `on_caller_left` is given functions to call, from any thread, when the caller goes away. Notices are in
         `language`, by default that of the question. Raises InvalidArgument, NotFound, TurnInProgress, Unavailable,
         DeadlineExceeded, Cancelled, AnswerInterrupted.
         """
@@ -97,19 +104,23 @@ class Chat:
         language = language or language_of(request.question)
         with TurnClock(self._watchdog, time.monotonic() + timeout_s) as clock:
             on_caller_left(clock.cancel)
-            known = self._chats.read(tenant, request.chat_configuration)
-            begun = self._turns.begin_turn(tenant, request, timeout_s, HISTORY_TURNS)
+            reading = partial(self._reading, clock, on_caller_left)
+            with reading():
+                known = self._chats.read(tenant, request.chat_configuration)
+            with self._patience(clock):
+                begun = self._turns.begin_turn(tenant, request, timeout_s, HISTORY_TURNS)
             if isinstance(begun, Turn):
                 yield from _replayed(begun, language)
                 return
-            grounding = self._grounding(tenant, known, begun)
+            grounding = self._grounding(tenant, known, begun, reading)
             told = _Told(known, begun, grounding, language)
             attempts: list[AttemptRecord] = []
             try:
                 yield TurnStarted(begun.turn)
                 yield from told.at_start()
                 answer = yield from self._answer_begun(told, clock, attempts, request.on_interruption)
-                turn = self._turns.complete_turn(tenant, begun, answer)
+                with self._patience(clock):
+                    turn = self._turns.complete_turn(tenant, begun, answer)
             except BaseException as error:
                 self._abandon(tenant, begun, attempts)
                 if isinstance(error, AnswerInterrupted | DeadlineExceeded):
@@ -138,7 +149,17 @@ class Chat:
         yield TokenCame(answer.text)
         return answer
 
-    def _grounding(self, tenant: str, known: KnownChat, begun: BegunTurn) -> Grounding:
+    def _patience(self, clock: TurnClock) -> Patience:
+        """For one look at the database, which a chat can do without."""
+        return Patience(min(self._database_timeout_s, clock.remaining_s() * _SHARE_FOR_DATABASE))
+
+    def _reading(self, clock: TurnClock, on_caller_left: OnCallerLeft) -> Patience:
+        """For one that nobody needs when the caller has left."""
+        patience = self._patience(clock)
+        on_caller_left(patience.end)
+        return patience
+
+    def _grounding(self, tenant: str, known: KnownChat, begun: BegunTurn, reading: Callable[[], Patience]) -> Grounding:
         return Grounding(
             search=self._search if known.is_current else None,
             profiles=self._profiles,
@@ -147,6 +168,7 @@ class Chat:
             tenant=tenant,
             chat=resolve(known.mapping),
             begun=begun,
+            reading=reading,
         )
 
     def _links_of(self, grounding: Grounding) -> list[Link]:
@@ -169,7 +191,8 @@ class Chat:
 
     def _abandon(self, tenant: str, begun: BegunTurn, attempts: Sequence[AttemptRecord]) -> None:
         try:
-            self._turns.abandon_turn(tenant, begun, attempts)
+            with Patience(self._database_timeout_s):
+                self._turns.abandon_turn(tenant, begun, attempts)
         except DariError as error:
             # The error on its way to the caller matters more; the turn is over at its deadline by itself.
             self._log.warning("turn_not_stored", turn=begun.turn.name, reason=error.reason)

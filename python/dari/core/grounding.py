@@ -5,7 +5,7 @@ repeat: a later model that may not see one of them is not told the answer.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from dari.core.chain import Answered
@@ -14,6 +14,7 @@ from dari.core.errors import DariError, DeadlineExceeded, Unavailable
 from dari.core.event_log import EventLog
 from dari.core.known_profiles import KnownProfiles
 from dari.core.mapping import AiModel, ResolvedChat, ResolvedLink
+from dari.core.patience import Patience
 from dari.core.prompt import Found, LocalContext, Told, cite, make_prompt, prompt_tokens, told_turns
 from dari.core.rows_reply import rows_reply
 from dari.core.search import Search
@@ -41,8 +42,12 @@ class Grounding:
         tenant: str,
         chat: ResolvedChat,
         begun: BegunTurn,
+        reading: Callable[[], Patience],
     ) -> None:
-        """`search` is None where the database is known to be gone: to wait for it would cost the time of the models."""
+        """`search` is None where the database is known to be gone: to wait for it would cost the time of the models.
+
+        `reading` gives the patience for one look at the data.
+        """
         self._search = search
         self._profiles = profiles
         self._local = local
@@ -50,6 +55,7 @@ class Grounding:
         self._tenant = tenant
         self.chat = chat
         self._begun = begun
+        self._reading = reading
         self._lock = threading.Lock()  # guards the two below; nobody reads data while holding it
         self._found: dict[frozenset[str], Found | None] = {}
         self._told: dict[str, Told] = {}
@@ -135,7 +141,8 @@ class Grounding:
         with self._lock:
             if visible in self._found:
                 return self._found[visible]
-        found = self._read(link)
+        with self._reading():
+            found = self._read(link)
         with self._lock:
             return self._found.setdefault(visible, found)
 
