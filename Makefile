@@ -50,11 +50,15 @@ test: install  ## All tests: Rust, then Python on real PostgreSQL and the real l
 	$(BIN)/pytest
 
 .PHONY: faults
-faults: faults-ingest  ## All fault suites in full; `make test` runs a dozen seeds of each
+faults: faults-ingest faults-chat  ## All fault suites in full; `make test` runs a dozen seeds of each
 
 .PHONY: faults-ingest
 faults-ingest: install  ## Ingest under fire: 200 seeds; DARI_TEST_BIG_BYTES=10000000000 for the large files
-	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults
+	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/ingest
+
+.PHONY: faults-chat
+faults-chat: install  ## Chat under fire: each way to die at each token and byte; tests/faults/chat/README.md
+	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/chat
 
 .PHONY: fuzz
 fuzz:  ## Fuzz the parser, FUZZ_SECONDS (60) a target; needs cargo-fuzz and a nightly toolchain

@@ -38,10 +38,14 @@ from dari.core.errors import FailedPrecondition
 from dari.core.event_log import EventLog
 from dari.core.exports import Exports
 from dari.core.housekeeping import Housekeeping, Retention
+from dari.core.known_profiles import KnownProfiles
 from dari.core.last_known import LastKnownChats
 from dari.core.probing import Prober
 from dari.core.profiles import Profiles
+from dari.core.prompt import LocalContext
 from dari.core.search import Search
+from dari.core.stand_by import SpareThreads
+from dari.core.timed_attempt import ServerTimeouts
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upload_session import UploadLimits, Uploads
 from dari.core.uploads import MAX_CHUNK_BYTES
@@ -276,6 +280,7 @@ class Server:
         evidence = NativeEvidence()
         upload_store = PostgresUploadStore(database, evidence)
         versions = PostgresVersionReader(database, evidence)
+        profiles = Profiles(versions, evidence)
         watching = Watching(settings.max_watchers)
         housekeeping = Housekeeping(
             upload_store,
@@ -301,11 +306,15 @@ class Server:
             chats=LastKnownChats(links, database_circuit),
             turns=turns,
             search=search,
+            profiles=KnownProfiles(profiles, self._log),
+            local_context=_local_context(settings),
             directory=directory,
             watchdog=watchdog,
             log=self._log,
             default_timeout_s=settings.chat_timeout_s,
-            connect_timeout_s=settings.connect_timeout_s,
+            server_timeouts=ServerTimeouts(settings.connect_timeout_s, settings.first_event_timeout_s),
+            spare_threads=SpareThreads(self._pool(settings.max_stand_bys, "stand_by"), settings.max_stand_bys),
+            database_timeout_s=settings.chat_database_timeout_s,
         )
 
         server = grpc.server(
@@ -338,7 +347,7 @@ class Server:
                     watchdog=watchdog,
                     stall_timeout_s=settings.export_stall_timeout_s,
                 ),
-                profiles=Profiles(versions, evidence),
+                profiles=profiles,
                 log=self._log,
                 idle_timeout_s=settings.upload_idle_timeout_s,
                 max_rejected_rows=settings.max_rejected_rows,
@@ -445,6 +454,11 @@ def _circuit_rules(settings: Settings) -> CircuitRules:
     )
 
 
+def _local_context(settings: Settings) -> LocalContext:
+    """Half of it is for the prompt: reading one is what takes a CPU its time."""
+    return LocalContext(settings.local_context_tokens, settings.local_context_tokens // 2)
+
+
 def _start_local_model(settings: Settings, log: EventLog, opened: ExitStack) -> LocalModel | None:
     if not settings.local_model:
         return None
@@ -452,7 +466,12 @@ def _start_local_model(settings: Settings, log: EventLog, opened: ExitStack) -> 
     if settings.local_model not in files:
         log.warning("local_model_missing", model_file=settings.local_model, remedy="dari model add")
         return None
-    options = EngineOptions(threads=settings.local_threads or 0, context_tokens=settings.local_context_tokens)
+    context = _local_context(settings)
+    options = EngineOptions(
+        threads=settings.local_threads or 0,
+        context_tokens=context.context_tokens,
+        prompt_limit_tokens=context.prompt_tokens,
+    )
     local_model = LocalModel(
         files[settings.local_model],
         log,

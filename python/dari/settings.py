@@ -117,8 +117,15 @@ class Settings(BaseSettings):
     # Chat.
     chat_timeout_s: Seconds = 60.0
     """Deadline of a turn whose caller sets none."""
+    chat_database_timeout_s: Seconds = 2.0
+    """Longest look of a turn at the database: beyond it the turn goes on as it does while the database is gone."""
     connect_timeout_s: Seconds = 1.0
     """Longest wait for a connection to an upstream."""
+    first_event_timeout_s: Seconds = 3.0
+    """Longest wait for a word of a Flowise whose flow streams: its headers come at once, those of a hung one never."""
+    max_stand_bys: int = Field(default=16, ge=1, le=1_000)
+    """Models that may answer in the background at once, each on a thread of its own; beyond it a slow model has no
+    stand-by."""
     circuit_consecutive_failures: int = Field(default=3, ge=1, le=1_000)
     """Failures in a row that open an upstream's circuit."""
     circuit_failure_rate: float = Field(default=0.5, gt=0, le=1)

@@ -103,8 +103,9 @@ class RunningDari:
         target = mapping_pb2.OpenAiCompatibleTarget(base_url=url, model="m")
         self._make_model(id, mapping_pb2.AiModel(kind=OPENAI, openai_compatible=target), timeouts)
 
-    def make_local(self, id: str) -> None:
-        self._make_model(id, mapping_pb2.AiModel(kind=LOCAL), {})
+    def make_local(self, id: str, *, max_answer_tokens: int = 0, **timeouts: float) -> None:
+        """0 leaves the length of its answers to dari."""
+        self._make_model(id, mapping_pb2.AiModel(kind=LOCAL, max_answer_tokens=max_answer_tokens), timeouts)
 
     def _make_model(self, id: str, model: mapping_pb2.AiModel, timeouts: dict[str, float]) -> None:
         for name, value in timeouts.items():
@@ -136,6 +137,12 @@ class RunningDari:
 
         answers = list(self.ingest.Ingest(messages()))
         assert answers[-1].HasField("completed")
+
+    def stand_by(self, chat: str, mode: "mapping_pb2.StandBy.ValueType", after_s: float) -> None:
+        """Let the next model of a chat stand by for one that is silent for so long."""
+        changed = mapping_pb2.ChatConfiguration(name=f"chatConfigurations/{chat}", stand_by=mode)
+        changed.stand_by_after.FromMilliseconds(round(after_s * 1_000))
+        self.mapping.UpdateChatConfiguration(mapping_pb2.UpdateChatConfigurationRequest(chat_configuration=changed))
 
     def make_chat(
         self, id: str, *models: str, over: tuple[str, ...] = (), granted: dict[str, tuple[str, ...]] | None = None

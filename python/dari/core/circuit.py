@@ -12,7 +12,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from dari.core.errors import DariError, Unavailable
+from dari.core.errors import Cancelled, DariError, Unavailable
 
 Result = TypeVar("Result")
 
@@ -97,7 +97,7 @@ class OperatedCircuit(Circuit, Protocol):
 
 
 def call_through(circuit: Circuit, neighbour: str, call: Callable[[], Result]) -> Result:
-    """What `call` returns; its `Unavailable` is a failure of the neighbour, any other DariError is an answer.
+    """What `call` returns; its `Unavailable` is a failure of the neighbour, `Cancelled` the caller's, others an answer.
 
     Raises Unavailable at once where the circuit lets nothing through.
     """
@@ -110,6 +110,8 @@ def call_through(circuit: Circuit, neighbour: str, call: Callable[[], Result]) -
         except Unavailable:
             permit.failed("unavailable")
             raise
+        except Cancelled:
+            raise  # Nothing was learnt; leaving without a verdict says so.
         except DariError:
             permit.succeeded()
             raise

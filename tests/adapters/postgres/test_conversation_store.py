@@ -40,7 +40,18 @@ ANSWER = Answer(
     answered_by=Answerer.LOCAL,
     ai_model="local",
     attempts=ATTEMPTS,
-    citations=(Citation(1, "airports", 3, 42, ("faa", "이름"), ("ICN", "a\n'b'\\")),),
+    citations=(
+        Citation(
+            1,
+            "airports",
+            3,
+            42,
+            ("faa", "이름"),
+            ("ICN", "a\n'b'\\"),
+            datetime(2026, 3, 5, 9, 30, 1, 250, tzinfo=UTC),
+            (1,),
+        ),
+    ),
     degraded_reasons=(DegradedReason.STAND_IN, DegradedReason.NO_DATA),
     knowledge_bases=frozenset({"airports", "sales"}),
 )

@@ -345,6 +345,8 @@ def _citation_json(citation: Citation) -> dict[str, Any]:
         "row_number": citation.row_number,
         "columns": citation.columns,
         "cells": citation.cells,
+        "version_time": citation.version_time.isoformat() if citation.version_time else None,
+        "used_cells": citation.used_cells,
     }
 
 
@@ -356,4 +358,7 @@ def _citation(value: dict[str, Any]) -> Citation:
         value["row_number"],
         tuple(value["columns"]),
         tuple(value["cells"]),
+        # Answers from before these two were kept have neither.
+        datetime.fromisoformat(value["version_time"]) if value.get("version_time") else None,
+        tuple(value.get("used_cells", ())),
     )
