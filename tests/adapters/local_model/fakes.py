@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import sys
 import threading
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from dari.adapters.local_model.chat_prompt import ChatMessage, PromptTooLong
-from dari.adapters.local_model.engines import EngineError, EngineOptions, Sampling, ShouldStop
+from dari.adapters.local_model.engines import EngineError, EngineOptions, Sampling, ShouldStop, open_engine
 from dari.adapters.local_model.model_files import ModelFile
 from dari.adapters.local_model.model_header import sha256_of
 from dari.adapters.local_model.process import LocalModel
@@ -19,6 +20,8 @@ WAIT_S = 60.0
 """How long a test waits for an event before it fails; nothing is measured against it."""
 
 MIB = 1024 * 1024
+
+REPORT = "How often did you ask?"
 
 StartModel = Callable[..., LocalModel]
 """Starts a model that is closed when the test ends; takes the arguments of `LocalModel`."""
@@ -91,6 +94,31 @@ class WaitsForLeave(FakeEngine):
         while not self._leave.exists():
             time.sleep(0.001)
         yield from super().generate(messages, max_tokens, sampling, should_stop)
+
+
+class CountsStepsAfterCancel:
+    """The real engine, and how often it asked whether to stop after it was told to: the answer to `REPORT`."""
+
+    def __init__(self, path: Path, options: EngineOptions) -> None:
+        self._engine = open_engine(path, "auto", options)
+        self.name = self._engine.name
+        self.slots = self._engine.slots
+        self.context_tokens = self._engine.context_tokens
+        self._asked = 0
+
+    def generate(
+        self, messages: Sequence[ChatMessage], max_tokens: int, sampling: Sampling, should_stop: ShouldStop
+    ) -> Generator[str, None, None]:
+        if messages[-1].text == REPORT:
+            yield str(self._asked)
+            return
+
+        def counted() -> bool:
+            is_over = should_stop()
+            self._asked += is_over
+            return is_over
+
+        yield from self._engine.generate(messages, max_tokens, sampling, counted)
 
 
 def fake_model(folder: Path) -> ModelFile:
