@@ -100,7 +100,7 @@ $(VENV)/bench-installed: bench/requirements.lock $(VENV)/installed
 	touch $@
 
 .PHONY: bench
-bench: bench-ingest bench-parse bench-search bench-detect bench-export  ## All benches
+bench: bench-ingest bench-parse bench-search bench-detect bench-export bench-local-model  ## All benches
 
 .PHONY: bench-ingest
 bench-ingest: install  ## Rows from gRPC to disk beside psql \copy; memory of the server
@@ -121,6 +121,10 @@ bench-detect: install $(VENV)/bench-installed  ## Damaged files read without a h
 .PHONY: bench-export
 bench-export: install  ## Rows out as CSV beside psql \copy
 	$(BIN)/python -m bench.export
+
+.PHONY: bench-local-model
+bench-local-model: install  ## The local model through dari beside its engine alone; slots; how soon a cancel frees it
+	$(BIN)/python -m bench.local_model
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from dari.adapters.circuit import CircuitRules, WindowedCircuit
 from dari.adapters.local_model import model_files
 from dari.adapters.local_model.engines import EngineOptions
-from dari.adapters.local_model.process import LocalModel
+from dari.adapters.local_model.process import Limits, LocalModel
 from dari.adapters.native import NativeEvidence, NativeLexer, NativePostings, ParserFactory, make_csv_writer
 from dari.adapters.postgres.conversation_store import PostgresConversationStore
 from dari.adapters.postgres.database import Database
@@ -471,12 +471,15 @@ def _start_local_model(settings: Settings, log: EventLog, opened: ExitStack) -> 
         threads=settings.local_threads or 0,
         context_tokens=context.context_tokens,
         prompt_limit_tokens=context.prompt_tokens,
+        slots=settings.local_slots,
     )
+    memory_limit_mib = settings.local_memory_limit_mib
     local_model = LocalModel(
         files[settings.local_model],
         log,
         engine=settings.local_engine,
         options=options,
         queue_size=settings.local_queue_size,
+        limits=Limits(memory_bytes=None if memory_limit_mib is None else memory_limit_mib * 1024 * 1024),
     )
     return opened.enter_context(local_model)

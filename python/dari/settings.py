@@ -155,6 +155,11 @@ class Settings(BaseSettings):
     """Prompt and answer together."""
     local_queue_size: int = Field(default=4, ge=0, le=1_000)
     """Questions that may wait for the local engine; beyond it is busy."""
+    local_slots: int = Field(default=1, ge=1, le=64)
+    """Questions that the local engine answers at the same time, each with a context of its own (xllamacpp only)."""
+    local_memory_limit_mib: int | None = Field(default=None, ge=64, le=1_048_576)
+    """Memory of the local engine's process, beside the mapped model file; one that holds more is ended and started
+    again. Default: 4 GiB and the size of the model file."""
 
     # Logs.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
