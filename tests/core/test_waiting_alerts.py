@@ -66,7 +66,12 @@ def test_one_that_is_lost_while_it_is_stored_takes_no_other_with_it() -> None:
 
 def test_many_may_put_at_once() -> None:
     waiting = WaitingAlerts()
-    threads = [threading.Thread(target=lambda: [waiting.put(Alert(OPENED, "a")) for _ in range(200)]) for _ in range(4)]
+
+    def put() -> None:
+        for _ in range(200):
+            waiting.put(Alert(OPENED, "a"))
+
+    threads = [threading.Thread(target=put) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
