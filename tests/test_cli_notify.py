@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -80,6 +82,18 @@ def test_a_url_that_fits_no_service_is_a_wrong_setting(
     results = {line["target"]: line["result"] for line in map(json.loads, output.out.splitlines())}
     assert results == {"ops": "arrived", "wrong": "its URL fits no service of apprise"}
     assert CANARY not in output.out + output.err
+
+
+def test_no_server_starts_with_a_url_that_fits_no_service(
+    with_targets: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with_targets(wrong=f"nothing://{CANARY}")
+    monkeypatch.setenv("DARI_DATA_DIR", str(tmp_path))
+    ended = subprocess.run([sys.executable, "-m", "dari", "serve"], capture_output=True, text=True, check=False)
+    assert ended.returncode == ExitCode.CONFIG
+    assert "notify_urls.wrong: fits no service of apprise" in ended.stderr
+    assert CANARY not in ended.stdout + ended.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_targets_there_is_nothing_to_try(capsys: Captured) -> None:

@@ -1,6 +1,7 @@
 """The dispatcher over an outbox that may be gone, and targets that may fail in every way."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -127,6 +128,11 @@ class Rounds:
         until(is_there)
         return self.pager.arrived
 
+    def has_settled(self) -> bool:
+        """Whether behind another round something is settled."""
+        self.round()
+        return bool(self.outbox.settled)
+
     def be_gone(self, for_: timedelta = DATABASE_GONE_AFTER) -> None:
         self.outbox.fails = NOT_THERE
         self.round()
@@ -144,14 +150,14 @@ def rounds(pager: Pager, max_waiting: int = 100) -> Iterator[Rounds]:
         yield made
     finally:
         for sender in made.dispatcher._senders.values():
-            sender.close()
+            sender.close(time.monotonic() + SOON_S)
 
 
 def test_a_message_that_arrived_is_settled_so() -> None:
     with rounds(Pager()) as made:
         made.tell("a")
         assert made.rounds_until_arrived(1) == ["a fails"]
-        until(lambda: made.round() is None and len(made.outbox.settled) == 1)
+        until(made.has_settled)
         assert made.outbox.settled[0][:2] == (1, True)
 
 
@@ -162,7 +168,7 @@ def test_a_message_that_did_not_is_to_be_tried_again_later(failure: bool | Excep
         made.tell("a")
         made.round()
         made.pager.wait_for_seen(1)
-        until(lambda: made.round() is None and len(made.outbox.settled) == 1)
+        until(made.has_settled)
         assert made.outbox.settled == [(1, False, made.clock() + retry_delay(1))]
         made.tell("b")
         assert made.rounds_until_arrived(1) == ["b fails"], "its thread goes on"
@@ -273,3 +279,25 @@ def test_alerts_that_are_lost_when_a_server_stops_are_counted() -> None:
     dispatcher.tell(Alert(AlertKind.CIRCUIT_OPENED, "a"))
     dispatcher.close()
     assert log.fields("alerts_lost") == [{"alerts": 1}]
+
+
+def test_a_message_that_arrives_as_its_server_stops_is_settled() -> None:
+    """Or it would come once more."""
+    outbox = MemoryOutbox()
+    is_sending, may_arrive = threading.Event(), threading.Event()
+
+    class SlowPager(Pager):
+        def send(self, message: Message) -> bool:
+            is_sending.set()
+            return may_arrive.wait(SOON_S) and super().send(message)
+
+    pager = SlowPager()
+    dispatcher = AlertDispatcher(outbox, [pager], RecordedEvents(), quiet=QUIET, interval_s=0.01)
+    dispatcher.start()
+    dispatcher.tell(Alert(AlertKind.CIRCUIT_OPENED, "a"))
+    assert is_sending.wait(SOON_S)
+    closing_it = threading.Thread(target=dispatcher.close)
+    closing_it.start()
+    may_arrive.set()
+    closing_it.join()
+    assert [has_arrived for _, has_arrived, _ in outbox.settled] == [True]

@@ -11,6 +11,7 @@ quiet periods; the other alerts wait until it is back.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -118,6 +119,7 @@ class AlertDispatcher:
         self._waiting = WaitingAlerts(max_waiting)
         self._sent: SimpleQueue[_Sent] = SimpleQueue()
         self._wake = threading.Event()
+        self._claims_no_more = threading.Event()
         self._stopping = threading.Event()
         # All below belong to the round, which one thread does.
         self._unsettled: deque[_Sent] = deque()
@@ -131,12 +133,17 @@ class AlertDispatcher:
         self._thread.start()
 
     def close(self) -> None:
-        """Store what waits, and send no further. A message on its way may still arrive, and then comes again."""
+        """Send no further, and store what waits and what has arrived.
+
+        A target that is slow to answer is not waited for: what arrives there behind this comes once more.
+        """
+        self._claims_no_more.set()
+        deadline_s = time.monotonic() + _STOP_TIMEOUT_S
+        for sender in self._senders.values():
+            sender.close(deadline_s)
         self._stopping.set()
         self._wake.set()
         self._thread.join(_STOP_TIMEOUT_S)
-        for sender in self._senders.values():
-            sender.close()
         lost = len(self._waiting)
         if lost:
             self._log.error("alerts_lost", alerts=lost)
@@ -147,7 +154,7 @@ class AlertDispatcher:
         self._waiting.put(alert)
 
     def run_once(self) -> None:
-        """Do a round. Raises nothing."""
+        """Do a round. No DariError leaves it."""
         now = self._clock()
         try:
             self._work_outbox(now)
@@ -164,7 +171,7 @@ class AlertDispatcher:
         self._store()
         self._settle()
         self._outbox.decide(list(self._senders), self._quiet, now)
-        if not self._stopping.is_set():
+        if not self._claims_no_more.is_set():
             free = [name for name, sender in self._senders.items() if sender.is_free(now)]
             for delivery in self._outbox.claim(free, now, LEASE):
                 self._senders[delivery.target].hand(delivery)
@@ -247,7 +254,7 @@ class _Sent:
 
 
 class _Sender:
-    """The thread of one target. It holds one message at a time; those about the database come first."""
+    """The thread of one target, begun at once. It holds one message at a time; those about the database come first."""
 
     def __init__(
         self,
@@ -269,9 +276,10 @@ class _Sender:
         self._thread = threading.Thread(target=self._work, name=f"notify-{target.name}", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Send no further. What is being sent is left to itself."""
+    def close(self, deadline_s: float) -> None:
+        """Send no further; wait for what is being sent, until this time of the monotonic clock, then leave it."""
         self._jobs.put(None)
+        self._thread.join(max(0.0, deadline_s - time.monotonic()))
 
     def is_free(self, now: datetime) -> bool:
         """Whether it can take a message of the outbox."""
