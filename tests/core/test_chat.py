@@ -680,7 +680,7 @@ def test_a_caller_who_leaves_frees_the_local_model(watchdog: Watchdog, tmp_path:
 
 
 MISCONFIGURED = Script(FailureKind.OURS)
-TOLD = [
+TO_OPERATORS: list[tuple[str, dict[str, Upstream], list[tuple[AlertKind, str, str]]]] = [
     # name, what the models do, what operators are told
     ("all is well", {"m": Script(*WORKS)}, []),
     ("a model fails", {"m": FAILS, "n": Script(*WORKS)}, []),
@@ -707,7 +707,9 @@ TOLD = [
 ]
 
 
-@pytest.mark.parametrize(("models", "told"), [case[1:] for case in TOLD], ids=[case[0] for case in TOLD])
+@pytest.mark.parametrize(
+    ("models", "told"), [case[1:] for case in TO_OPERATORS], ids=[case[0] for case in TO_OPERATORS]
+)
 def test_operators_are_told_of_what_only_they_can_mend(
     watchdog: Watchdog, models: Mapping[str, Upstream], told: list[tuple[AlertKind, str, str]]
 ) -> None:

@@ -47,7 +47,6 @@ def test_a_server_that_is_not_there_is_left_alone_for_all_its_flows(two: Two, co
     for flow in (two.one, two.other):
         assert (flow.state().state, flow.state().last_failure) == (CircuitState.OPEN, code)
     assert [flow.state().state for flow in two.flows] == [CircuitState.CLOSED] * 2
-    assert [flow.flow_state().state for flow in (two.one, two.other)] == [CircuitState.CLOSED] * 2
 
 
 @pytest.mark.parametrize("code", ["first_token_timeout", "error_event", "stream_cut"])
@@ -57,7 +56,6 @@ def test_a_flow_that_fails_is_left_alone_by_itself(two: Two, code: str) -> None:
         admitted(two.one).failed(code)
     assert two.one.admit() is None
     assert two.one.state().state is CircuitState.OPEN
-    assert (two.one.flow_state().state, two.one.flow_state().last_failure) == (CircuitState.OPEN, code)
     admitted(two.other).succeeded()
     assert two.other.state().state is CircuitState.CLOSED
 

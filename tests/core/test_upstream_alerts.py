@@ -29,7 +29,7 @@ DIED, CANNOT_LOAD, READY = (
 
 @dataclass(frozen=True)
 class Process:
-    """A LocalProcess."""
+    """A WatchedProcess."""
 
     status: str
     restarts: int = 0
@@ -93,6 +93,12 @@ def test_a_circuit_is_told_when_it_opens_and_when_it_closes(watch: Watch) -> Non
 def test_a_server_and_its_models_are_told_apart(watch: Watch) -> None:
     assert watch.see((SERVER, OPEN), (MODEL, CLOSED)) == [(OPENED_ALERT, SERVER)]
     assert watch.see((SERVER, CLOSED), (MODEL, OPEN)) == [(CLOSED_ALERT, SERVER), (OPENED_ALERT, MODEL)]
+
+
+def test_a_server_under_two_addresses_is_well_when_both_are(watch: Watch) -> None:
+    assert watch.see((SERVER, CLOSED), (SERVER, OPEN)) == [(OPENED_ALERT, SERVER)]
+    assert watch.see((SERVER, OPEN), (SERVER, CLOSED)) == []
+    assert watch.see((SERVER, CLOSED), (SERVER, CLOSED)) == [(CLOSED_ALERT, SERVER)]
 
 
 def test_what_an_operator_took_out_is_no_news_to_them(watch: Watch) -> None:

@@ -106,11 +106,10 @@ class UpstreamDirectory:
     def watched_circuits(self) -> list[WatchedCircuit]:
         """Those of every server and AI model that `states` tells of; a model's own, whatever its server's does."""
         with self._lock:
-            circuits: list[tuple[str, OperatedCircuit]] = [
-                (_origin(url), circuit) for url, circuit in self._server_circuits.items()
-            ]
-            for model in self._models.values():
-                circuits.append((f"aiModels/{model.id}", self._neighbours[model.target].own_circuit))
+            servers = list(self._server_circuits.items())
+            own = [(f"aiModels/{model.id}", self._neighbours[model.target]) for model in self._models.values()]
+        circuits: list[tuple[str, OperatedCircuit]] = [(_origin(url), circuit) for url, circuit in servers]
+        circuits += [(subject, neighbour.own_circuit) for subject, neighbour in own]
         snapshots = [(subject, circuit.state()) for subject, circuit in circuits]
         return [WatchedCircuit(subject, snapshot.state, snapshot.last_failure) for subject, snapshot in snapshots]
 

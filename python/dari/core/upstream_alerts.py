@@ -31,7 +31,7 @@ class WatchedCircuit:
     last_failure: str | None
 
 
-class LocalProcess(Protocol):
+class WatchedProcess(Protocol):
     """The local model as it is at one moment."""
 
     @property
@@ -53,7 +53,7 @@ class UpstreamAlerts:
     def __init__(
         self,
         circuits: Callable[[], Sequence[WatchedCircuit]],
-        local_process: Callable[[], LocalProcess] | None,
+        local_process: Callable[[], WatchedProcess] | None,
         alerts: AlertSink,
         log: EventLog,
         *,
@@ -90,17 +90,19 @@ class UpstreamAlerts:
             self._look_at_process(self._local_process())
 
     def _look_at_circuits(self, circuits: Sequence[WatchedCircuit]) -> None:
+        # One server may stand under two base URLs; it is well when all of its circuits are.
+        failing = {circuit.subject for circuit in circuits if circuit.state in _LETS_FEW_THROUGH}
         for circuit in circuits:
             if circuit.state in _LETS_FEW_THROUGH:
                 self._goes_on(AlertKind.CIRCUIT_OPENED, circuit.subject, circuit.last_failure)
-            elif circuit.state is CircuitState.CLOSED:
+            elif circuit.state is CircuitState.CLOSED and circuit.subject not in failing:
                 self._is_over(AlertKind.CIRCUIT_CLOSED, circuit.subject, AlertKind.CIRCUIT_OPENED)
         known = {circuit.subject for circuit in circuits}
         for kind, subject in list(self._going_on):
             if kind is AlertKind.CIRCUIT_OPENED and subject not in known:
                 del self._going_on[kind, subject]  # Nobody asks it any more.
 
-    def _look_at_process(self, process: LocalProcess) -> None:
+    def _look_at_process(self, process: WatchedProcess) -> None:
         subject = f"modelFiles/{process.model_id}"
         is_down = process.status in _IS_DOWN
         deaths = process.restarts + is_down
