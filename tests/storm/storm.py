@@ -34,10 +34,10 @@ CHAINS = {
     "near": Chain(("first", "local"), has_data=True),
 }
 """The chats under storm; "near" is the one where an answer can be continued, which no Flowise can."""
-_SHARES = {"whole": 70, "bare": 15, "near": 15}
+_SHARES = {"whole": 60, "bare": 15, "near": 25}
 _ALONE = {f"only-{model}": Chain((model,), has_data=True) for model in ("first", "second", "local")}
 """Chats through which a circuit can be closed by a turn."""
-_RPC_THREADS = 48
+_RPC_THREADS = 32
 _SETTINGS: dict[str, Any] = {
     "rpc_threads": _RPC_THREADS,
     "connect_timeout_s": 0.5,
@@ -229,7 +229,7 @@ class _Scene:
         """Every chat is known, and every thread and connection there that so many callers need."""
         first = (_WARM_UP + _HEALING) // 2
         callers = Callers(self._dari.chat, lambda number: plan_turn(self._seed, first + number, _SHARES))
-        self._seen += callers.run(2 * _RPC_THREADS, _RPC_THREADS // 2, lambda _: None)
+        self._seen += callers.run(_RPC_THREADS, _RPC_THREADS - 4, lambda _: None)
 
     def _heal(self) -> Iterator[str]:
         """Wait until all is as before; what does not come about is told."""

@@ -47,7 +47,8 @@ class PostgresConversationStore:
             else:
                 row = _begin_again(transaction, tenant, row, over_time)
             turn = _turn(row)
-            return BegunTurn(turn, row["deadline_time"], _earlier(transaction, tenant, turn, history_turns))
+            earlier = _earlier(transaction, tenant, turn, history_turns)
+            return BegunTurn(turn, row["deadline_time"], earlier, request_id=request.request_id)
 
     def complete_turn(self, tenant: str, begun: BegunTurn, answer: Answer) -> Turn:
         """See ConversationStore."""
