@@ -56,6 +56,10 @@ faults: faults-ingest  ## All fault suites in full; `make test` runs a dozen see
 faults-ingest: install  ## Ingest under fire: 200 seeds; DARI_TEST_BIG_BYTES=10000000000 for the large files
 	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults
 
+.PHONY: storm
+storm: install  ## 5,000 chats while all behind dari is killed and frozen at random; STORM_SEED=… again; leaves a picture
+	$(BIN)/python -m tests.storm
+
 .PHONY: fuzz
 fuzz:  ## Fuzz the parser, FUZZ_SECONDS (60) a target; needs cargo-fuzz and a nightly toolchain
 	for target in $(FUZZ_TARGETS); do \

@@ -22,14 +22,14 @@ from tests.storm.report import figures
 from tests.storm.storm import Size, run
 
 _REPOSITORY = Path(__file__).parents[2]
-_TURNS_A_FAULT = 60
+_TURNS_A_FAULT = 50
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=5_000)
     parser.add_argument("--at-once", type=int, default=16)
-    parser.add_argument("--longest-fault-s", type=float, default=3.0)
+    parser.add_argument("--longest-fault-s", type=float, default=2.5)
     options = parser.parse_args()
     seed = os.environ.get("STORM_SEED") or str(secrets.randbelow(100_000))
     print(f"STORM_SEED={seed}", flush=True)

@@ -117,7 +117,8 @@ class _Drawing:
         for model in sorted({seen.ai_model for seen in self._outcome.circuits}):
             yield _text(4, self.height + 15, model)
             looks = [seen for seen in self._outcome.circuits if seen.ai_model == model]
-            for seen, then in pairwise(looks):
+            turns = [looks[0], *(seen for before, seen in pairwise(looks) if before.state != seen.state)]
+            for seen, then in pairwise([*turns, looks[-1]]):
                 yield self._bar(seen.at_s, then.at_s, _STATES[seen.state], f"{model} {seen.state}")
             self.height += _LANE
         self.height += 10

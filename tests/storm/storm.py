@@ -34,7 +34,7 @@ CHAINS = {
     "near": Chain(("first", "local"), has_data=True),
 }
 """The chats under storm; "near" is the one where an answer can be continued, which no Flowise can."""
-_SHARES = {"whole": 60, "bare": 15, "near": 25}
+_SHARES = {"whole": 50, "bare": 15, "near": 35}
 _ALONE = {f"only-{model}": Chain((model,), has_data=True) for model in ("first", "second", "local")}
 """Chats through which a circuit can be closed by a turn."""
 _RPC_THREADS = 32
@@ -51,8 +51,9 @@ _SETTINGS: dict[str, Any] = {
     "local_threads": 1,
     "local_context_tokens": 1_024,
 }
-_FIRST_TOKEN_S, _STALL_S, _TOTAL_S = 2.0, 2.0, 8.0
-_LOCAL_ANSWER_TOKENS = 12
+_FIRST_TOKEN_S, _LOCAL_FIRST_TOKEN_S, _STALL_S, _TOTAL_S = 2.0, 6.0, 2.0, 8.0
+_LOCAL_ANSWER_TOKENS, _MAX_ROWS = 12, 2
+"""The local model reads and writes little, since it has half a core."""
 _WARM_UP, _HEALING = 900_000, 950_000
 """First numbers of the turns before the storm and behind it."""
 _HEALS_WITHIN_S = 90.0
@@ -199,13 +200,13 @@ class _Scene:
         local = mapping_pb2.AiModel(
             kind=LOCAL,
             max_answer_tokens=_LOCAL_ANSWER_TOKENS,
-            first_token_timeout=seconds(_FIRST_TOKEN_S),
+            first_token_timeout=seconds(_LOCAL_FIRST_TOKEN_S),
             stall_timeout=seconds(_STALL_S),
             total_timeout=seconds(_TOTAL_S),
         )
         dari.mapping.CreateAiModel(mapping_pb2.CreateAiModelRequest(ai_model_id="local", ai_model=local))
         for id, chain in {**CHAINS, **_ALONE}.items():
-            dari.make_chat(id, *chain.models, over=("prices",) if chain.has_data else ())
+            dari.make_chat(id, *chain.models, over=("prices",) if chain.has_data else (), max_rows=_MAX_ROWS)
 
     def _ask(self, number: int, chat: str) -> TurnSeen:
         """A patient turn; it is judged as all others."""
