@@ -166,8 +166,11 @@ def _request(kind: type[_Request], plan: TurnPlan, conversation: str) -> _Reques
 
 
 def _reason_of(error: grpc.RpcError) -> str:
-    """The reason that dari told; empty for an error that gRPC made itself."""
-    status = rpc_status.from_call(error)
+    """The reason that dari told; empty for an error that gRPC made itself, also where dari's came at the same time."""
+    try:
+        status = rpc_status.from_call(error)
+    except ValueError:
+        return ""
     for detail in status.details if status is not None else ():
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info) and info.domain == "dari":

@@ -235,17 +235,18 @@ class _Scene:
     def _heal(self) -> Iterator[str]:
         """Wait until all is as before; what does not come about is told."""
         numbers = iter(range(_HEALING, 1_000_000))
+        over_s = time.monotonic() + _HEALS_WITHIN_S
         for model in ("first", "second", "local"):
-            if not _comes_about(partial(self._is_answered_by, model, numbers)):
+            if not _comes_about(partial(self._is_answered_by, model, numbers), over_s):
                 yield f"{model} does not answer"
-        if not _comes_about(self._are_circuits_closed):
+        if not _comes_about(self._are_circuits_closed, over_s):
             yield "a circuit stays open"
         told = {sight.plan.number: sight.turn for sight in self._seen if sight.turn is not None}
         unsaved = {
             number: turn for number, turn in told.items() if pb.DEGRADED_REASON_NOT_STORED in turn.degraded_reasons
         }
         for number, turn in unsaved.items():
-            if not _comes_about(partial(self._is_stored, turn)):
+            if not _comes_about(partial(self._is_stored, turn), over_s):
                 yield f"turn {number} is not stored"
 
     def _are_circuits_closed(self) -> bool:
@@ -264,7 +265,7 @@ class _Scene:
 
     def _footprint_not_above(self, before: Footprint) -> Footprint:
         """Connections and their threads end within a while."""
-        _comes_about(lambda: not list(_growth(before, self._footprint())), _SETTLES_WITHIN_S)
+        _comes_about(lambda: not list(_growth(before, self._footprint())), time.monotonic() + _SETTLES_WITHIN_S)
         return self._footprint()
 
     def _judge(self, read: stored.Stored) -> list[Judged]:
@@ -303,9 +304,10 @@ class _CircuitWatch:
                 self.seen.append(CircuitSeen(now_s, upstream.ai_model.removeprefix("aiModels/"), state))
 
 
-def _comes_about(condition: Callable[[], bool], timeout_s: float = _HEALS_WITHIN_S) -> bool:
+def _comes_about(condition: Callable[[], bool], over_s: float) -> bool:
+    """Whether it is so at some moment before `over_s`, or at the look that is always taken."""
     try:
-        until(condition, timeout_s)
+        until(condition, over_s - time.monotonic())
     except AssertionError:
         return False
     return True
