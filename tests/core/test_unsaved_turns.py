@@ -189,6 +189,20 @@ def test_a_retry_gets_the_answer_that_is_kept_of_a_stored_question(outage: Outag
     assert outage.turns.begin_turn("t", TurnRequest("bot", None, "why?", request_id), 60.0, 6) == turn
 
 
+@pytest.mark.parametrize("is_gone_at_first", [False, True])
+def test_a_retry_gets_the_stored_answer_also_while_the_database_is_gone(outage: Outage, is_gone_at_first: bool) -> None:
+    """Stored at once, or kept and written since: no model is asked twice; another question is another turn."""
+    request_id = uuid4()
+    if is_gone_at_first:
+        outage.go()
+    turn = outage.turns.complete_turn("t", outage.begin(request_id=request_id), ANSWER)
+    outage.come_back()
+    outage.turns.write()
+    outage.go()
+    assert outage.turns.begin_turn("t", TurnRequest("bot", None, "why?", request_id), 60.0, 6) == turn
+    assert isinstance(outage.turns.begin_turn("t", TurnRequest("bot", None, "else?", request_id), 60.0, 6), BegunTurn)
+
+
 def test_a_conversation_that_is_not_written_yet_goes_on_in_memory(outage: Outage) -> None:
     """The database is back and would not know it; the turns before are known, and are written before."""
     outage.go()

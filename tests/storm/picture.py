@@ -116,7 +116,7 @@ class _Drawing:
         self.height += 18
         for model in sorted({seen.ai_model for seen in self._outcome.circuits}):
             yield _text(4, self.height + 15, model)
-            looks = [seen for seen in self._outcome.circuits if seen.ai_model == model]
+            looks = [seen for seen in self._outcome.circuits if seen.ai_model == model and seen.at_s <= self._end_s]
             turns = [looks[0], *(seen for before, seen in pairwise(looks) if before.state != seen.state)]
             for seen, then in pairwise([*turns, looks[-1]]):
                 yield self._bar(seen.at_s, then.at_s, _STATES[seen.state], f"{model} {seen.state}")

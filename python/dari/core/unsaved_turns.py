@@ -6,7 +6,7 @@ the process.
 """
 
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -30,6 +30,8 @@ from dari.core.event_log import EventLog, failure_fields
 
 MAX_UNSAVED = 1_000
 """Turns kept; an answer has 256 KiB at most, and mostly a thousandth of it."""
+MAX_REMEMBERED = 1_000
+"""Stored answers whose callers may come again while the database is gone; the oldest is forgotten first."""
 RETRY_INTERVAL_S = 1.0
 UNKNOWN_NUMBER = 0
 """Number of a turn whose conversation's other turns cannot be counted now; it gets its own when it is stored."""
@@ -83,8 +85,10 @@ class UnsavedTurns:
         self._log = log
         self._max_unsaved = max_unsaved
         self._retry_interval_s = retry_interval_s
-        self._lock = threading.Lock()  # guards _unsaved
+        self._lock = threading.Lock()  # guards the two below
         self._unsaved: deque[_Unsaved] = deque()
+        self._answered: OrderedDict[tuple[str, UUID], Turn] = OrderedDict()
+        """Complete turns by tenant and request_id, stored or not."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="unsaved-turns", daemon=True)
 
@@ -115,7 +119,9 @@ class UnsavedTurns:
             try:
                 return self._ask_database(lambda: self._store.begin_turn(tenant, request, timeout_s, history_turns))
             except Unavailable:
-                pass  # Kept in memory, if there is room.
+                answered = self._answered_before(tenant, request)
+                if answered is not None:
+                    return answered
         with self._lock:
             if len(self._unsaved) >= self._max_unsaved:
                 raise Unavailable.of("database")
@@ -125,9 +131,12 @@ class UnsavedTurns:
         """See ConversationStore; an answer that cannot be stored now is told as NOT_STORED, and stored later."""
         if begun.unstored_request is None:
             try:
-                return self._ask_database(lambda: self._store.complete_turn(tenant, begun, answer))
+                stored = self._ask_database(lambda: self._store.complete_turn(tenant, begun, answer))
             except Unavailable:
                 pass  # The answer is there, and the caller waits for it.
+            else:
+                self._remember(tenant, begun.request_id, stored)
+                return stored
         told = replace(answer, degraded_reasons=(*answer.degraded_reasons, DegradedReason.NOT_STORED))
         turn = replace(
             begun.turn,
@@ -138,6 +147,7 @@ class UnsavedTurns:
         )
         with self._lock:
             self._unsaved.append(_Unsaved(tenant, begun, turn, answer))
+        self._remember(tenant, begun.request_id, turn)
         return turn
 
     def abandon_turn(self, tenant: str, begun: BegunTurn, attempts: Sequence[AttemptRecord]) -> None:
@@ -178,6 +188,22 @@ class UnsavedTurns:
                 if (unsaved.tenant, unsaved.begun.request_id) == (tenant, request_id):
                     return unsaved.turn
         return None
+
+    def _answered_before(self, tenant: str, request: TurnRequest) -> Turn | None:
+        """The turn of this request_id, where it was answered here lately; the database, which knows it, is gone."""
+        if request.request_id is None:
+            return None
+        with self._lock:
+            turn = self._answered.get((tenant, request.request_id))
+        return turn if turn is not None and turn.question == request.question else None
+
+    def _remember(self, tenant: str, request_id: UUID | None, turn: Turn) -> None:
+        if request_id is None:
+            return
+        with self._lock:
+            self._answered[tenant, request_id] = turn
+            if len(self._answered) > MAX_REMEMBERED:
+                self._answered.popitem(last=False)
 
     def _kept_of_conversation(self, tenant: str, conversation: UUID | None) -> list[_Unsaved]:
         """What is not stored yet of this conversation, oldest first."""
