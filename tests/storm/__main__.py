@@ -22,7 +22,7 @@ from tests.storm.report import figures
 from tests.storm.storm import Size, run
 
 _REPOSITORY = Path(__file__).parents[2]
-_TURNS_A_FAULT = 50
+_TURNS_A_FAULT = 100
 
 
 def main() -> int:
