@@ -60,6 +60,10 @@ faults-ingest: install  ## Ingest under fire: 200 seeds; DARI_TEST_BIG_BYTES=100
 faults-chat: install  ## Chat under fire: each way to die at each token and byte; tests/faults/chat/README.md
 	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/chat
 
+.PHONY: storm
+storm: install  ## 5,000 chats while all behind dari is killed and frozen at random; STORM_SEED=… again; leaves a picture
+	$(BIN)/python -m tests.storm
+
 .PHONY: fuzz
 fuzz:  ## Fuzz the parser, FUZZ_SECONDS (60) a target; needs cargo-fuzz and a nightly toolchain
 	for target in $(FUZZ_TARGETS); do \
