@@ -287,6 +287,36 @@ class Bot:
 FAILS, WORKS = Script(FailureKind.UPSTREAM), ("a", "b")
 
 
+def opened(bot: Bot, *models: str) -> None:
+    """Let the circuits of these models open."""
+    for model in models:
+        circuit = bot.directory.circuits.setdefault(model, WindowedCircuit(CircuitRules(consecutive_failures=1)))
+        permit = circuit.admit()
+        assert permit is not None
+        permit.failed("scripted")
+
+
+def outcomes_of(answer: Answer) -> list[tuple[str, str]]:
+    return [(record.ai_model, record.outcome.value) for record in answer.attempts]
+
+
+def test_a_turn_with_nobody_else_and_no_data_tries_the_models_that_are_passed_by(watchdog: Watchdog) -> None:
+    """One that was down a moment ago may be back; a drained one is not asked."""
+    bot = Bot(watchdog, {"drained": Script("a"), "dead": FAILS, "back": Script("a")})
+    opened(bot, "dead", "back")
+    bot.directory.circuit(AiModel("drained", "", LocalTarget(), 1.0)).drain()
+    answer = bot.answer()
+    assert answer.ai_model == "back"
+    passed_by = [("drained", "SKIPPED"), ("dead", "SKIPPED"), ("back", "SKIPPED")]
+    assert outcomes_of(answer) == [*passed_by, ("drained", "SKIPPED"), ("dead", "FAILED"), ("back", "ANSWERED")]
+
+
+def test_where_there_is_data_a_model_that_is_passed_by_is_not_waited_for(watchdog: Watchdog) -> None:
+    bot = Bot(watchdog, {"back": Script("a")}, bases=("k",))
+    opened(bot, "back")
+    assert outcomes_of(bot.answer()) == [("back", "SKIPPED")]
+
+
 def test_each_search_names_what_its_reader_may_see_and_nothing_else(watchdog: Watchdog) -> None:
     """One search a set, sorted; none for nothing."""
     bot = Bot(

@@ -152,21 +152,39 @@ class Chat:
     ) -> Generator[ChatEvent, None, Answer]:
         """The models' events, or those of the reply made of rows; then the answer."""
         grounding = told.grounding
-        stand_by = self._stand_by_of(grounding.chat.configuration)
-        events = ask(self._links_of(grounding), clock, self._server_timeouts, attempts, on_interruption, stand_by)
-        with closing(events):
-            for event in events:
-                if isinstance(event, Answered):
-                    return told.marked(grounding.model_answer(event, told.writers, attempts))
-                if isinstance(event, AttemptEnded):
-                    self._log.warning("attempt_ended", turn=grounding.turn.name, **_log_fields(event.record))
-                    self._tell_misconfigured(tenant, event.record)
-                yield from told.of(event)
+        links = self._links_of(grounding)
+        asked = partial(self._asked, tenant, told, clock, attempts, on_interruption)
+        answered = yield from asked(links)
+        if answered is None and not grounding.has_data():
+            answered = yield from asked(_worth_a_try(links, attempts))
+        if answered is not None:
+            return told.marked(grounding.model_answer(answered, told.writers, attempts))
         self._tell_unanswered(tenant, grounding.chat, attempts, clock)
         answer = told.marked(grounding.rows_answer(attempts, clock))
         yield from told.of_reasons(answer.degraded_reasons)
         yield TokenCame(answer.text)
         return answer
+
+    def _asked(
+        self,
+        tenant: str,
+        told: "_Told",
+        clock: TurnClock,
+        attempts: list[AttemptRecord],
+        on_interruption: OnInterruption,
+        links: Sequence[Link],
+    ) -> Generator[ChatEvent, None, Answered | None]:
+        """The events of these models; then the answer, if any gave one."""
+        stand_by = self._stand_by_of(told.grounding.chat.configuration)
+        with closing(ask(links, clock, self._server_timeouts, attempts, on_interruption, stand_by)) as events:
+            for event in events:
+                if isinstance(event, Answered):
+                    return event
+                if isinstance(event, AttemptEnded):
+                    self._log.warning("attempt_ended", turn=told.grounding.turn.name, **_log_fields(event.record))
+                    self._tell_misconfigured(tenant, event.record)
+                yield from told.of(event)
+        return None
 
     def _patience(self, clock: TurnClock) -> Patience:
         """For one look at the database, which a chat can do without."""
@@ -295,6 +313,18 @@ class _Told:
 
 def _models(chat: ResolvedChat) -> Iterator[tuple[AiModel, ResolvedLink]]:
     return ((link.ai_model, link) for link in chat.chain if link.ai_model is not None)
+
+
+def _worth_a_try(links: Sequence[Link], attempts: Sequence[AttemptRecord]) -> list[Link]:
+    """The models that were passed by: for a turn that has nobody else and no data, each is asked as a probe is.
+
+    What was down a moment ago may be back. Of many such turns as many try it as a circuit has probes, and no more.
+    """
+    passed_by = {record.ai_model for record in attempts if record.outcome is AttemptOutcome.SKIPPED}
+    tried = [link for link in links if link.model.id in passed_by]
+    for link in tried:
+        link.circuit.retry()
+    return tried
 
 
 def _check(request: TurnRequest) -> None:
