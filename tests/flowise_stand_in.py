@@ -102,11 +102,14 @@ Play = Callable[[Wire], None]
 
 
 class StandIn:
-    """The server. Close it, or use it in a `with` statement. What tests call is thread-safe."""
+    """The server. Close it, or use it in a `with` statement. What tests call is thread-safe.
 
-    def __init__(self, ssl_context: ssl.SSLContext | None = None) -> None:
+    `port` is 0 for one that is free, or one that another socket of `reserved_port` keeps free for it.
+    """
+
+    def __init__(self, ssl_context: ssl.SSLContext | None = None, port: int = 0) -> None:
         self._ssl_context = ssl_context
-        self._reserved = _bound(0)  # keeps the port ours while nothing listens: connecting is refused
+        self._reserved = reserved_port(port)  # keeps the port ours while nothing listens: connecting is refused
         self.port: int = self._reserved.getsockname()[1]
         self._changed = threading.Condition()  # guards all below
         self._requests: list[ReceivedRequest] = []
@@ -170,7 +173,7 @@ class StandIn:
         """Listen (again)."""
         with self._changed:
             self._stopped = threading.Event()
-            self._listener = _bound(self.port)
+            self._listener = reserved_port(self.port)
             self._listener.listen(1_024)
             self._run(self._accept, self._listener, self._stopped)
 
@@ -486,7 +489,7 @@ EVENT_STREAM_HEAD = (
 @contextmanager
 def black_hole() -> Iterator[str]:
     """The URL of a port where connecting neither works nor fails: its queue of connections is full."""
-    with _bound(0) as listener:
+    with reserved_port() as listener:
         listener.listen(0)
         address = listener.getsockname()
         waiting: list[socket.socket] = []
@@ -564,7 +567,8 @@ def _read_request(connected: socket.socket, number: int) -> ReceivedRequest | No
     return ReceivedRequest(method, path, headers, body, number)
 
 
-def _bound(port: int) -> socket.socket:
+def reserved_port(port: int = 0) -> socket.socket:
+    """A socket of loopback that does not listen: connecting is refused, and only who knows the port can bind it."""
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", port))

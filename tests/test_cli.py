@@ -48,7 +48,8 @@ def test_help_loads_neither_grpc_nor_the_server() -> None:
     script = (
         "import sys, dari.cli\n"
         "assert dari.cli.run(['--help']) == 0 and dari.cli.run(['map', '--help']) == 0\n"
-        "heavy = {'grpc', 'google.protobuf', 'pydantic_settings', 'psycopg2', 'httpx'} & set(sys.modules)\n"
+        "assert dari.cli.run(['notify', '--help']) == 0\n"
+        "heavy = {'grpc', 'google.protobuf', 'pydantic_settings', 'psycopg2', 'httpx', 'apprise'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

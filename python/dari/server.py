@@ -2,9 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import timedelta
 from queue import SimpleQueue
 from typing import Self
 
@@ -15,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from dari.adapters.circuit import CircuitRules, WindowedCircuit
 from dari.adapters.local_model import model_files
 from dari.adapters.local_model.engines import EngineOptions
-from dari.adapters.local_model.process import LocalModel
+from dari.adapters.local_model.process import Limits, LocalModel
 from dari.adapters.native import NativeEvidence, NativeLexer, NativePostings, ParserFactory, make_csv_writer
 from dari.adapters.postgres.conversation_store import PostgresConversationStore
 from dari.adapters.postgres.database import Database
@@ -29,10 +30,13 @@ from dari.adapters.postgres.mapping_store import (
     PostgresLinkStore,
 )
 from dari.adapters.postgres.migrate import MigrationError, create_database, migrate, require_migrated
+from dari.adapters.postgres.outbox_store import PostgresOutbox
 from dari.adapters.postgres.row_reader import PostgresRowReader
 from dari.adapters.postgres.upload_store import PostgresUploadStore
 from dari.adapters.postgres.version_reader import PostgresVersionReader
 from dari.adapters.upstreams import UpstreamDirectory
+from dari.core.alert_dispatch import AlertDispatcher, Target
+from dari.core.alerts import AlertSink
 from dari.core.chat import Chat
 from dari.core.errors import FailedPrecondition
 from dari.core.event_log import EventLog
@@ -49,6 +53,7 @@ from dari.core.timed_attempt import ServerTimeouts
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upload_session import UploadLimits, Uploads
 from dari.core.uploads import MAX_CHUNK_BYTES
+from dari.core.upstream_alerts import UpstreamAlerts
 from dari.core.watchdog import Watchdog
 from dari.core.watching import Watching
 from dari.logs import captured, make_log
@@ -115,6 +120,7 @@ class Server:
         self._opened: ExitStack | None = None
         self._is_ended = False
         self._pools: list[_ThreadPool] = []
+        self._targets: Sequence[Target] = ()
         self._capture = ExitStack()
         # Holds one item from the end on. Unlike an Event's `set`, its `put` may interrupt the wait on the same thread.
         self._stopped: SimpleQueue[None] = SimpleQueue()
@@ -185,6 +191,7 @@ class Server:
     def _open(self, opened: ExitStack) -> None:
         settings = self._settings
         self._go_on()
+        self._targets = _targets(settings)
         admin = opened.enter_context(_Admin(settings.admin_address))
         self.admin_address = admin.address
         database = self._open_database(opened)
@@ -253,13 +260,27 @@ class Server:
         opened.callback(_run_within, _UNWIND_TIMEOUT_S, database.close)
         return database
 
+    def _start_alerts(
+        self, database: Database, directory: UpstreamDirectory, local_model: LocalModel | None, opened: ExitStack
+    ) -> AlertSink:
+        quiet = timedelta(seconds=self._settings.notify_quiet_s)
+        alerts = AlertDispatcher(PostgresOutbox(database), self._targets, self._log, quiet=quiet)
+        alerts.start()
+        opened.callback(alerts.close)
+        local_process = local_model.state if local_model else None
+        watch = UpstreamAlerts(directory.watched_circuits, local_process, alerts, self._log, repeat=quiet)
+        watch.start()
+        opened.callback(watch.close)
+        return alerts
+
     def _build(self, database: Database, opened: ExitStack) -> tuple[grpc.Server, Watching]:
         settings = self._settings
         watchdog = Watchdog()
         opened.callback(watchdog.close)
+        local_model = _start_local_model(settings, self._log, opened)
         directory = UpstreamDirectory(
             secrets=settings.secrets,
-            local_model=_start_local_model(settings, self._log, opened),
+            local_model=local_model,
             local_model_id=settings.local_model,
             circuit_rules=_circuit_rules(settings),
         )
@@ -267,6 +288,7 @@ class Server:
         prober = Prober(directory.servers, settings.probe_interval_s, settings.connect_timeout_s, self._log)
         prober.start()
         opened.callback(prober.close)
+        alerts = self._start_alerts(database, directory, local_model, opened)
         upload_limits = UploadLimits(
             max_open=settings.max_open_uploads,
             second_streams=_second_streams(settings),
@@ -311,6 +333,7 @@ class Server:
             directory=directory,
             watchdog=watchdog,
             log=self._log,
+            alerts=alerts,
             default_timeout_s=settings.chat_timeout_s,
             server_timeouts=ServerTimeouts(settings.connect_timeout_s, settings.first_event_timeout_s),
             spare_threads=SpareThreads(self._pool(settings.max_stand_bys, "stand_by"), settings.max_stand_bys),
@@ -459,6 +482,18 @@ def _local_context(settings: Settings) -> LocalContext:
     return LocalContext(settings.local_context_tokens, settings.local_context_tokens // 2)
 
 
+def _targets(settings: Settings) -> Sequence[Target]:
+    """Whom operators named, before anything is opened. Raises SettingsError."""
+    if not settings.notify_urls:
+        return ()
+    from dari.adapters.notifier import apprise_targets
+
+    targets, unknown = apprise_targets(settings.notify_urls)
+    if unknown:
+        raise SettingsError([f"notify_urls.{name}: fits no service of apprise" for name in unknown])
+    return targets
+
+
 def _start_local_model(settings: Settings, log: EventLog, opened: ExitStack) -> LocalModel | None:
     if not settings.local_model:
         return None
@@ -471,12 +506,15 @@ def _start_local_model(settings: Settings, log: EventLog, opened: ExitStack) -> 
         threads=settings.local_threads or 0,
         context_tokens=context.context_tokens,
         prompt_limit_tokens=context.prompt_tokens,
+        slots=settings.local_slots,
     )
+    memory_limit_mib = settings.local_memory_limit_mib
     local_model = LocalModel(
         files[settings.local_model],
         log,
         engine=settings.local_engine,
         options=options,
         queue_size=settings.local_queue_size,
+        limits=Limits(memory_bytes=None if memory_limit_mib is None else memory_limit_mib * 1024 * 1024),
     )
     return opened.enter_context(local_model)

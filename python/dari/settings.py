@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 ENVIRONMENT_PREFIX = "DARI_"
@@ -39,6 +39,7 @@ def _host_and_port(address: str) -> str:
 
 Address = Annotated[str, AfterValidator(_host_and_port)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+TargetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 LongSeconds = Annotated[float, Field(ge=0, le=366 * 86_400)]
 
 
@@ -155,6 +156,18 @@ class Settings(BaseSettings):
     """Prompt and answer together."""
     local_queue_size: int = Field(default=4, ge=0, le=1_000)
     """Questions that may wait for the local engine; beyond it is busy."""
+    local_slots: int = Field(default=1, ge=1, le=64)
+    """Questions that the local engine answers at the same time, each with a context of its own (xllamacpp only)."""
+    local_memory_limit_mib: int | None = Field(default=None, ge=64, le=1_048_576)
+    """Memory of the local engine's process, beside the mapped model file; one that holds more is ended and started
+    again. Default: 4 GiB and the size of the model file."""
+
+    # Operators.
+    notify_urls: dict[TargetName, SecretStr] = Field(default_factory=dict, max_length=20)
+    """Where operators are told of failures, by a name of your choice: DARI_NOTIFY_URLS='{"ops": "slack://…"}'. The URLs
+    are those of apprise, https://appriseit.com/services/. All servers over one database need the same."""
+    notify_quiet_s: Seconds = 900.0
+    """The same about the same thing is told once in so long; then how often it happened meanwhile."""
 
     # Logs.
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -192,6 +192,18 @@ def test_a_probe_that_succeeds_closes_it(circuit: OperatedCircuit, clock: Clock)
     assert all(circuit.admit() for _ in range(10))
 
 
+def test_behind_a_close_one_caller_with_nobody_else_goes_through(clock: Clock) -> None:
+    """Whoever the ramp would pass by; and then the share goes on as before."""
+    circuit = WindowedCircuit(CircuitRules(ramp_s=10.0), clock)
+    fail(circuit, 3)
+    clock.now_s += 5.0
+    admitted(circuit).succeeded()
+    assert circuit.admit() is not None
+    assert circuit.admit() is None
+    circuit.retry()
+    assert [circuit.admit() is not None for _ in range(5)] == [True] + [False] * 4
+
+
 def test_behind_a_close_a_growing_share_goes_through(clock: Clock) -> None:
     """A neighbour that is just back meets no stampede: one caller, then a tenth of them, then more, then all."""
     circuit = WindowedCircuit(CircuitRules(ramp_s=10.0), clock)

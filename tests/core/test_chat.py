@@ -13,6 +13,7 @@ import pytest
 
 from dari.adapters.circuit import CircuitRules, WindowedCircuit
 from dari.adapters.local_model.process import Limits, LocalModel
+from dari.core.alerts import AlertKind
 from dari.core.chain import AttemptEnded, Seam, Superseded, TokenCame
 from dari.core.chat import Chat, ChatEvent, TurnCompleted, TurnStarted
 from dari.core.circuit import OperatedCircuit
@@ -44,6 +45,7 @@ from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upstream import FailureKind, Prompt, Upstream, UpstreamError
 from dari.core.watchdog import Watchdog
 from tests.adapters.local_model.fakes import fake_model
+from tests.support.operators import RecordedAlerts
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TIMEOUT_S = 60.0
@@ -240,6 +242,7 @@ class Bot:
         self.columns = Columns(describing_fails)
         self.store = store or Store()
         self.log = Log()
+        self.alerts = RecordedAlerts()
         self.directory = Directory(models)
         self.links = Links(mapping)  # type: ignore[abstract]
         database = WindowedCircuit(CircuitRules(consecutive_failures=1))
@@ -252,6 +255,7 @@ class Bot:
             directory=self.directory,
             watchdog=watchdog,
             log=self.log,
+            alerts=self.alerts,
             default_timeout_s=TIMEOUT_S,
             server_timeouts=ServerTimeouts(1.0, 1.0),
             spare_threads=SpareThreads(ThreadPoolExecutor(2), 2),
@@ -281,6 +285,36 @@ class Bot:
 
 
 FAILS, WORKS = Script(FailureKind.UPSTREAM), ("a", "b")
+
+
+def opened(bot: Bot, *models: str) -> None:
+    """Let the circuits of these models open."""
+    for model in models:
+        circuit = bot.directory.circuits.setdefault(model, WindowedCircuit(CircuitRules(consecutive_failures=1)))
+        permit = circuit.admit()
+        assert permit is not None
+        permit.failed("scripted")
+
+
+def outcomes_of(answer: Answer) -> list[tuple[str, str]]:
+    return [(record.ai_model, record.outcome.value) for record in answer.attempts]
+
+
+def test_a_turn_with_nobody_else_and_no_data_tries_the_models_that_are_passed_by(watchdog: Watchdog) -> None:
+    """One that was down a moment ago may be back; a drained one is not asked."""
+    bot = Bot(watchdog, {"drained": Script("a"), "dead": FAILS, "back": Script("a")})
+    opened(bot, "dead", "back")
+    bot.directory.circuit(AiModel("drained", "", LocalTarget(), 1.0)).drain()
+    answer = bot.answer()
+    assert answer.ai_model == "back"
+    passed_by = [("drained", "SKIPPED"), ("dead", "SKIPPED"), ("back", "SKIPPED")]
+    assert outcomes_of(answer) == [*passed_by, ("drained", "SKIPPED"), ("dead", "FAILED"), ("back", "ANSWERED")]
+
+
+def test_where_there_is_data_a_model_that_is_passed_by_is_not_waited_for(watchdog: Watchdog) -> None:
+    bot = Bot(watchdog, {"back": Script("a")}, bases=("k",))
+    opened(bot, "back")
+    assert outcomes_of(bot.answer()) == [("back", "SKIPPED")]
 
 
 def test_each_search_names_what_its_reader_may_see_and_nothing_else(watchdog: Watchdog) -> None:
@@ -674,3 +708,50 @@ def test_a_caller_who_leaves_frees_the_local_model(watchdog: Watchdog, tmp_path:
         assert cancels
         assert local.wait_until(lambda state: state.running == 0 and state.queue_length == 0, TIMEOUT_S)
         assert bot.store.abandoned[0][0].code == "caller_left"
+
+
+MISCONFIGURED = Script(FailureKind.OURS)
+TO_OPERATORS: list[tuple[str, dict[str, Upstream], list[tuple[AlertKind, str, str]]]] = [
+    # name, what the models do, what operators are told
+    ("all is well", {"m": Script(*WORKS)}, []),
+    ("a model fails", {"m": FAILS, "n": Script(*WORKS)}, []),
+    ("a model is busy", {"m": Script(FailureKind.BUSY), "n": Script(*WORKS)}, []),
+    (
+        "a model is configured wrongly",
+        {"m": MISCONFIGURED, "n": Script(*WORKS)},
+        [(AlertKind.MODEL_MISCONFIGURED, "aiModels/m", "scripted")],
+    ),
+    (
+        "all models fail",
+        {"m": FAILS, "n": FAILS},
+        [(AlertKind.NO_MODEL_ANSWERED, "chatConfigurations/bot", "scripted")],
+    ),
+    (
+        "the only model is configured wrongly",
+        {"m": MISCONFIGURED},
+        [
+            (AlertKind.MODEL_MISCONFIGURED, "aiModels/m", "scripted"),
+            (AlertKind.NO_MODEL_ANSWERED, "chatConfigurations/bot", "scripted"),
+        ],
+    ),
+    ("there is no model", {}, []),
+]
+
+
+@pytest.mark.parametrize(
+    ("models", "told"), [case[1:] for case in TO_OPERATORS], ids=[case[0] for case in TO_OPERATORS]
+)
+def test_operators_are_told_of_what_only_they_can_mend(
+    watchdog: Watchdog, models: Mapping[str, Upstream], told: list[tuple[AlertKind, str, str]]
+) -> None:
+    bot = Bot(watchdog, models, bases=("k",), grants=[(model, "k") for model in models])
+    list(bot.events())
+    assert [(alert.kind, alert.subject, alert.code) for alert in bot.alerts.told] == told
+    assert all(alert.tenant == "default" for alert in bot.alerts.told)
+
+
+def test_operators_are_told_too_where_there_are_no_rows_to_answer_from(watchdog: Watchdog) -> None:
+    bot = Bot(watchdog, {"m": FAILS})
+    with pytest.raises(Unavailable):
+        list(bot.events())
+    assert [alert.kind for alert in bot.alerts.told] == [AlertKind.NO_MODEL_ANSWERED]

@@ -145,13 +145,21 @@ class RunningDari:
         self.mapping.UpdateChatConfiguration(mapping_pb2.UpdateChatConfigurationRequest(chat_configuration=changed))
 
     def make_chat(
-        self, id: str, *models: str, over: tuple[str, ...] = (), granted: dict[str, tuple[str, ...]] | None = None
+        self,
+        id: str,
+        *models: str,
+        over: tuple[str, ...] = (),
+        granted: dict[str, tuple[str, ...]] | None = None,
+        max_rows: int | None = None,
     ) -> None:
         """A chat configuration with these models in this order over these knowledge bases.
 
         `granted` says which model may see which; by default all see all.
         """
-        self.mapping.CreateChatConfiguration(mapping_pb2.CreateChatConfigurationRequest(chat_configuration_id=id))
+        configuration = mapping_pb2.ChatConfiguration(max_rows=max_rows)
+        self.mapping.CreateChatConfiguration(
+            mapping_pb2.CreateChatConfigurationRequest(chat_configuration_id=id, chat_configuration=configuration)
+        )
         for priority, model in enumerate(models):
             self.link_model(id, model, priority)
             for base in over if granted is None else granted.get(model, ()):

@@ -110,6 +110,9 @@ class FakeCircuit:
         self.permits += 1
         return FakePermit(self)
 
+    def retry(self) -> None:
+        self._open = False
+
 
 class FakePermit:
     """Fails where a second verdict comes."""

@@ -10,8 +10,18 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
+from dari.core.alerts import Alert, AlertKind, AlertSink
 from dari.core.chain import Answered, AttemptEnded, Seam, Superseded, TextBegins, TokenCame, ask
-from dari.core.conversations import Answer, AttemptRecord, BegunTurn, DegradedReason, OnInterruption, Turn, TurnRequest
+from dari.core.conversations import (
+    Answer,
+    AttemptOutcome,
+    AttemptRecord,
+    BegunTurn,
+    DegradedReason,
+    OnInterruption,
+    Turn,
+    TurnRequest,
+)
 from dari.core.errors import AnswerInterrupted, DariError, DeadlineExceeded, FieldViolation, InvalidArgument
 from dari.core.event_log import EventLog
 from dari.core.grounding import Grounding
@@ -24,7 +34,7 @@ from dari.core.patience import Patience
 from dari.core.prompt import HISTORY_TURNS, LocalContext
 from dari.core.search import Search
 from dari.core.stand_by import SpareThreads, StandByPlan
-from dari.core.timed_attempt import Directory, Link, ServerTimeouts
+from dari.core.timed_attempt import LAST_RESORT_S, Directory, Link, ServerTimeouts
 from dari.core.turn_clock import TurnClock
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.watchdog import Watchdog
@@ -67,6 +77,7 @@ class Chat:
         directory: Directory,
         watchdog: Watchdog,
         log: EventLog,
+        alerts: AlertSink,
         default_timeout_s: float,
         server_timeouts: ServerTimeouts,
         spare_threads: SpareThreads,
@@ -80,6 +91,7 @@ class Chat:
         self._directory = directory
         self._watchdog = watchdog
         self._log = log
+        self._alerts = alerts
         self._default_timeout_s = default_timeout_s
         self._server_timeouts = server_timeouts
         self._spare_threads = spare_threads
@@ -118,7 +130,7 @@ class Chat:
             try:
                 yield TurnStarted(begun.turn)
                 yield from told.at_start()
-                answer = yield from self._answer_begun(told, clock, attempts, request.on_interruption)
+                answer = yield from self._answer_begun(tenant, told, clock, attempts, request.on_interruption)
                 with self._patience(clock):
                     turn = self._turns.complete_turn(tenant, begun, answer)
             except BaseException as error:
@@ -131,23 +143,48 @@ class Chat:
             yield TurnCompleted(turn)
 
     def _answer_begun(
-        self, told: "_Told", clock: TurnClock, attempts: list[AttemptRecord], on_interruption: OnInterruption
+        self,
+        tenant: str,
+        told: "_Told",
+        clock: TurnClock,
+        attempts: list[AttemptRecord],
+        on_interruption: OnInterruption,
     ) -> Generator[ChatEvent, None, Answer]:
         """The models' events, or those of the reply made of rows; then the answer."""
         grounding = told.grounding
-        stand_by = self._stand_by_of(grounding.chat.configuration)
-        events = ask(self._links_of(grounding), clock, self._server_timeouts, attempts, on_interruption, stand_by)
-        with closing(events):
-            for event in events:
-                if isinstance(event, Answered):
-                    return told.marked(grounding.model_answer(event, told.writers, attempts))
-                if isinstance(event, AttemptEnded):
-                    self._log.warning("attempt_ended", turn=grounding.turn.name, **_log_fields(event.record))
-                yield from told.of(event)
+        links = self._links_of(grounding)
+        asked = partial(self._asked, tenant, told, clock, attempts, on_interruption)
+        answered = yield from asked(links)
+        if answered is None and not grounding.has_data():
+            answered = yield from asked(_worth_a_try(links, attempts))
+        if answered is not None:
+            return told.marked(grounding.model_answer(answered, told.writers, attempts))
+        self._tell_unanswered(tenant, grounding.chat, attempts, clock)
         answer = told.marked(grounding.rows_answer(attempts, clock))
         yield from told.of_reasons(answer.degraded_reasons)
         yield TokenCame(answer.text)
         return answer
+
+    def _asked(
+        self,
+        tenant: str,
+        told: "_Told",
+        clock: TurnClock,
+        attempts: list[AttemptRecord],
+        on_interruption: OnInterruption,
+        links: Sequence[Link],
+    ) -> Generator[ChatEvent, None, Answered | None]:
+        """The events of these models; then the answer, if any gave one."""
+        stand_by = self._stand_by_of(told.grounding.chat.configuration)
+        with closing(ask(links, clock, self._server_timeouts, attempts, on_interruption, stand_by)) as events:
+            for event in events:
+                if isinstance(event, Answered):
+                    return event
+                if isinstance(event, AttemptEnded):
+                    self._log.warning("attempt_ended", turn=told.grounding.turn.name, **_log_fields(event.record))
+                    self._tell_misconfigured(tenant, event.record)
+                yield from told.of(event)
+        return None
 
     def _patience(self, clock: TurnClock) -> Patience:
         """For one look at the database, which a chat can do without."""
@@ -188,6 +225,21 @@ class Chat:
             return None
         races = configuration.stand_by is StandByMode.RACE
         return StandByPlan(self._spare_threads, configuration.stand_by_after_s, races)
+
+    def _tell_misconfigured(self, tenant: str, record: AttemptRecord) -> None:
+        if record.outcome is AttemptOutcome.MISCONFIGURED:
+            subject = f"aiModels/{record.ai_model}"
+            self._alerts.tell(Alert(AlertKind.MODEL_MISCONFIGURED, subject, record.code, tenant=tenant))
+
+    def _tell_unanswered(
+        self, tenant: str, chat: ResolvedChat, attempts: Sequence[AttemptRecord], clock: TurnClock
+    ) -> None:
+        """Unless the caller was in too much of a hurry for the models, or the chat has none."""
+        asked = {record.ai_model for record in attempts}
+        was_patient = clock.remaining_s() > LAST_RESORT_S
+        if asked and was_patient and asked.issuperset(model.id for model, _ in _models(chat)):
+            subject = f"chatConfigurations/{chat.configuration.id}"
+            self._alerts.tell(Alert(AlertKind.NO_MODEL_ANSWERED, subject, attempts[-1].code, tenant=tenant))
 
     def _abandon(self, tenant: str, begun: BegunTurn, attempts: Sequence[AttemptRecord]) -> None:
         try:
@@ -261,6 +313,18 @@ class _Told:
 
 def _models(chat: ResolvedChat) -> Iterator[tuple[AiModel, ResolvedLink]]:
     return ((link.ai_model, link) for link in chat.chain if link.ai_model is not None)
+
+
+def _worth_a_try(links: Sequence[Link], attempts: Sequence[AttemptRecord]) -> list[Link]:
+    """The models that were passed by: for a turn that has nobody else and no data, each is asked as a probe is.
+
+    What was down a moment ago may be back. Of many such turns as many try it as a circuit has probes, and no more.
+    """
+    passed_by = {record.ai_model for record in attempts if record.outcome is AttemptOutcome.SKIPPED}
+    tried = [link for link in links if link.model.id in passed_by]
+    for link in tried:
+        link.circuit.retry()
+    return tried
 
 
 def _check(request: TurnRequest) -> None:

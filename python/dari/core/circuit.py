@@ -77,15 +77,18 @@ class Circuit(Protocol):
         """A permit for one attempt, or None: leave the neighbour alone for now."""
         ...
 
+    def retry(self) -> None:
+        """If it is open, be half-open from now on, and if it closed a moment ago, let the next one through.
+
+        For where there is reason to think that the neighbour is back, or nobody else to ask. A drained one stays so.
+        """
+        ...
+
 
 class OperatedCircuit(Circuit, Protocol):
     """A circuit as operators see and set it."""
 
     def state(self) -> CircuitSnapshot: ...
-
-    def retry(self) -> None:
-        """If it is open, be half-open from now on: there is reason to think that the neighbour is back."""
-        ...
 
     def drain(self) -> None:
         """Let no attempt through until `reset`; those under way go on, and their verdicts change nothing."""

@@ -161,6 +161,7 @@ class BegunTurn:
     """When the turn is over if nobody ends it before. It names this beginning of the turn: once another one took its
     place, what this one brings is refused."""
     earlier: Sequence[Turn] = field(default_factory=tuple)
+    request_id: UUID | None = None
     unstored_request: TurnRequest | None = None
     """What was asked, where the question could not be stored; None where it is."""
 

@@ -99,6 +99,11 @@ class Grounding:
             knowledge_bases=frozenset().union(*(each.knowledge_bases for each in told)),
         )
 
+    def has_data(self) -> bool:
+        """Whether an answer can be made without a model."""
+        link = self.chat.chain[-1]
+        return bool(link.visible_ids) and self._find(link) is not None
+
     def rows_answer(self, attempts: Sequence[AttemptRecord], clock: TurnClock) -> Answer:
         """The answer without a model. Raises Cancelled, DeadlineExceeded, and Unavailable where there is no data."""
         clock.check()
