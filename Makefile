@@ -96,7 +96,7 @@ $(VENV)/bench-installed: bench/requirements.lock $(VENV)/installed
 	touch $@
 
 .PHONY: bench
-bench: bench-ingest bench-parse bench-search bench-detect bench-export  ## All benches
+bench: bench-ingest bench-parse bench-search bench-detect bench-export bench-chat  ## All benches
 
 .PHONY: bench-ingest
 bench-ingest: install  ## Rows from gRPC to disk beside psql \copy; memory of the server
@@ -117,6 +117,10 @@ bench-detect: install $(VENV)/bench-installed  ## Damaged files read without a h
 .PHONY: bench-export
 bench-export: install  ## Rows out as CSV beside psql \copy
 	$(BIN)/python -m bench.export
+
+.PHONY: bench-chat
+bench-chat: install  ## Chat beside Flowise itself and a bare gRPC server: first token, failures, many streams
+	$(BIN)/python -m bench.chat
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links
