@@ -42,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     server = grpc.server(ThreadPoolExecutor(options.streams + 4))
     chat = PacedChat(options.tokens, options.milliseconds / 1_000)
-    method = grpc.unary_stream_rpc_method_handler(
+    method: grpc.RpcMethodHandler[bytes, chat_pb2.ChatResponse] = grpc.unary_stream_rpc_method_handler(
         chat.stream, response_serializer=chat_pb2.ChatResponse.SerializeToString
     )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("dari.v1.ChatService", {"Chat": method}),))

@@ -34,6 +34,8 @@ class PostgresConversationStore:
 
     def begin_turn(self, tenant: str, request: TurnRequest, timeout_s: float, history_turns: int) -> BegunTurn | Turn:
         """See ConversationStore."""
+        if request.conversation is None and request.request_id is None:
+            return self._begin_first_turn(tenant, request, timeout_s)
         # The database's clock, which all replicas share.
         over_time = fn.clock_timestamp() + timedelta(seconds=timeout_s)
         with self._database.transaction(Role.APP) as transaction:
@@ -48,6 +50,20 @@ class PostgresConversationStore:
                 row = _begin_again(transaction, tenant, row, over_time)
             turn = _turn(row)
             return BegunTurn(turn, row["deadline_time"], _earlier(transaction, tenant, turn, history_turns))
+
+    def _begin_first_turn(self, tenant: str, request: TurnRequest, timeout_s: float) -> BegunTurn:
+        """Begin a turn that can collide with no other."""
+        conversation = str(uuid4())
+        (row,) = self._database.run(
+            Role.APP,
+            _BEGIN_FIRST_TURN,
+            (
+                *(tenant, conversation, request.chat_configuration),
+                *(tenant, conversation, request.question, timedelta(seconds=timeout_s)),
+            ),
+        )
+        row["conversation"] = UUID(conversation)
+        return BegunTurn(_turn(row), row["deadline_time"])
 
     def complete_turn(self, tenant: str, begun: BegunTurn, answer: Answer) -> Turn:
         """See ConversationStore."""
@@ -124,6 +140,18 @@ class PostgresConversationStore:
             if not Conversations.delete().where(of_this).execute(transaction.peewee):
                 raise NotFound.of(f"conversations/{id}")
 
+
+# The conflicts are with itself, where a connection broke behind it.
+_BEGIN_FIRST_TURN = """
+WITH made AS (
+    INSERT INTO dari.conversations (tenant, id, chat_configuration, turn_count) VALUES (%s, %s, %s, 1)
+    ON CONFLICT DO NOTHING
+)
+INSERT INTO dari.turns (tenant, conversation, number, question, deadline_time)
+VALUES (%s, %s, 1, %s, clock_timestamp() + %s)
+ON CONFLICT (tenant, conversation, number) DO UPDATE SET deadline_time = excluded.deadline_time
+RETURNING *
+"""
 
 _IS_OVER = (Turns.deadline_time <= fn.clock_timestamp()).alias("is_over")
 """Whether the time of a turn is over: one that still runs then has lost its server."""
