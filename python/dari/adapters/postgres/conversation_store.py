@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from peewee import fn
+from psycopg2.extras import Json
 
 from dari.adapters.postgres.database import Database, Role, Transaction
 from dari.adapters.postgres.tables import Conversations, Turns
@@ -67,13 +68,17 @@ class PostgresConversationStore:
 
     def complete_turn(self, tenant: str, begun: BegunTurn, answer: Answer) -> Turn:
         """See ConversationStore."""
-        values = _answer_values(answer)
-        with self._database.transaction(Role.APP) as transaction:
-            row = _end(transaction, tenant, begun, values)
-            if row is None:
-                _find(transaction, tenant, begun.turn.conversation)
-                raise _in_progress(None)
-            return _turn(row)
+        turn = begun.turn
+        found = self._database.run(
+            Role.APP,
+            _COMPLETE_TURN,
+            (*_answer_parameters(answer), tenant, turn.conversation.hex, turn.number, begun.over_time),
+        )
+        if not found:
+            self.get(tenant, turn.conversation)
+            raise _in_progress(None)
+        (row,) = found
+        return _turn({**row, "conversation": turn.conversation})
 
     def add_turn(self, tenant: str, request: TurnRequest, turn: Turn, answer: Answer) -> None:
         """See TurnArchive."""
@@ -153,6 +158,14 @@ ON CONFLICT (tenant, conversation, number) DO UPDATE SET deadline_time = exclude
 RETURNING *
 """
 
+# A turn that is complete under the same deadline was completed by this very statement, and the connection broke then.
+_COMPLETE_TURN = """
+UPDATE dari.turns SET state = 'COMPLETED', answer = %s, answered_by = %s, ai_model = %s, attempts = %s, citations = %s,
+    degraded_reasons = %s::text[], knowledge_bases = %s::text[], complete_time = clock_timestamp()
+WHERE tenant = %s AND conversation = %s AND number = %s AND state <> 'INCOMPLETE' AND deadline_time = %s
+RETURNING *
+"""
+
 _IS_OVER = (Turns.deadline_time <= fn.clock_timestamp()).alias("is_over")
 """Whether the time of a turn is over: one that still runs then has lost its server."""
 
@@ -224,6 +237,19 @@ def _insert_turn(transaction: Transaction, tenant: str, request: TurnRequest, ov
 
 def _insert_conversation(transaction: Transaction, tenant: str, id: UUID, chat_configuration: str) -> None:
     Conversations.insert(tenant=tenant, id=id, chat_configuration=chat_configuration).execute(transaction.peewee)
+
+
+def _answer_parameters(answer: Answer) -> tuple[object, ...]:
+    """Those of _COMPLETE_TURN that are the answer's."""
+    return (
+        answer.text,
+        answer.answered_by.value,
+        answer.ai_model,
+        Json([_attempt_json(attempt) for attempt in answer.attempts]),
+        Json([_citation_json(citation) for citation in answer.citations]),
+        [reason.value for reason in answer.degraded_reasons],
+        sorted(answer.knowledge_bases),
+    )
 
 
 def _answer_values(answer: Answer) -> dict[Any, Any]:
