@@ -1,8 +1,9 @@
 """A running dari as a caller sees it: its stubs, and short ways to make what a test needs."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from types import TracebackType
 from typing import Protocol, Self, cast
 from uuid import UUID, uuid4
@@ -217,6 +218,11 @@ def kind_of(event: chat_pb2.ChatResponse) -> str:
     kind = event.WhichOneof("event")
     assert kind is not None
     return kind
+
+
+def kinds_of(events: Iterable[chat_pb2.ChatResponse]) -> list[str]:
+    """The kind of each event; of tokens in a row one, for those that came together are one."""
+    return [kind for kind, _ in groupby(map(kind_of, events))]
 
 
 def text_of(events: list[chat_pb2.ChatResponse]) -> str:
