@@ -96,7 +96,7 @@ def report(name: str, result: dict[str, Any], indent: str = "") -> None:
     """The lines for people: a name a line, and what belongs under it indented."""
     print(f"{indent}{name}")
     for key, value in result.items():
-        if isinstance(value, dict) and any(isinstance(each, dict) for each in value.values()):
+        if isinstance(value, dict) and any(isinstance(each, dict | list) for each in value.values()):
             report(key, value, indent + "  ")
         elif isinstance(value, list):
             for number, run in enumerate(value, start=1):

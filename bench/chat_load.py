@@ -3,8 +3,9 @@
     python -m bench.chat_load ADDRESS CHAT_CONFIGURATION STREAMS        the result is one JSON object on stdout
 
 Every token tells when its source sent it (`bench.chat_flowise`). A token's *delay* is the time from there to here. A
-*stall* is by how much a stream's tokens stood further apart here than where they came from. Messages are taken as
-bytes while the streams run and are read at the end, so that this process costs as little as it can of the machine.
+*stall* is by how much a stream's tokens stood further apart here than where they came from; it is told for the whole
+time, and for the time when all streams have begun: beginning many turns at once costs more than carrying them. Messages
+are taken as bytes while the streams run and are read at the end, so that this process costs little of the machine.
 """
 
 import argparse
@@ -56,17 +57,22 @@ def way_of(taken: Taken) -> list[tuple[float, float]]:
     return way
 
 
-def stall_s(way: list[tuple[float, float]]) -> float:
-    """The longest of a stream."""
-    pairs = itertools.pairwise(way)
-    return max(((came - came_before) - (sent - sent_before) for (sent_before, came_before), (sent, came) in pairs))
+def stall_s(way: list[tuple[float, float]], since_s: float) -> float:
+    """The longest of a stream, among the tokens that came since then."""
+    pairs = itertools.pairwise(token for token in way if token[1] >= since_s)
+    return max(
+        (((came - came_before) - (sent - sent_before)) for (sent_before, came_before), (sent, came) in pairs),
+        default=0.0,
+    )
 
 
 def summary(taken: list[Taken], statuses: list[str]) -> dict[str, object]:
     """The numbers of a run; milliseconds."""
     ways = [way_of(each) for each in taken]
     delays_ms = sorted(1_000 * (came - sent) for way in ways for sent, came in way)
-    stalls_ms = sorted(1_000 * stall_s(way) for way in ways if len(way) > 1)
+    all_run_s = max((way[0][1] for way in ways if way), default=0.0)
+    stalls_ms = sorted(1_000 * stall_s(way, 0.0) for way in ways)
+    running_stalls_ms = sorted(1_000 * stall_s(way, all_run_s) for way in ways)
     sent_s = [sent for way in ways for sent, _ in way]
     return {
         "statuses": {status: statuses.count(status) for status in sorted(set(statuses))},
@@ -77,6 +83,8 @@ def summary(taken: list[Taken], statuses: list[str]) -> dict[str, object]:
         "delay_p99_ms": _share(delays_ms, 0.99),
         "stall_p50_ms": _share(stalls_ms, 0.5),
         "longest_stall_ms": _share(stalls_ms, 1.0),
+        "all_run_after_s": round(all_run_s - min(sent_s, default=0.0), 2),
+        "longest_stall_when_all_run_ms": _share(running_stalls_ms, 1.0),
     }
 
 

@@ -16,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from bench.chat_flowise import FLOW_ID
 from bench.chat_flowise_process import FlowiseProcess
-from bench.ingest import Bench, WrongResult, check, running_server
+from bench.ingest import Bench, WrongResult, check, running_server, spread
 from dari.client import Client
 from dari.v1 import chat_pb2, mapping_pb2
 
@@ -208,8 +208,7 @@ def recovery(bench: Bench, flowise: FlowiseProcess, rounds: int, probe_interval_
             reset(bench.client, first)
     return {
         "probe_interval_s": probe_interval_s,
-        "circuit_open_s": "5, then doubled",
-        "took_s": {"min": round(min(took_s), 2), "median": round(statistics.median(took_s), 2), "max": max(took_s)},
+        "took_s": spread(took_s),
     }
 
 
