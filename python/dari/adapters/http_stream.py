@@ -433,9 +433,10 @@ def retry_after_s(header: str | None, now: float) -> float | None:
 def blank_lines_in(read: bytes) -> int:
     """How many blank lines these bytes are sure to hold, cut anywhere and with the frames of chunks between them.
 
-    An LF that ends a frame stands behind a CR. So does one of a body whose lines end in CRLF: of that none is counted.
+    An LF that ends a frame stands behind a CR, which may have come with the read before. So does one of a body whose
+    lines end in CRLF: of that none is counted.
     """
-    return read.count(b"\n\n") - read.count(b"\r\n\n")
+    return read.count(b"\n\n") - read.count(b"\r\n\n") - read.startswith(b"\n\n")
 
 
 def gathered(pieces: Iterable[str | Sign]) -> Iterator[str | Sign]:
