@@ -104,7 +104,7 @@ $(VENV)/bench-installed: bench/requirements.lock $(VENV)/installed
 	touch $@
 
 .PHONY: bench
-bench: bench-ingest bench-parse bench-search bench-detect bench-export bench-local-model  ## All benches
+bench: bench-ingest bench-parse bench-search bench-detect bench-export bench-chat bench-local-model  ## All benches
 
 .PHONY: bench-ingest
 bench-ingest: install  ## Rows from gRPC to disk beside psql \copy; memory of the server
@@ -129,6 +129,10 @@ bench-export: install  ## Rows out as CSV beside psql \copy
 .PHONY: bench-local-model
 bench-local-model: install  ## The local model through dari beside its engine alone; slots; how soon a cancel frees it
 	$(BIN)/python -m bench.local_model
+
+.PHONY: bench-chat
+bench-chat: install  ## Chat beside Flowise itself and a bare gRPC server: first token, failures, many streams
+	$(BIN)/python -m bench.chat
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links

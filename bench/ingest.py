@@ -133,13 +133,14 @@ def check(what: str, seen: object, expected: object) -> None:
 
 
 @contextmanager
-def running_server() -> Iterator[Bench]:
+def running_server(**settings: str) -> Iterator[Bench]:
     """`dari serve` in a folder that goes away with it."""
     with tempfile.TemporaryDirectory(prefix="dari-bench-") as folder:
         # As root, the embedded PostgreSQL runs as another user, who must pass through.
         Path(folder).chmod(0o711)
         data_dir = Path(folder) / "data"
-        environment = {**os.environ, "DARI_LOCAL_MODEL": "", "DARI_LOG_LEVEL": "error"}
+        chosen = {f"DARI_{name.upper()}": value for name, value in settings.items()}
+        environment = {**os.environ, "DARI_LOCAL_MODEL": "", "DARI_LOG_LEVEL": "error", **chosen}
         command = [sys.executable, "-m", "dari", "--json", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         process = subprocess.Popen(
             [*command, "--data-dir", str(data_dir)], stdout=subprocess.PIPE, text=True, env=environment

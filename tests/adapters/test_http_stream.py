@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from dari.adapters.abortable_http import AbortSwitch
 from dari.adapters.flowise import FlowiseUpstream
 from dari.adapters.http_stream import (
+    ALL_TOLD,
     MAX_LEADING_BLANKS,
     MAX_RETRY_AFTER_S,
     TRANSPORT_FAILURES,
@@ -144,7 +145,7 @@ def test_hundreds_stream_at_once_and_one_more_than_the_limit_is_busy() -> None:
         def first_chunk(exchange: Exchange) -> Generator[str]:
             with exchange.post(url, {}) as reply:
                 for event in reply.events():
-                    yield event.data.decode()
+                    yield ALL_TOLD if event is None else event.data.decode()
 
         attempts = [near.attempt(first_chunk, CONNECT_TIMEOUT_S) for _ in range(200)]
         with ThreadPoolExecutor(200) as threads:

@@ -65,7 +65,7 @@ def test_a_healthy_chain_streams_its_first_models_answer(bot: RunningDari, flowi
     """Started, the tokens as they came, completed: who answered, over which rows, nothing degraded."""
     flowise.script(answer("LGA is La ", "Guardia"))
     events = list(bot.stream("Where is LGA?"))
-    assert kinds_of(events) == ["started", "token", "token", "completed"]
+    assert kinds_of(events) == ["started", "token", "completed"]
     turn = events[-1].completed.turn
     assert events[0].started.turn == turn.name
     assert turn.answer == text_of(events) == "LGA is La Guardia"
@@ -405,7 +405,7 @@ def test_a_caller_who_reads_slowly_trips_no_timer(dari: RunningDari, flowise: St
     assert kind_of(next(call)) == "token"
     time.sleep(1.5)  # longer than every timer of the model
     rest = list(call)
-    assert [kind_of(each) for each in rest] == ["token"] * 5 + ["completed"]
+    assert kinds_of(rest) == ["token", "completed"]
 
 
 def test_a_turn_is_answered_once_for_its_request_id(bot: RunningDari, flowise: StandIn) -> None:

@@ -21,6 +21,8 @@ token (2 s), fails, and opens the circuit again (1 s; 2 s the database's); then 
 TOLERANCE_S = 2.0
 """How much later than its deadline a call may end, on a machine that does twenty things at once."""
 _LEAST_REPEATED_CHARS = 8
+_MOST_ROWS_SHOWN = 5
+"""By the reply of rows alone."""
 
 
 class Verdict(Enum):
@@ -195,11 +197,13 @@ def _by_rows(seen: TurnSeen, turn: pb.Turn, truth: Truth) -> Iterator[str]:
     for citation in turn.citations:
         if truth.rows.get(citation.row_number) != tuple(cell.text for cell in citation.cells):
             yield f"row {citation.row_number} is cited with other cells than it has"
-    for line in turn.answer.splitlines()[1:]:
-        number = int(line.partition("]")[0].removeprefix("["))
-        (citation,) = (one for one in turn.citations if one.number == number)
-        if not all(cell.text in line for cell in citation.cells):
-            yield f"the reply's line {number} is not the row cited"
+    lines = [line for line in turn.answer.splitlines() if line.startswith("[")]
+    if len(lines) != min(len(turn.citations), _MOST_ROWS_SHOWN):
+        yield f"the reply shows {len(lines)} of {len(turn.citations)} rows cited"
+    for line, citation in zip(lines, turn.citations, strict=False):
+        shown = [citation.cells[place].text for place in citation.used_cells]
+        if not (shown and line.startswith(f"[{citation.number}]") and all(text in line for text in shown)):
+            yield f"the reply's line {citation.number} is not the row cited"
 
 
 _BY_ANSWERER: Mapping[int, Callable[[TurnSeen, pb.Turn, Truth], Iterator[str]]] = {

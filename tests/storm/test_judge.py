@@ -100,7 +100,7 @@ def rows_turn(price: str) -> tuple[pb.ChatResponse, ...]:
         "answered_by": pb.ANSWERER_ROWS_ONLY,
         "ai_model": "",
         "attempts": [FAILED],
-        "citations": [pb.Citation(number=1, row_number=1, cells=cells)],
+        "citations": [pb.Citation(number=1, row_number=1, cells=cells, used_cells=[0, 1])],
     }
     return (STARTED, ENDED, token(str(fields["answer"])), completed(**fields))
 

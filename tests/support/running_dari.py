@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from types import TracebackType
 from typing import Protocol, Self, cast
 from uuid import UUID, uuid4
@@ -242,8 +243,12 @@ def kind_of(event: chat_pb2.ChatResponse) -> str:
 
 
 def kinds_of(events: Iterable[chat_pb2.ChatResponse]) -> list[str]:
-    """What happened, in order; `notices_in` has what readers are told of it."""
-    return [kind_of(event) for event in events if kind_of(event) != "notice"]
+    """What happened, in order: of tokens in a row one, for those that came together are one.
+
+    `notices_in` has what readers are told of it.
+    """
+    kinds = [kind_of(event) for event in events]
+    return [kind for kind, _ in groupby(kind for kind in kinds if kind != "notice")]
 
 
 def notices_in(events: Iterable[chat_pb2.ChatResponse]) -> list[chat_pb2.Notice]:

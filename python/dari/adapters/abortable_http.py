@@ -7,8 +7,10 @@ connect, handshake, send or recv at once; it never closes it, since the number o
 another thread's socket a moment later.
 
 The invariant that keeps one request from hurting another: a switch knows a socket only from the moment when its own
-request uses it (`AbortSwitch.use`) to the moment before that socket can go back to the pool (`release`) or is closed
-(`forget`), all under the switch's lock.
+request uses it (`AbortSwitch.use`) to the moment before that socket can go back to the pool or is closed (`release`),
+all under the switch's lock. The other way round, no socket is closed while a switch knows it: httpcore 1.0 decides to
+close a connection that has been idle for too long, or that looks closed by the other side, and does so a moment later,
+when another thread may have taken it up.
 """
 
 import select
@@ -52,6 +54,9 @@ class AbortSwitch:
         self._thrown: Future[None] = Future()
         self.in_haste = False
         """Set when the answer is whole: a read then waits for `_GRACE_S` only."""
+        self._is_condemned = False
+        self.latest_read = b""
+        """What the socket gave last, framing of HTTP and all. For the request's own thread."""
 
     @property
     def thrown(self) -> bool:
@@ -82,17 +87,25 @@ class AbortSwitch:
             self._socket = used
             return used.connect_ex(address)
 
-    def forget(self, used: socket.socket) -> None:
-        """To be called before a socket is closed."""
+    def close(self, closing: socket.socket) -> None:
+        """Close a socket: now, or where the request uses it, when it lets go of it."""
         with self._lock:
-            if self._socket is used:
-                self._socket = None
+            if self._socket is closing:
+                self._is_condemned = True
+                return
+        closing.close()
 
     def release(self) -> bool:
-        """To be called before a connection goes back to the pool; whether it is sound, that is, was not aborted."""
+        """To be called when the request needs its socket no more, and before a connection goes back to the pool.
+
+        Returns whether the connection is sound, that is, was not aborted.
+        """
         with self._lock:
-            self._socket = None
-            return not self._thrown.done()
+            released, self._socket = self._socket, None
+            is_condemned, self._is_condemned = self._is_condemned, False
+        if released is not None and is_condemned:
+            released.close()
+        return not self._thrown.done()
 
     def wait_for(self, result: Future[list[_Address]], timeout_s: float | None) -> list[_Address]:
         """The result of work on another thread, given up at `abort` or after the timeout."""
@@ -166,6 +179,9 @@ class StaleConnection(Exception):
         self.failure = failure
 
 
+_CONNECTION_LOST = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+
+
 def send(client: httpx.Client, request: httpx.Request, switch: AbortSwitch) -> httpx.Response:
     """Send under the switch, return when the headers are there; the body is to be iterated as `response.stream`.
 
@@ -177,10 +193,11 @@ def send(client: httpx.Client, request: httpx.Request, switch: AbortSwitch) -> h
     _running.is_on_new_connection = _running.is_heard = False
     try:
         return client.send(request, stream=True)
-    except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
-        if switch.thrown or not _running.is_stale():
-            raise
-        raise StaleConnection(error) from error
+    except BaseException as error:
+        switch.release()
+        if isinstance(error, _CONNECTION_LOST) and not switch.thrown and _running.is_stale():
+            raise StaleConnection(error) from error
+        raise
     finally:
         _running.switch = None
 
@@ -290,7 +307,7 @@ def _connect(address: _Address, switch: AbortSwitch, timeout_s: float | None) ->
             raise OSError(error, "connect failed")
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:
-        switch.forget(opened)
+        switch.release()
         opened.close()
         raise
     return opened
@@ -309,6 +326,7 @@ class _AbortableStream(httpcore.NetworkStream):
 
     def __init__(self, opened: socket.socket, switch: AbortSwitch | None = None) -> None:
         self._socket = opened
+        self._lock = threading.Lock()  # guards _switch, and the step from closing to use
         self._switch = switch or AbortSwitch()
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -316,6 +334,7 @@ class _AbortableStream(httpcore.NetworkStream):
             self._enter(timeout)
             received = self._socket.recv(max_bytes)
         _running.is_heard = _running.is_heard or bool(received)
+        self._switch.latest_read = received
         return received
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -343,11 +362,8 @@ class _AbortableStream(httpcore.NetworkStream):
             return _AbortableStream(secured, self._switch)
 
     def close(self) -> None:
-        self._switch.forget(self._socket)
-        # Closing alone would not wake a thread that reads; httpcore can close an expired connection (see above) in
-        # the moment in which another thread takes it up.
-        _shut_down(self._socket)
-        self._socket.close()
+        with self._lock:
+            self._switch.close(self._socket)
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":
@@ -358,8 +374,12 @@ class _AbortableStream(httpcore.NetworkStream):
 
     def _enter(self, timeout_s: float | None) -> None:
         """Put the socket under the switch of the request that is about to use it."""
-        self._switch = _running.switch or self._switch
-        self._switch.use(self._socket)
+        with self._lock:
+            if self._socket.fileno() < 0:
+                # Closed before the request took it up: the pool has another one for it.
+                raise httpcore.ConnectionNotAvailable
+            self._switch = _running.switch or self._switch
+            self._switch.use(self._socket)
         if self._switch.in_haste:
             timeout_s = _GRACE_S
         if self._socket.gettimeout() != timeout_s:

@@ -22,7 +22,16 @@ from collections.abc import Callable, Generator, Iterator
 from enum import Enum
 from uuid import UUID, uuid4
 
-from dari.adapters.http_stream import Exchange, HttpAttempt, HttpNeighbour, Reply, Sorting, TextRule, json_object
+from dari.adapters.http_stream import (
+    ALL_TOLD,
+    Exchange,
+    HttpAttempt,
+    HttpNeighbour,
+    Reply,
+    Sorting,
+    TextRule,
+    json_object,
+)
 from dari.core.upstream import FailureKind, Message, Prompt, Sign, UpstreamError
 
 MAX_QUESTION_CHARS = 64 * 1024
@@ -235,6 +244,9 @@ def _streamed(reply: Reply) -> Iterator[str]:
     """The tokens of an event stream; returns at `end` and nowhere else."""
     metadata_seen = False
     for sent in reply.events():
+        if sent is None:
+            yield ALL_TOLD
+            continue
         event = json_object(sent.data)
         match event.get("event"):
             case "token" if not metadata_seen:

@@ -148,12 +148,20 @@ class Reply:
         if response.headers.get("content-encoding", "identity") != "identity":
             raise UpstreamError(_UPSTREAM, "malformed_response")  # we asked for none
 
-    def events(self) -> Iterator[ServerSentEvent]:
-        """The events as they come, until the body ends."""
+    def events(self) -> Iterator[ServerSentEvent | None]:
+        """The events as they come, until the body ends; None behind those after which the next may take its time."""
         decoder = SseDecoder(MAX_EVENT_BYTES)
+        read: bytes | None = None
+        due_blank_lines = 0
         try:
             for chunk in self._chunks:
+                if read is not self._switch.latest_read:
+                    # The HTTP library gives all that one read of the socket brought before it reads again.
+                    read = self._switch.latest_read
+                    due_blank_lines = decoder.blank_lines + blank_lines_in(read)
                 yield from decoder.feed(chunk)
+                if decoder.blank_lines >= due_blank_lines:
+                    yield None
         except EventTooLarge:
             raise UpstreamError(_UPSTREAM, "event_too_large") from None
 
@@ -268,11 +276,14 @@ class Exchange:
             if not self._switch.release():
                 raise UpstreamError(FailureKind.CANCELLED, "aborted")
         finally:
+            self._switch.release()
             response.close()
 
 
 Dialect = Callable[[Exchange], Generator[str | Sign]]
-"""How one adapter gets the pieces of an answer out of an exchange, with the signs that it can give."""
+"""How one adapter gets the pieces of an answer out of an exchange, with the signs that it can give. ALL_TOLD stands
+behind pieces that came together."""
+ALL_TOLD = ""
 
 
 class HttpNeighbour:
@@ -341,7 +352,7 @@ class HttpAttempt:
         failure: UpstreamError | None = None
         try:
             with closing(answer(self._exchange)) as pieces:
-                for text in readable(pieces):
+                for text in readable(gathered(pieces)):
                     if self._switch.thrown:
                         break
                     yield text
@@ -417,6 +428,35 @@ def retry_after_s(header: str | None, now: float) -> float | None:
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)  # "-0000": the zone is not told; HTTP dates are UTC
     return min(max(date.timestamp() - now, 0.0), MAX_RETRY_AFTER_S)
+
+
+def blank_lines_in(read: bytes) -> int:
+    """How many blank lines these bytes are sure to hold, cut anywhere and with the frames of chunks between them.
+
+    An LF that ends a frame stands behind a CR, which may have come with the read before. So does one of a body whose
+    lines end in CRLF: of that none is counted.
+    """
+    return read.count(b"\n\n") - read.count(b"\r\n\n") - read.startswith(b"\n\n")
+
+
+def gathered(pieces: Iterable[str | Sign]) -> Iterator[str | Sign]:
+    """Make one piece of those that came together, so that a caller who is behind catches up in few messages."""
+    held: list[str] = []
+    try:
+        for piece in pieces:
+            if isinstance(piece, Sign):
+                yield piece
+            elif piece:
+                held.append(piece)
+            elif held:
+                yield "".join(held)
+                held.clear()
+    except UpstreamError:
+        if held:
+            yield "".join(held)
+        raise
+    if held:
+        yield "".join(held)
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -13,7 +13,16 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from dari.adapters.http_stream import Exchange, HttpAttempt, HttpNeighbour, Reply, Sorting, TextRule, json_object
+from dari.adapters.http_stream import (
+    ALL_TOLD,
+    Exchange,
+    HttpAttempt,
+    HttpNeighbour,
+    Reply,
+    Sorting,
+    TextRule,
+    json_object,
+)
 from dari.core.upstream import FailureKind, Prompt, UpstreamError
 
 MAX_PROMPT_CHARS = 1024 * 1024
@@ -128,6 +137,9 @@ def _pieces(reply: Reply) -> Iterator[str]:
 def _streamed(reply: Reply) -> Iterator[str]:
     finished = False
     for sent in reply.events():
+        if sent is None:
+            yield ALL_TOLD
+            continue
         if sent.data.strip() == b"[DONE]":
             reply.finish()
             return

@@ -34,6 +34,8 @@ class SseDecoder:
 
     def __init__(self, max_event_bytes: int) -> None:
         self._max_event_bytes = max_event_bytes
+        self.blank_lines = 0
+        """How many have come: each ends an event, or what would be one if it had data."""
         self._line = bytearray()
         self._name = ""
         self._data: list[bytes] = []
@@ -70,6 +72,7 @@ class SseDecoder:
             self._first_line = False
             line = line.removeprefix(_BYTE_ORDER_MARK)
         if not line:
+            self.blank_lines += 1
             return self._dispatch()
         field, _, value = line.partition(b":")  # a comment (`:heartbeat`) is a field without a name
         value = value.removeprefix(b" ")

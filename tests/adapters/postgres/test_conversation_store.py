@@ -113,6 +113,15 @@ def test_a_turn_comes_back_as_it_was_completed(store: PostgresConversationStore)
     assert only_turn(store, begun) == done
 
 
+def test_an_answer_is_stored_again_where_its_connection_broke_behind_it(store: PostgresConversationStore) -> None:
+    """Nobody can know whether it was stored the first time."""
+    begun = begin(store)
+    first = store.complete_turn(TENANT, begun, ANSWER)
+    again = store.complete_turn(TENANT, begun, ANSWER)
+    assert replace(again, complete_time=first.complete_time) == first
+    assert only_turn(store, begun) == again
+
+
 def test_a_turn_knows_the_completed_ones_before_it(store: PostgresConversationStore) -> None:
     """The latest so many, oldest first; of this conversation only."""
     first = begin(store)

@@ -110,6 +110,30 @@ def test_dead_connections_in_the_pool_cost_no_call(pool: Database, shared_databa
     assert problems == []
 
 
+def test_one_statement_alone_runs_as_its_role_under_the_timeout_and_leaves_nothing(pool: Database) -> None:
+    """All is sent together; PostgreSQL makes one transaction of it."""
+    told = "SELECT current_user::text AS role, current_setting('statement_timeout') AS timeout, pg_backend_pid() AS pid"
+    (alone,) = pool.run(Role.READER, told)
+    assert (alone["role"], alone["timeout"]) == (Role.READER.value, "30s")
+    with pool.transaction(Role.APP) as transaction:
+        assert transaction.execute("SELECT current_user::text").fetchone() == (Role.APP.value,)
+    assert _pid(pool) == alone["pid"]
+
+
+def test_one_statement_alone_ends_at_the_statement_timeout(shared_database: PostgresDsns) -> None:
+    with closing(_opened(shared_database.service_dsn, statement_timeout_s=0.05)) as pool:
+        with pytest.raises(Unavailable):
+            pool.run(Role.APP, "SELECT pg_sleep(%s)", (60,))
+        assert pool.run(Role.APP, "SELECT %s::int AS one", (1,)) == [{"one": 1}]
+
+
+def test_one_statement_alone_runs_again_where_its_connection_was_dead(
+    pool: Database, shared_database: PostgresDsns
+) -> None:
+    _terminate(shared_database, _pid(pool))
+    assert pool.run(Role.APP, "SELECT 1 AS one") == [{"one": 1}]
+
+
 def test_a_session_that_dies_in_its_transaction_is_unavailable_and_the_next_one_works(
     pool: Database, shared_database: PostgresDsns
 ) -> None:

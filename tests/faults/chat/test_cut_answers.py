@@ -76,16 +76,17 @@ def die(dari: RunningDari, flowise: StandIn, name: str, tokens: int, choice: "pb
     read = Event()
     flowise.script(DEATHS[name].play(PIECES[:tokens], read))
     stream = dari.stream(QUESTION, on_interruption=choice)
-    return listen(_noting(stream, read, tokens))
+    return listen(_noting(stream, read, "".join(PIECES[:tokens])))
 
 
-def _noting(stream: Iterator[pb.ChatResponse], read: Event, tokens: int) -> Iterator[pb.ChatResponse]:
-    left = tokens
-    if not left:
+def _noting(stream: Iterator[pb.ChatResponse], read: Event, sent: str) -> Iterator[pb.ChatResponse]:
+    """Set `read` when all that was sent has been read; tokens that came together are one."""
+    text = ""
+    if not sent:
         read.set()
     for told in stream:
-        left -= kind_of(told) == "token"
-        if not left:
+        text += told.token.text
+        if text == sent:
             read.set()
         yield told
 

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from peewee import fn
+from psycopg2.extras import Json
 
 from dari.adapters.postgres.database import Database, Role, Transaction
 from dari.adapters.postgres.tables import Conversations, Turns
@@ -34,6 +35,8 @@ class PostgresConversationStore:
 
     def begin_turn(self, tenant: str, request: TurnRequest, timeout_s: float, history_turns: int) -> BegunTurn | Turn:
         """See ConversationStore."""
+        if request.conversation is None and request.request_id is None:
+            return self._begin_first_turn(tenant, request, timeout_s)
         # The database's clock, which all replicas share.
         over_time = fn.clock_timestamp() + timedelta(seconds=timeout_s)
         with self._database.transaction(Role.APP) as transaction:
@@ -50,15 +53,33 @@ class PostgresConversationStore:
             earlier = _earlier(transaction, tenant, turn, history_turns)
             return BegunTurn(turn, row["deadline_time"], earlier, request_id=request.request_id)
 
+    def _begin_first_turn(self, tenant: str, request: TurnRequest, timeout_s: float) -> BegunTurn:
+        """Begin a turn that can collide with no other."""
+        conversation = str(uuid4())
+        (row,) = self._database.run(
+            Role.APP,
+            _BEGIN_FIRST_TURN,
+            (
+                *(tenant, conversation, request.chat_configuration),
+                *(tenant, conversation, request.question, timedelta(seconds=timeout_s)),
+            ),
+        )
+        row["conversation"] = UUID(conversation)
+        return BegunTurn(_turn(row), row["deadline_time"])
+
     def complete_turn(self, tenant: str, begun: BegunTurn, answer: Answer) -> Turn:
         """See ConversationStore."""
-        values = _answer_values(answer)
-        with self._database.transaction(Role.APP) as transaction:
-            row = _end(transaction, tenant, begun, values)
-            if row is None:
-                _find(transaction, tenant, begun.turn.conversation)
-                raise _in_progress(None)
-            return _turn(row)
+        turn = begun.turn
+        found = self._database.run(
+            Role.APP,
+            _COMPLETE_TURN,
+            (*_answer_parameters(answer), tenant, turn.conversation.hex, turn.number, begun.over_time),
+        )
+        if not found:
+            self.get(tenant, turn.conversation)
+            raise _in_progress(None)
+        (row,) = found
+        return _turn({**row, "conversation": turn.conversation})
 
     def add_turn(self, tenant: str, request: TurnRequest, turn: Turn, answer: Answer) -> None:
         """See TurnArchive."""
@@ -129,6 +150,26 @@ class PostgresConversationStore:
             if not Conversations.delete().where(of_this).execute(transaction.peewee):
                 raise NotFound.of(f"conversations/{id}")
 
+
+# The conflicts are with itself, where a connection broke behind it.
+_BEGIN_FIRST_TURN = """
+WITH made AS (
+    INSERT INTO dari.conversations (tenant, id, chat_configuration, turn_count) VALUES (%s, %s, %s, 1)
+    ON CONFLICT DO NOTHING
+)
+INSERT INTO dari.turns (tenant, conversation, number, question, deadline_time)
+VALUES (%s, %s, 1, %s, clock_timestamp() + %s)
+ON CONFLICT (tenant, conversation, number) DO UPDATE SET deadline_time = excluded.deadline_time
+RETURNING *
+"""
+
+# A turn that is complete under the same deadline was completed by this very statement, and the connection broke then.
+_COMPLETE_TURN = """
+UPDATE dari.turns SET state = 'COMPLETED', answer = %s, answered_by = %s, ai_model = %s, attempts = %s, citations = %s,
+    degraded_reasons = %s::text[], knowledge_bases = %s::text[], complete_time = clock_timestamp()
+WHERE tenant = %s AND conversation = %s AND number = %s AND state <> 'INCOMPLETE' AND deadline_time = %s
+RETURNING *
+"""
 
 _IS_OVER = (Turns.deadline_time <= fn.clock_timestamp()).alias("is_over")
 """Whether the time of a turn is over: one that still runs then has lost its server."""
@@ -201,6 +242,19 @@ def _insert_turn(transaction: Transaction, tenant: str, request: TurnRequest, ov
 
 def _insert_conversation(transaction: Transaction, tenant: str, id: UUID, chat_configuration: str) -> None:
     Conversations.insert(tenant=tenant, id=id, chat_configuration=chat_configuration).execute(transaction.peewee)
+
+
+def _answer_parameters(answer: Answer) -> tuple[object, ...]:
+    """Those of _COMPLETE_TURN that are the answer's."""
+    return (
+        answer.text,
+        answer.answered_by.value,
+        answer.ai_model,
+        Json([_attempt_json(attempt) for attempt in answer.attempts]),
+        Json([_citation_json(citation) for citation in answer.citations]),
+        [reason.value for reason in answer.degraded_reasons],
+        sorted(answer.knowledge_bases),
+    )
 
 
 def _answer_values(answer: Answer) -> dict[Any, Any]:

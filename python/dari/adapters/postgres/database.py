@@ -125,10 +125,10 @@ class Database:
         are what row-level security lets the READER see. Raises `Unavailable` where the database is not to be reached,
         `Exhausted` where its disk is full or all connections are taken, `Cancelled` where the thread's patience ended.
         """
-        timeout_s = self._statement_timeout_s if statement_timeout_s is None else statement_timeout_s
         patience = patience_of_this_thread()
-        if patience is not None:
-            timeout_s = min(timeout_s, max(_SHORTEST_TIMEOUT_S, patience.remaining_s()))
+        timeout_s = _patient_s(
+            self._statement_timeout_s if statement_timeout_s is None else statement_timeout_s, patience
+        )
         begin = (
             f"BEGIN{_SNAPSHOT if snapshot else ''}; SET LOCAL ROLE {role.value};"
             " SELECT set_config('statement_timeout', %s, true), set_config('dari.tenant', %s, true),"
@@ -136,7 +136,7 @@ class Database:
         )
         parameters = (str(int(timeout_s * 1000)), tenant, ",".join(knowledge_bases))
         with _cancelled_by(patience), translated_errors(), self._slot(timeout_s):
-            connection = self._begun(begin, parameters, timeout_s, patience)
+            connection, _ = self._begun(begin, parameters, timeout_s, patience)
             transaction = Transaction(connection)
             try:
                 yield transaction
@@ -145,6 +145,22 @@ class Database:
                 self._roll_back(connection, transaction)
                 raise
             self._give_back(connection)
+
+    def run(self, role: Role, statement: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+        """Run one statement as a transaction of its own, in one round trip and not in three; its rows.
+
+        On a connection that turns out to be dead it may run once more on another, so that it must be one that does no
+        harm twice. Raises as `transaction` does.
+        """
+        patience = patience_of_this_thread()
+        timeout_s = _patient_s(self._statement_timeout_s, patience)
+        # Statements sent together are one transaction, which ends with the last of them: PostgreSQL 18, 54.2.2.1.
+        text = f"SET LOCAL ROLE {role.value}; SELECT set_config('statement_timeout', %s, true); {statement}"
+        with _cancelled_by(patience), translated_errors(), self._slot(timeout_s):
+            connection, cursor = self._begun(text, (str(int(timeout_s * 1000)), *parameters), timeout_s, patience)
+            self._give_back(connection)
+            names = [column.name for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def close(self) -> None:
         """Close the idle connections and cut those in use: their transactions end as Unavailable."""
@@ -167,7 +183,7 @@ class Database:
 
     def _begun(
         self, statement: str, parameters: Sequence[object], timeout_s: float, patience: Patience | None
-    ) -> "_Connection":
+    ) -> tuple["_Connection", psycopg2.extensions.cursor]:
         # A restarted server leaves dead connections in the pool. Nothing was done in them yet, so that one retry on a
         # fresh connection is safe here, and only here.
         connection = self._taken_from_idle()
@@ -187,7 +203,7 @@ class Database:
         parameters: Sequence[object],
         timeout_s: float,
         patience: Patience | None,
-    ) -> "_Connection":
+    ) -> tuple["_Connection", psycopg2.extensions.cursor]:
         with self._lock:
             is_closed = self._is_closed
             self._in_use.add(connection)
@@ -195,11 +211,11 @@ class Database:
             if is_closed:
                 raise Unavailable.of("database")
             connection.watch(timeout_s + (_CUT_GRACE_S if patience is None else _IMPATIENT_GRACE_S), patience)
-            Transaction(connection).execute(statement, parameters)
+            cursor = Transaction(connection).execute(statement, parameters)
         except BaseException:
             self._discard(connection)
             raise
-        return connection
+        return connection, cursor
 
     def _connected(self, patience: Patience | None) -> "_Connection":
         parameters = dict(self._parameters)
@@ -319,6 +335,11 @@ def _cancelled_by(patience: Patience | None) -> Iterator[None]:
         if patience is not None and patience.is_over:
             raise Cancelled("The caller went away.") from None
         raise
+
+
+def _patient_s(timeout_s: float, patience: Patience | None) -> float:
+    """A timeout, or what is left of the thread's patience."""
+    return timeout_s if patience is None else min(timeout_s, max(_SHORTEST_TIMEOUT_S, patience.remaining_s()))
 
 
 @contextmanager

@@ -331,25 +331,19 @@ class PostgresLinkStore:
 
     def read_chat(self, tenant: str, chat_configuration: str) -> ChatMapping:
         """See LinkStore."""
-        with self._database.transaction(Role.APP, snapshot=True) as transaction:
-            database = transaction.peewee
-            configuration = (
-                ChatConfigurations.select()
-                .where((ChatConfigurations.tenant == tenant) & (ChatConfigurations.id == chat_configuration))
-                .dicts()
-                .first(database)
-            )
-            if configuration is None:
-                raise NotFound.of(f"chatConfigurations/{chat_configuration}")
-            models = _chain_query(tenant, chat_configuration).execute(database)
-            bases = _linked_bases_query(tenant, chat_configuration).execute(database)
-            grants = _grants_query(tenant, chat_configuration).execute(database)
-            return ChatMapping(
-                _chat_configuration(configuration),
-                tuple((row["priority"], _ai_model(row)) for row in models),
-                tuple(map(_knowledge_base, bases)),
-                frozenset(grants),
-            )
+        found: dict[str, list[dict[str, Any]]] = {"configuration": [], "model": [], "base": [], "grant": []}
+        for row in self._database.run(Role.APP, _CHAT, (tenant, chat_configuration) * len(found)):
+            found[row["part"]].append(_with_times(row["row"]))
+        if not found["configuration"]:
+            raise NotFound.of(f"chatConfigurations/{chat_configuration}")
+        models = sorted(found["model"], key=lambda row: (row["priority"], row["id"]))
+        bases = sorted(found["base"], key=lambda row: str(row["id"]))
+        return ChatMapping(
+            _chat_configuration(found["configuration"][0]),
+            tuple((row["priority"], _ai_model(row)) for row in models),
+            tuple(map(_knowledge_base, bases)),
+            frozenset((row["ai_model"], row["knowledge_base"]) for row in found["grant"]),
+        )
 
     def _take(self, table: Any, key: dict[str, str]) -> None:
         with self._database.transaction(Role.APP) as transaction:
@@ -454,37 +448,34 @@ def _behind(table: Any, columns: Sequence[Any], after: tuple[str, ...]) -> Any:
     return (first > after[1]) | ((first == after[1]) & (second > after[2]))
 
 
-def _chain_query(tenant: str, chat_configuration: str) -> Any:
-    link = AiModelChatConfigurations
-    return (
-        AiModels.select(AiModels, link.priority)
-        .join(link, on=(link.tenant == AiModels.tenant) & (link.ai_model == AiModels.id))
-        .where((link.tenant == tenant) & (link.chat_configuration == chat_configuration))
-        .order_by(link.priority, link.ai_model)
-        .dicts()
-    )
+# Every turn of a chat reads this, so that it is one statement, whose rows are of four kinds.
+_CHAT = """
+SELECT 'configuration' AS part, to_jsonb(c) AS row FROM dari.chat_configurations c WHERE c.tenant = %s AND c.id = %s
+UNION ALL
+SELECT 'model', to_jsonb(m) || jsonb_build_object('priority', l.priority)
+FROM dari.ai_model_chat_configurations l JOIN dari.ai_models m ON m.tenant = l.tenant AND m.id = l.ai_model
+WHERE l.tenant = %s AND l.chat_configuration = %s
+UNION ALL
+SELECT 'base', to_jsonb(b) || jsonb_build_object('row_count', v.row_count, 'columns', v.columns)
+FROM dari.chat_configuration_knowledge_bases l
+JOIN dari.knowledge_bases b ON b.tenant = l.tenant AND b.id = l.knowledge_base
+LEFT JOIN dari.knowledge_base_versions v
+    ON v.tenant = b.tenant AND v.knowledge_base = b.id AND v.number = b.current_version
+WHERE l.tenant = %s AND l.chat_configuration = %s
+UNION ALL
+SELECT 'grant', jsonb_build_object('ai_model', g.ai_model, 'knowledge_base', g.knowledge_base)
+FROM dari.ai_model_chat_configurations l
+JOIN dari.ai_model_knowledge_bases g ON g.tenant = l.tenant AND g.ai_model = l.ai_model
+WHERE l.tenant = %s AND l.chat_configuration = %s
+"""
 
 
-def _linked_bases_query(tenant: str, chat_configuration: str) -> Any:
-    link = ChatConfigurationKnowledgeBases
-    on = (link.tenant == KnowledgeBases.tenant) & (link.knowledge_base == KnowledgeBases.id)
-    return (
-        _knowledge_bases()
-        .switch(KnowledgeBases)
-        .join(link, on=on)
-        .where((link.tenant == tenant) & (link.chat_configuration == chat_configuration))
-        .order_by(KnowledgeBases.id)
-    )
-
-
-def _grants_query(tenant: str, chat_configuration: str) -> Any:
-    link, grant = AiModelChatConfigurations, AiModelKnowledgeBases
-    return (
-        grant.select(grant.ai_model, grant.knowledge_base)
-        .join(link, on=(link.tenant == grant.tenant) & (link.ai_model == grant.ai_model))
-        .where((link.tenant == tenant) & (link.chat_configuration == chat_configuration))
-        .tuples()
-    )
+def _with_times(row: dict[str, Any]) -> dict[str, Any]:
+    """A row that came as JSON, with its times as those of a row that did not."""
+    return {
+        name: datetime.fromisoformat(value) if name in ("create_time", "update_time") else value
+        for name, value in row.items()
+    }
 
 
 def _knowledge_bases() -> Any:
