@@ -167,10 +167,10 @@ class Directory:
         self._upstreams = upstreams
         self.circuits: dict[str, OperatedCircuit] = {}
 
-    def upstream(self, model: AiModel) -> Upstream:
+    def upstream(self, tenant: str, model: AiModel) -> Upstream:
         return self._upstreams[model.id]
 
-    def circuit(self, model: AiModel) -> OperatedCircuit:
+    def circuit(self, tenant: str, model: AiModel) -> OperatedCircuit:
         return self.circuits.setdefault(model.id, WindowedCircuit())
 
 

@@ -140,7 +140,7 @@ class Chat:
             yield TurnStarted(begun.turn)
             yield from notices.among(degraded_notices(_known_at_start(known, begun), language))
             answered: Answered | None = None
-            links = self._links_of(chat, begun, rows)
+            links = self._links_of(tenant, chat, begun, rows)
             with closing(ask(links, clock, self._connect_timeout_s, attempts, on_interruption)) as events:
                 for event in events:
                     match event:
@@ -178,12 +178,12 @@ class Chat:
         yield from notices.among(notices_of(turn, language))
         yield TurnCompleted(turn)
 
-    def _links_of(self, chat: ResolvedChat, begun: BegunTurn, rows: "_Rows") -> list[Link]:
+    def _links_of(self, tenant: str, chat: ResolvedChat, begun: BegunTurn, rows: "_Rows") -> list[Link]:
         return [
             Link(
                 model,
-                partial(self._directory.upstream, model),
-                self._directory.circuit(model),
+                partial(self._directory.upstream, tenant, model),
+                self._directory.circuit(tenant, model),
                 partial(
                     prompt.make_prompt,
                     chat.configuration,
