@@ -83,12 +83,12 @@ class SigningKey:
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """Those of a caller of acme, for five minutes."""
+    """Those of a caller of acme, for a day."""
     told: dict[str, Any] = {
         "iss": ISSUER,
         "aud": AUDIENCE,
         "sub": "ann",
-        "exp": datetime.now(UTC) + timedelta(minutes=5),
+        "exp": datetime.now(UTC) + timedelta(days=1),
         "tenant": "acme",
         "role": "admin",
         **changes,
