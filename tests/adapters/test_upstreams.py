@@ -23,7 +23,7 @@ from tests.support.asking import SOON_S, Asking, ask
 from tests.support.event_log import RecordedEvents
 
 OTHER_FLOW_ID = "6dad48dd-6482-4fe5-904a-000000000001"
-TENANT = "default"
+TENANT, OTHER_TENANT = "default", "other"
 FAKE_ENGINE = "tests.adapters.local_model.fakes:FakeEngine"
 CLOSED, OPEN, DRAINED = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.DRAINED
 
@@ -53,7 +53,7 @@ def new_directory(
 ) -> UpstreamDirectory:
     return UpstreamDirectory(
         tenant=TENANT,
-        secrets={"main": SecretStr("k3y")},
+        secrets={"main": SecretStr("k3y"), f"{OTHER_TENANT}/main": SecretStr("0ther")},
         local_model=local_model,
         local_model_id="fake",
         circuit_rules=CircuitRules(consecutive_failures=1),
@@ -82,8 +82,8 @@ def fail(directory: UpstreamDirectory, asked: AiModel, code: str) -> None:
     permit.failed(code)
 
 
-def states(directory: UpstreamDirectory) -> list[tuple[str, CircuitState]]:
-    return [(state.ai_model, state.circuit.state) for state in directory.states(TENANT)]
+def states(directory: UpstreamDirectory, tenant: str = TENANT) -> list[tuple[str, CircuitState]]:
+    return [(state.ai_model, state.circuit.state) for state in directory.states(tenant)]
 
 
 def test_models_of_one_target_share_a_circuit_and_those_of_one_server_its_circuit(directory: UpstreamDirectory) -> None:
@@ -94,6 +94,44 @@ def test_models_of_one_target_share_a_circuit_and_those_of_one_server_its_circui
     assert states(directory) == [("a", OPEN), ("b", OPEN), ("c", CLOSED)]
     fail(directory, other, "connection_refused")
     assert states(directory) == [("a", OPEN), ("b", OPEN), ("c", OPEN)]
+
+
+def test_tenants_with_models_of_the_same_id_have_nothing_to_do_with_each_other(directory: UpstreamDirectory) -> None:
+    """Each is told of its own, drains and resets its own, also where both point to the same place."""
+    for number, tenant in enumerate((TENANT, OTHER_TENANT)):
+        directory.upstream(tenant, model(flow(1), "same"))
+        directory.upstream(tenant, model(flow(number), "moves"))
+    directory.drain(OTHER_TENANT, "same")
+    assert states(directory) == [("moves", CLOSED), ("same", CLOSED)]
+    assert states(directory, OTHER_TENANT) == [("moves", DRAINED), ("same", DRAINED)]
+    assert directory.circuit(TENANT, model(flow(1))).admit() is not None
+    directory.reset(TENANT, "same")
+    assert states(directory, OTHER_TENANT) == [("moves", DRAINED), ("same", DRAINED)]
+    assert states(directory, "third") == []
+    for act in (directory.drain, directory.reset):
+        with pytest.raises(NotFound):
+            act("third", "same")
+
+
+def test_a_server_is_up_or_down_for_all_tenants(directory: UpstreamDirectory) -> None:
+    for number, tenant in enumerate((TENANT, OTHER_TENANT)):
+        directory.upstream(tenant, model(flow(number)))
+    fail(directory, model(flow(0)), "connection_refused")
+    assert states(directory) == states(directory, OTHER_TENANT) == [("m", OPEN)]
+
+
+def test_each_tenant_has_secrets_of_its_own_and_reaches_no_other(
+    directory: UpstreamDirectory, flowise: StandIn
+) -> None:
+    """By the same name, to the same place; one whose name has no tenant before it is that of the settings."""
+    target = FlowiseTarget(flowise.url, FLOW_ID, "main")
+    for tenant in (TENANT, OTHER_TENANT):
+        ask(directory.upstream(tenant, model(target)))
+    keys = [question.headers["authorization"] for question in flowise.questions]
+    assert keys == ["Bearer k3y", "Bearer 0ther"]
+    for name in ("main", f"{OTHER_TENANT}/main"):
+        with pytest.raises(UpstreamError):
+            directory.upstream("third", model(FlowiseTarget(flowise.url, FLOW_ID, name)))
 
 
 def test_only_models_that_were_asked_are_told(directory: UpstreamDirectory) -> None:
