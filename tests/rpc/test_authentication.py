@@ -252,6 +252,37 @@ def test_a_token_is_taken_from_the_moment_it_is_written_until_it_is_revoked(
     until(lambda: _code(dari) == "token_unknown")
 
 
+@pytest.mark.parametrize("change", ["revoked", "another role"])
+def test_a_watcher_sees_nothing_more_once_its_token_is_revoked(
+    holders: TokenHolders, connect: Callable[[str], RunningDari], change: str
+) -> None:
+    """Its stream could last for ever. With another role its caller is another, and comes again."""
+    admin, token = connect(holders.add(ACME, Role.ADMIN)), holders.add(ACME, Role.OPERATOR)
+    watcher = connect(token)
+    wait_until_known(watcher)
+    make_one_of_each(admin, "one")
+    watched: Any = watcher.chat.WatchUpstreams(chat_pb2.WatchUpstreamsRequest(), timeout=SOON_S)
+    assert len(next(watched).upstreams) == 1
+    if change == "revoked":
+        holders.revoke(token)
+        until(lambda: _code(watcher) == "token_unknown")
+    else:
+        holders.change_role(token, Role.OPERATOR, Role.READER)
+        until(lambda: _is_denied(watcher))
+    admin.chat.DrainUpstream(chat_pb2.DrainUpstreamRequest(ai_model="aiModels/one"))
+    with pytest.raises(grpc.RpcError) as caught:
+        next(watched)
+    assert refusal(caught.value).status == "UNAUTHENTICATED"
+
+
+def _is_denied(dari: RunningDari) -> bool:
+    try:
+        dari.chat.DrainUpstream(chat_pb2.DrainUpstreamRequest(ai_model="aiModels/none"))
+    except grpc.RpcError as error:
+        return refusal(error).status == "PERMISSION_DENIED"
+    return False
+
+
 def test_a_broken_tokens_file_keeps_the_former(database: PostgresDsns, holders: TokenHolders, tmp_path: Path) -> None:
     token = holders.add(ACME, Role.READER)
     settings = load_settings(**settings_for(database, tmp_path), tokens_file=holders.path, file_check_interval_s=0.02)

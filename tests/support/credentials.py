@@ -46,6 +46,11 @@ class TokenHolders:
         )
         self._write()
 
+    def change_role(self, token: str, former: Role, role: Role) -> None:
+        """Let its holder be what they were not."""
+        self._entries[token] = self._entries[token].replace(f'role = "{former.label}"', f'role = "{role.label}"')
+        self._write()
+
     def revoke(self, token: str) -> None:
         """Take its entry out."""
         del self._entries[token]

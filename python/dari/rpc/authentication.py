@@ -6,8 +6,8 @@ the gate around the handler, and checks nothing.
 
 import re
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -74,9 +74,18 @@ class CallerInterceptor(grpc.ServerInterceptor):
     def _streaming(self, method: str, behaviour: Behaviour) -> Behaviour:
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with self._passed(method, names := _NamesOf(request), context) as known:
-                yield from behaviour(names.request, known)
+                answers = behaviour(names.request, known)
+                yield from self._while_known(answers, known) if rule_of(method).is_watch else answers
 
         return call
+
+    def _while_known(self, answers: Generator[Any], known: CallContext) -> Iterator[Any]:
+        """The answers, each only as long as the caller is still who they were. Raises Unauthenticated."""
+        with closing(answers):
+            for answer in answers:
+                if self._authenticator.authenticate(_presented(known)) != known.caller:
+                    raise Unauthenticated.of("caller_changed")
+                yield answer
 
     @contextmanager
     def _passed(self, method: str, names: "_NamesOf", context: grpc.ServicerContext) -> Iterator[CallContext]:
@@ -160,7 +169,7 @@ def _if_name(text: object) -> Iterator[str]:
         yield text
 
 
-def _presented(context: grpc.ServicerContext) -> Presented:
+def _presented(context: grpc.ServicerContext | CallContext) -> Presented:
     """Raises Unauthenticated where the metadata hold no bearer token in the one form that there is (RFC 6750)."""
     given = [value for key, value in context.invocation_metadata() if key == "authorization"]
     if len(given) > 1 or any(not isinstance(value, str) for value in given):
@@ -171,7 +180,7 @@ def _presented(context: grpc.ServicerContext) -> Presented:
     return Presented(tokens[0] if tokens else None, tuple(_certificate_names(context)))
 
 
-def _certificate_names(context: grpc.ServicerContext) -> Iterator[str]:
+def _certificate_names(context: grpc.ServicerContext | CallContext) -> Iterator[str]:
     told: Any = context.auth_context()  # A list of bytes by each key, which the types tell as bytes.
     return (name.decode(errors="replace") for key in _CERTIFICATE_NAMES for name in told.get(key, ()))
 

@@ -15,10 +15,12 @@ class Rule:
 
     role: Role
     is_change: bool = False
+    is_watch: bool = False
+    """Whether it may last for ever, and so outlive the token that it began with: checked again at every message."""
 
 
 _READ = Rule(Role.READER)
-_WATCH = Rule(Role.OPERATOR)
+_WATCH = Rule(Role.OPERATOR, is_watch=True)
 _OPERATE = Rule(Role.OPERATOR, is_change=True)
 _ADMINISTER = Rule(Role.ADMIN, is_change=True)
 
