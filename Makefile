@@ -50,11 +50,19 @@ test: install  ## All tests: Rust, then Python on real PostgreSQL and the real l
 	$(BIN)/pytest
 
 .PHONY: faults
-faults: faults-ingest  ## All fault suites in full; `make test` runs a dozen seeds of each
+faults: faults-ingest faults-chat  ## All fault suites in full; `make test` runs a dozen seeds of each
 
 .PHONY: faults-ingest
 faults-ingest: install  ## Ingest under fire: 200 seeds; DARI_TEST_BIG_BYTES=10000000000 for the large files
-	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults
+	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/ingest
+
+.PHONY: faults-chat
+faults-chat: install  ## Chat under fire: each way to die at each token and byte; tests/faults/chat/README.md
+	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/chat
+
+.PHONY: storm
+storm: install  ## 5,000 chats while all behind dari is killed and frozen at random; STORM_SEED=… again; leaves a picture
+	$(BIN)/python -m tests.storm
 
 .PHONY: fuzz
 fuzz:  ## Fuzz the parser, FUZZ_SECONDS (60) a target; needs cargo-fuzz and a nightly toolchain
@@ -96,7 +104,7 @@ $(VENV)/bench-installed: bench/requirements.lock $(VENV)/installed
 	touch $@
 
 .PHONY: bench
-bench: bench-ingest bench-parse bench-search bench-detect bench-export  ## All benches
+bench: bench-ingest bench-parse bench-search bench-detect bench-export bench-local-model  ## All benches
 
 .PHONY: bench-ingest
 bench-ingest: install  ## Rows from gRPC to disk beside psql \copy; memory of the server
@@ -117,6 +125,10 @@ bench-detect: install $(VENV)/bench-installed  ## Damaged files read without a h
 .PHONY: bench-export
 bench-export: install  ## Rows out as CSV beside psql \copy
 	$(BIN)/python -m bench.export
+
+.PHONY: bench-local-model
+bench-local-model: install  ## The local model through dari beside its engine alone; slots; how soon a cancel frees it
+	$(BIN)/python -m bench.local_model
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links

@@ -9,7 +9,8 @@
 What is sent is a *play*: a function of the `Wire` to one client. `replay` sends the bytes that a real Flowise 3.1.4
 sent (tests/data/flowise), the others misbehave in one way each. Look-ups (`GET /api/v1/chatflows-streaming/…`) and
 `ping` are answered as Flowise does and are no part of a script; a flow in `unknown_flows` is treated as one that
-Flowise does not have, down to the silence. Loopback only, an ephemeral port that stays the same over `stop`/`start`.
+Flowise does not have, down to the silence, and one in `not_streaming_flows` is looked up as such. Loopback only, an
+ephemeral port that stays the same over `stop`/`start`.
 """
 
 import json
@@ -101,11 +102,14 @@ Play = Callable[[Wire], None]
 
 
 class StandIn:
-    """The server. Close it, or use it in a `with` statement. What tests call is thread-safe."""
+    """The server. Close it, or use it in a `with` statement. What tests call is thread-safe.
 
-    def __init__(self, ssl_context: ssl.SSLContext | None = None) -> None:
+    `port` is 0 for one that is free, or one that another socket of `reserved_port` keeps free for it.
+    """
+
+    def __init__(self, ssl_context: ssl.SSLContext | None = None, port: int = 0) -> None:
         self._ssl_context = ssl_context
-        self._reserved = _bound(0)  # keeps the port ours while nothing listens: connecting is refused
+        self._reserved = reserved_port(port)  # keeps the port ours while nothing listens: connecting is refused
         self.port: int = self._reserved.getsockname()[1]
         self._changed = threading.Condition()  # guards all below
         self._requests: list[ReceivedRequest] = []
@@ -117,6 +121,7 @@ class StandIn:
         self._listener: socket.socket | None = None
         self._stopped = threading.Event()
         self.unknown_flows: set[str] = set()
+        self.not_streaming_flows: set[str] = set()
         self.start()
 
     @property
@@ -168,7 +173,7 @@ class StandIn:
         """Listen (again)."""
         with self._changed:
             self._stopped = threading.Event()
-            self._listener = _bound(self.port)
+            self._listener = reserved_port(self.port)
             self._listener.listen(1_024)
             self._run(self._accept, self._listener, self._stopped)
 
@@ -240,7 +245,11 @@ class StandIn:
             self._changed.notify_all()
             flow_id = request.flow_id
             if request.method == "GET":
-                return _lookup(flow_id in self.unknown_flows) if "/chatflows-streaming/" in request.path else _ping
+                return (
+                    _lookup(flow_id in self.unknown_flows, flow_id not in self.not_streaming_flows)
+                    if "/chatflows-streaming/" in request.path
+                    else _ping
+                )
             if flow_id in self.unknown_flows:
                 return never_answer()
             for key in (flow_id, None):
@@ -316,6 +325,17 @@ def cut_after(*pieces: Piece) -> Play:
     return play
 
 
+def cut_inside(*pieces: Piece, sent: bytes, of: bytes) -> Play:
+    """Send these tokens and the first bytes of one more event (`sent`, of the whole `of`), then die."""
+
+    def play(wire: Wire) -> None:
+        _begin(wire, pieces)
+        wire.send(b"%x\r\n%s" % (len(of), sent))
+        wire.hang_up()
+
+    return play
+
+
 def reset_after(*pieces: Piece) -> Play:
     """Send these tokens, then break the connection off (RST); give an event last to know that they were read."""
 
@@ -373,6 +393,18 @@ def heartbeats_only(every_s: float = 0.02) -> Play:
     return play
 
 
+def never_end(every_s: float = 0.02) -> Play:
+    """Send a token, and one more, and one more."""
+
+    def play(wire: Wire) -> None:
+        _begin(wire, ())
+        while True:
+            wire.send_chunk(event("token", "more "))
+            wire.hold(every_s)
+
+    return play
+
+
 def refuse_flow() -> Play:
     """Answer a wrong key as Flowise does: an `error` event under 200."""
     return fail_after(text="Error: predictionsServices.buildChatflow - Unauthorized")
@@ -413,16 +445,20 @@ def openai_answer(*pieces: Piece) -> Play:
     """Stream these tokens as OpenAI does: a role, the tokens, a finish reason, `[DONE]`."""
 
     def play(wire: Wire) -> None:
-        wire.send(EVENT_STREAM_HEAD)
-        wire.send_chunk(openai_chunk({"role": "assistant", "content": ""}))
-        for piece in pieces:
-            if isinstance(piece, str):
-                wire.send_chunk(openai_chunk({"content": piece}))
-            else:
-                wire.wait_for(piece)
+        _begin_openai(wire, pieces)
         wire.send_chunk(openai_chunk({}, "stop"))
         wire.send_chunk(b"data: [DONE]\n\n")
         wire.send_chunk(b"")
+
+    return play
+
+
+def openai_stall_after(*pieces: Piece) -> Play:
+    """Stream these tokens as OpenAI does, then nothing more."""
+
+    def play(wire: Wire) -> None:
+        _begin_openai(wire, pieces)
+        wire.hold()
 
     return play
 
@@ -453,7 +489,7 @@ EVENT_STREAM_HEAD = (
 @contextmanager
 def black_hole() -> Iterator[str]:
     """The URL of a port where connecting neither works nor fails: its queue of connections is full."""
-    with _bound(0) as listener:
+    with reserved_port() as listener:
         listener.listen(0)
         address = listener.getsockname()
         waiting: list[socket.socket] = []
@@ -478,13 +514,25 @@ def _begin(wire: Wire, pieces: tuple[Piece, ...]) -> None:
             wire.wait_for(piece)
 
 
+def _begin_openai(wire: Wire, pieces: tuple[Piece, ...]) -> None:
+    wire.send(EVENT_STREAM_HEAD)
+    wire.send_chunk(openai_chunk({"role": "assistant", "content": ""}))
+    for piece in pieces:
+        if isinstance(piece, str):
+            wire.send_chunk(openai_chunk({"content": piece}))
+        else:
+            wire.wait_for(piece)
+
+
 def _json(value: object) -> bytes:
     """JSON as JavaScript writes it: no character beyond ASCII is escaped, except a lone surrogate."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text).encode()
 
 
-def _lookup(unknown: bool) -> Play:
+def _lookup(unknown: bool, streams: bool) -> Play:
+    if not unknown and not streams:
+        return response(200, '{"isStreaming":false}')
     return replay("21d-chatflows-streaming-unknown" if unknown else "21b-chatflows-streaming")
 
 
@@ -519,7 +567,8 @@ def _read_request(connected: socket.socket, number: int) -> ReceivedRequest | No
     return ReceivedRequest(method, path, headers, body, number)
 
 
-def _bound(port: int) -> socket.socket:
+def reserved_port(port: int = 0) -> socket.socket:
+    """A socket of loopback that does not listen: connecting is refused, and only who knows the port can bind it."""
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", port))

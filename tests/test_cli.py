@@ -48,7 +48,8 @@ def test_help_loads_neither_grpc_nor_the_server() -> None:
     script = (
         "import sys, dari.cli\n"
         "assert dari.cli.run(['--help']) == 0 and dari.cli.run(['map', '--help']) == 0\n"
-        "heavy = {'grpc', 'google.protobuf', 'pydantic_settings', 'psycopg2', 'httpx'} & set(sys.modules)\n"
+        "assert dari.cli.run(['notify', '--help']) == 0\n"
+        "heavy = {'grpc', 'google.protobuf', 'pydantic_settings', 'psycopg2', 'httpx', 'apprise'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
@@ -361,11 +362,16 @@ def test_map_makes_the_three_kinds_and_links_them(dari: FakeDari, capsys: Captur
     assert flowise["flowise"] == {"baseUrl": url, "flowId": "f-1", "apiKeySecret": ""}
     (openai,) = run_json(
         dari, capsys, "map", "model", "create", "vllm", "--kind", "openai", "--url", url, "--model", "m",
-        "--first-token-timeout-s", "2.5",
+        "--first-token-timeout-s", "2.5", "--context-tokens", "32768",
     )  # fmt: skip
     assert (openai["openaiCompatible"]["model"], openai["firstTokenTimeout"]) == ("m", "2.500s")
+    assert openai["contextTokens"] == 32_768
     run_json(dari, capsys, "map", "model", "create", "local", "--kind", "local")
-    run_json(dari, capsys, "map", "chat", "create", "flights", "--max-rows", "3")
+    (chat,) = run_json(
+        dari, capsys, "map", "chat", "create", "flights", "--max-rows", "3", "--stand-by", "race",
+        "--stand-by-after-s", "0.5",
+    )  # fmt: skip
+    assert (chat["maxRows"], chat["standBy"], chat["standByAfter"]) == (3, "STAND_BY_RACE", "0.500s")
     run_json(dari, capsys, "map", "kb", "create", "airlines")
     links = run_json(
         dari, capsys, "map", "link", "flights", "--model", "main", "--model", "aiModels/local", "--kb", "airlines"

@@ -150,6 +150,7 @@ def test_no_content_reaches_standard_error_of_a_server(database: PostgresDsns, t
         "DARI_DATABASE_DSN": f"{database.service_dsn} application_name={CANARY}",
         "DARI_LOCAL_MODEL": "broken",
         "DARI_SECRETS": json.dumps({"key": CANARY}),
+        "DARI_NOTIFY_URLS": json.dumps({"ops": f"json://user:{CANARY}@127.0.0.1:1/{CANARY}"}),
         "DARI_CIRCUIT_CONSECUTIVE_FAILURES": "100",
         "GRPC_ENABLE_FORK_SUPPORT": "1",
     }

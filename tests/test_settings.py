@@ -60,7 +60,9 @@ def test_variables_of_tools_and_tests_are_no_mistake(monkeypatch: pytest.MonkeyP
 
 def test_secrets_have_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DARI_SECRETS", f'{{"flowise-main": "{CANARY}"}}')
+    monkeypatch.setenv("DARI_NOTIFY_URLS", f'{{"ops": "slack://{CANARY}"}}')
     settings = load_settings(database_dsn=f"host=db password={CANARY}")
+    assert settings.notify_urls["ops"].get_secret_value() == f"slack://{CANARY}"
     assert settings.secrets["flowise-main"].get_secret_value() == CANARY
     for text in (repr(settings), str(settings), repr(settings.model_dump()), settings.model_dump_json()):
         assert CANARY not in text
@@ -114,6 +116,9 @@ def test_a_settings_file_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatc
         ("tenant", "Tenant"),
         ("tenant", ""),
         ("log_format", "xml"),
+        ("notify_urls", {"Ops Room": "json://127.0.0.1:1/"}),
+        ("notify_urls", {f"t{number}": "json://127.0.0.1:1/" for number in range(21)}),
+        ("notify_quiet_s", 0),
     ],
 )
 def test_a_value_out_of_range_is_refused(field: str, value: object) -> None:

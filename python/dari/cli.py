@@ -26,10 +26,12 @@ app = typer.Typer(
     help="Keeps chatbots answering from your own data, whatever breaks behind them.",
 )
 model_app = typer.Typer(no_args_is_help=True, help="Model files of the local engine, on this machine.")
+notify_app = typer.Typer(no_args_is_help=True, help="What operators are told, by the settings of this machine.")
 app.add_typer(map_commands.app, name="map")
 app.add_typer(model_app, name="model")
 token_app = typer.Typer(no_args_is_help=True, help="Tokens of callers, for the tokens_file of a server.")
 app.add_typer(token_app, name="token")
+app.add_typer(notify_app, name="notify")
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Default: the setting DARI_DATA_DIR, or .dari.")]
 KnowledgeBase = Annotated[str, typer.Argument(metavar="KNOWLEDGE_BASE", help="Its id.")]
@@ -518,6 +520,24 @@ def create_token(
         raise typer.Exit(command.run_create(context.obj, name, tenant, role, expires_in_days))
     except command.NoSuchCaller as error:
         raise typer.BadParameter(str(error)) from error
+
+
+@notify_app.command("test")
+def test_notification(context: typer.Context) -> None:
+    """Send a test message to each target of DARI_NOTIFY_URLS; the exit code tells whether all arrived."""
+    from dari.commands import notify as command
+
+    raise typer.Exit(command.run_test(context.obj))
+
+
+@notify_app.command("list")
+def list_alerts(
+    context: typer.Context, limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 50
+) -> None:
+    """List alerts with whom they have reached, from the PostgreSQL of DARI_DATABASE_DSN."""
+    from dari.commands import notify as command
+
+    raise typer.Exit(command.run_list(context.obj, limit))
 
 
 def _refuse_json_on_stdout(context: typer.Context, output: Path | None) -> None:

@@ -2,9 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import timedelta
 from queue import SimpleQueue
 from typing import Self
 
@@ -16,7 +17,7 @@ from dari.access import open_audit, open_authenticator, open_tls
 from dari.adapters.circuit import CircuitRules, WindowedCircuit
 from dari.adapters.local_model import model_files
 from dari.adapters.local_model.engines import EngineOptions
-from dari.adapters.local_model.process import LocalModel
+from dari.adapters.local_model.process import Limits, LocalModel
 from dari.adapters.native import NativeEvidence, NativeLexer, NativePostings, ParserFactory, make_csv_writer
 from dari.adapters.postgres.conversation_store import PostgresConversationStore
 from dari.adapters.postgres.database import Database
@@ -30,23 +31,31 @@ from dari.adapters.postgres.mapping_store import (
     PostgresLinkStore,
 )
 from dari.adapters.postgres.migrate import MigrationError, create_database, migrate, require_migrated
+from dari.adapters.postgres.outbox_store import PostgresOutbox
 from dari.adapters.postgres.row_reader import PostgresRowReader
 from dari.adapters.postgres.upload_store import PostgresUploadStore
 from dari.adapters.postgres.version_reader import PostgresVersionReader
 from dari.adapters.upstreams import UpstreamDirectory
 from dari.adapters.watched_files import UnusableFile
+from dari.core.alert_dispatch import AlertDispatcher, Target
+from dari.core.alerts import AlertSink
 from dari.core.chat import Chat
 from dari.core.errors import FailedPrecondition
 from dari.core.event_log import EventLog
 from dari.core.exports import Exports
 from dari.core.housekeeping import Housekeeping, Retention
+from dari.core.known_profiles import KnownProfiles
 from dari.core.last_known import LastKnownChats
 from dari.core.probing import Prober
 from dari.core.profiles import Profiles
+from dari.core.prompt import LocalContext
 from dari.core.search import Search
+from dari.core.stand_by import SpareThreads
+from dari.core.timed_attempt import ServerTimeouts
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upload_session import UploadLimits, Uploads
 from dari.core.uploads import MAX_CHUNK_BYTES
+from dari.core.upstream_alerts import UpstreamAlerts
 from dari.core.watchdog import Watchdog
 from dari.core.watching import Watching
 from dari.logs import captured, make_log
@@ -115,6 +124,7 @@ class Server:
         self._opened: ExitStack | None = None
         self._is_ended = False
         self._pools: list[_ThreadPool] = []
+        self._targets: Sequence[Target] = ()
         self._capture = ExitStack()
         # Holds one item from the end on. Unlike an Event's `set`, its `put` may interrupt the wait on the same thread.
         self._stopped: SimpleQueue[None] = SimpleQueue()
@@ -185,6 +195,7 @@ class Server:
     def _open(self, opened: ExitStack) -> None:
         settings = self._settings
         self._go_on()
+        self._targets = _targets(settings)
         admin = opened.enter_context(_Admin(settings.admin_address))
         self.admin_address = admin.address
         gate = CallerInterceptor(
@@ -257,14 +268,28 @@ class Server:
         opened.callback(_run_within, _UNWIND_TIMEOUT_S, database.close)
         return database
 
+    def _start_alerts(
+        self, database: Database, directory: UpstreamDirectory, local_model: LocalModel | None, opened: ExitStack
+    ) -> AlertSink:
+        quiet = timedelta(seconds=self._settings.notify_quiet_s)
+        alerts = AlertDispatcher(PostgresOutbox(database), self._targets, self._log, quiet=quiet)
+        alerts.start()
+        opened.callback(alerts.close)
+        local_process = local_model.state if local_model else None
+        watch = UpstreamAlerts(directory.watched_circuits, local_process, alerts, self._log, repeat=quiet)
+        watch.start()
+        opened.callback(watch.close)
+        return alerts
+
     def _build(self, database: Database, gate: CallerInterceptor, opened: ExitStack) -> tuple[grpc.Server, Watching]:
         settings = self._settings
         watchdog = Watchdog()
         opened.callback(watchdog.close)
+        local_model = _start_local_model(settings, self._log, opened)
         directory = UpstreamDirectory(
             tenant=settings.tenant,
             secrets=settings.secrets,
-            local_model=_start_local_model(settings, self._log, opened),
+            local_model=local_model,
             local_model_id=settings.local_model,
             circuit_rules=_circuit_rules(settings),
         )
@@ -272,6 +297,7 @@ class Server:
         prober = Prober(directory.servers, settings.probe_interval_s, settings.connect_timeout_s, self._log)
         prober.start()
         opened.callback(prober.close)
+        alerts = self._start_alerts(database, directory, local_model, opened)
         upload_limits = UploadLimits(
             max_open=settings.max_open_uploads,
             second_streams=_second_streams(settings),
@@ -285,6 +311,7 @@ class Server:
         evidence = NativeEvidence()
         upload_store = PostgresUploadStore(database, evidence)
         versions = PostgresVersionReader(database, evidence)
+        profiles = Profiles(versions, evidence)
         watching = Watching(settings.max_watchers)
         housekeeping = Housekeeping(
             upload_store,
@@ -310,11 +337,16 @@ class Server:
             chats=LastKnownChats(links, database_circuit),
             turns=turns,
             search=search,
+            profiles=KnownProfiles(profiles, self._log),
+            local_context=_local_context(settings),
             directory=directory,
             watchdog=watchdog,
             log=self._log,
+            alerts=alerts,
             default_timeout_s=settings.chat_timeout_s,
-            connect_timeout_s=settings.connect_timeout_s,
+            server_timeouts=ServerTimeouts(settings.connect_timeout_s, settings.first_event_timeout_s),
+            spare_threads=SpareThreads(self._pool(settings.max_stand_bys, "stand_by"), settings.max_stand_bys),
+            database_timeout_s=settings.chat_database_timeout_s,
         )
 
         server = grpc.server(
@@ -338,7 +370,7 @@ class Server:
                     watchdog=watchdog,
                     stall_timeout_s=settings.export_stall_timeout_s,
                 ),
-                profiles=Profiles(versions, evidence),
+                profiles=profiles,
                 log=self._log,
                 idle_timeout_s=settings.upload_idle_timeout_s,
                 max_rejected_rows=settings.max_rejected_rows,
@@ -444,6 +476,23 @@ def _circuit_rules(settings: Settings) -> CircuitRules:
     )
 
 
+def _local_context(settings: Settings) -> LocalContext:
+    """Half of it is for the prompt: reading one is what takes a CPU its time."""
+    return LocalContext(settings.local_context_tokens, settings.local_context_tokens // 2)
+
+
+def _targets(settings: Settings) -> Sequence[Target]:
+    """Whom operators named, before anything is opened. Raises SettingsError."""
+    if not settings.notify_urls:
+        return ()
+    from dari.adapters.notifier import apprise_targets
+
+    targets, unknown = apprise_targets(settings.notify_urls)
+    if unknown:
+        raise SettingsError([f"notify_urls.{name}: fits no service of apprise" for name in unknown])
+    return targets
+
+
 def _start_local_model(settings: Settings, log: EventLog, opened: ExitStack) -> LocalModel | None:
     if not settings.local_model:
         return None
@@ -451,12 +500,20 @@ def _start_local_model(settings: Settings, log: EventLog, opened: ExitStack) -> 
     if settings.local_model not in files:
         log.warning("local_model_missing", model_file=settings.local_model, remedy="dari model add")
         return None
-    options = EngineOptions(threads=settings.local_threads or 0, context_tokens=settings.local_context_tokens)
+    context = _local_context(settings)
+    options = EngineOptions(
+        threads=settings.local_threads or 0,
+        context_tokens=context.context_tokens,
+        prompt_limit_tokens=context.prompt_tokens,
+        slots=settings.local_slots,
+    )
+    memory_limit_mib = settings.local_memory_limit_mib
     local_model = LocalModel(
         files[settings.local_model],
         log,
         engine=settings.local_engine,
         options=options,
         queue_size=settings.local_queue_size,
+        limits=Limits(memory_bytes=None if memory_limit_mib is None else memory_limit_mib * 1024 * 1024),
     )
     return opened.enter_context(local_model)

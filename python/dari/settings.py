@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 ENVIRONMENT_PREFIX = "DARI_"
@@ -52,6 +52,7 @@ def _host_and_port(address: str) -> str:
 
 Address = Annotated[str, AfterValidator(_host_and_port)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+TargetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 LongSeconds = Annotated[float, Field(ge=0, le=366 * 86_400)]
 
 
@@ -172,8 +173,15 @@ class Settings(BaseSettings):
     # Chat.
     chat_timeout_s: Seconds = 60.0
     """Deadline of a turn whose caller sets none."""
+    chat_database_timeout_s: Seconds = 2.0
+    """Longest look of a turn at the database: beyond it the turn goes on as it does while the database is gone."""
     connect_timeout_s: Seconds = 1.0
     """Longest wait for a connection to an upstream."""
+    first_event_timeout_s: Seconds = 3.0
+    """Longest wait for a word of a Flowise whose flow streams: its headers come at once, those of a hung one never."""
+    max_stand_bys: int = Field(default=16, ge=1, le=1_000)
+    """Models that may answer in the background at once, each on a thread of its own; beyond it a slow model has no
+    stand-by."""
     circuit_consecutive_failures: int = Field(default=3, ge=1, le=1_000)
     """Failures in a row that open an upstream's circuit."""
     circuit_failure_rate: float = Field(default=0.5, gt=0, le=1)
@@ -204,6 +212,18 @@ class Settings(BaseSettings):
     """Prompt and answer together."""
     local_queue_size: int = Field(default=4, ge=0, le=1_000)
     """Questions that may wait for the local engine; beyond it is busy."""
+    local_slots: int = Field(default=1, ge=1, le=64)
+    """Questions that the local engine answers at the same time, each with a context of its own (xllamacpp only)."""
+    local_memory_limit_mib: int | None = Field(default=None, ge=64, le=1_048_576)
+    """Memory of the local engine's process, beside the mapped model file; one that holds more is ended and started
+    again. Default: 4 GiB and the size of the model file."""
+
+    # Operators.
+    notify_urls: dict[TargetName, SecretStr] = Field(default_factory=dict, max_length=20)
+    """Where operators are told of failures, by a name of your choice: DARI_NOTIFY_URLS='{"ops": "slack://…"}'. The URLs
+    are those of apprise, https://appriseit.com/services/. All servers over one database need the same."""
+    notify_quiet_s: Seconds = 900.0
+    """The same about the same thing is told once in so long; then how often it happened meanwhile."""
 
     # Logs.
     log_level: Literal["debug", "info", "warning", "error"] = "info"

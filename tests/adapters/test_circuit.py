@@ -141,6 +141,46 @@ def test_the_bare_package_takes_an_abandoned_stream_for_a_success() -> None:
     assert breaker.failure_count == 0
 
 
+def test_the_bare_package_forgets_failures_for_an_exception_of_another_kind() -> None:
+    """The control run: told to count refused connections, it takes a stream that was cut for a success, and resets."""
+    breaker = circuitbreaker.CircuitBreaker(failure_threshold=2, expected_exception=ConnectionRefusedError)
+
+    def fail(error: type[Exception]) -> None:
+        raise error
+
+    for _ in range(100):
+        with pytest.raises(ConnectionRefusedError):
+            breaker.decorate(fail)(ConnectionRefusedError)
+        assert breaker.failure_count == 1
+        with pytest.raises(EOFError):
+            breaker.decorate(fail)(EOFError)
+        assert breaker.failure_count == 0
+    assert breaker.closed
+
+
+def test_each_way_to_fail_counts_and_none_is_a_success(circuit: OperatedCircuit) -> None:
+    """What the package gets wrong: the verdict is told, with its code, and no exception is looked at."""
+    for code in ("connection_refused", "stream_cut", "first_token_timeout"):
+        assert circuit.state().state is CircuitState.CLOSED
+        admitted(circuit).failed(code)
+    assert circuit.state().state is CircuitState.OPEN
+
+
+def test_the_bare_package_runs_no_fallback_for_the_call_that_fails() -> None:
+    """The control run: it is for those who come when it is open; who opens it gets the exception. The chain is ours."""
+    answers = []
+
+    def refuse() -> str:
+        raise ConnectionRefusedError
+
+    breaker = circuitbreaker.CircuitBreaker(failure_threshold=2, fallback_function=lambda: "from another model")
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            answers.append(breaker.decorate(refuse)())
+    answers.append(breaker.decorate(refuse)())
+    assert answers == ["from another model"]
+
+
 def test_a_probe_that_succeeds_closes_it(circuit: OperatedCircuit, clock: Clock) -> None:
     """One whole answer, and behind the ramp everyone is admitted again."""
     fail(circuit, 3)
@@ -150,6 +190,18 @@ def test_a_probe_that_succeeds_closes_it(circuit: OperatedCircuit, clock: Clock)
     assert circuit.state().failures == 0
     clock.now_s += 5.0
     assert all(circuit.admit() for _ in range(10))
+
+
+def test_behind_a_close_one_caller_with_nobody_else_goes_through(clock: Clock) -> None:
+    """Whoever the ramp would pass by; and then the share goes on as before."""
+    circuit = WindowedCircuit(CircuitRules(ramp_s=10.0), clock)
+    fail(circuit, 3)
+    clock.now_s += 5.0
+    admitted(circuit).succeeded()
+    assert circuit.admit() is not None
+    assert circuit.admit() is None
+    circuit.retry()
+    assert [circuit.admit() is not None for _ in range(5)] == [True] + [False] * 4
 
 
 def test_behind_a_close_a_growing_share_goes_through(clock: Clock) -> None:

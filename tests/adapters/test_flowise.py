@@ -3,11 +3,11 @@
 import json
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import pytest
@@ -22,7 +22,7 @@ from dari.adapters.flowise import (
     break_long_runs,
     compose_question,
 )
-from dari.core.upstream import FailureKind, Message, Prompt, UpstreamError
+from dari.core.upstream import FailureKind, Message, Prompt, Sign, UpstreamError
 from tests.flowise_stand_in import (
     CAPTURES,
     FLOW_ID,
@@ -48,7 +48,7 @@ from tests.flowise_stand_in import (
     trickled,
     web_page,
 )
-from tests.support.asking import CONNECT_TIMEOUT_S, SOON_S, Asking, ask, failure_of, new_prompt
+from tests.support.asking import CONNECT_TIMEOUT_S, SOON_S, Asking, ask, failure_of, new_prompt, texts
 
 UPSTREAM, BUSY, OURS, CALLERS = FailureKind.UPSTREAM, FailureKind.BUSY, FailureKind.OURS, FailureKind.CALLERS
 
@@ -88,7 +88,13 @@ ANSWERS: list[tuple[str, str]] = [
     ("02-predict-nonstream", "Echo(2 msgs, 11 chars): hello there"),
     ("03-predict-stream", "Echo(2 msgs, 12 chars): hello stream"),
     ("04-stream-slow-unicode", 'Héllo\n "wörld" 🎉\n\n 日本\u2028xdata: y end'),
+    ("05a-chatId-1st", "Echo(2 msgs, 14 chars): my name is Bob"),
+    ("05b-chatId-2nd", "Echo(4 msgs, 8 chars): who am I"),
+    ("05c-sessionId", "Echo(2 msgs, 5 chars): third"),
+    ("05d-history", "Echo(4 msgs, 14 chars): what did I say"),
     ("05e-stream-chatId", "Echo(6 msgs, 10 chars): stream 3rd"),
+    ("05f-chatId-A-session-S", "Echo(2 msgs, 5 chars): first"),
+    ("05g-chatId-B-session-S", "Echo(4 msgs, 6 chars): second"),
     ("05h-chatId-B-session-S-stream", "Echo(6 msgs, 5 chars): third"),
     ("07c-empty-body", "Echo(2 msgs, 9 chars): undefined"),
     ("07d-no-content-type", "Echo(2 msgs, 9 chars): undefined"),
@@ -107,9 +113,13 @@ ANSWERS: list[tuple[str, str]] = [
     ("11g-open-flow-with-wrong-key", "Echo(2 msgs, 1 chars): x"),
     ("12i-8KB-one-word-stream", "Echo(2 msgs, 8000 chars): " + "a" * 60),
     ("13a-ratelimit-1", "Echo(2 msgs, 1 chars): x"),
+    ("13b-ratelimit-2", "Echo(2 msgs, 1 chars): x"),
     ("14c-origin-none", "Echo(2 msgs, 1 chars): x"),
+    ("15c-history-after-disconnect", "Echo(6 msgs, 5 chars): again"),
     ("16a-abort-stream", "t1 t2 t3 t4 t5 t6 t7 t8 t9 t10"),
     ("16d-abort-nonstream", "t1 t2 t3 t4 t5 t6 t7 t8 t9 t10"),
+    # Two streams at once under one chatId, mixed by Flowise: why `chatId` is new for each attempt.
+    ("17b-same-chatId-second", "B1 t5 B2 t6 B3 t7 B4 t8 B5 t9 B6 t10 B7"),
     ("19a-slow-35s-stream", 'Echo(2 msgs, 27 chars): slow [[{"first_delay":35}]]'),
     ("19b-slow-35s-nonstream", 'Echo(2 msgs, 27 chars): slow [[{"first_delay":35}]]'),
 ]
@@ -159,6 +169,47 @@ FAILURES: list[tuple[str, str, FailureKind, str]] = [
     ("21f-unknown-path", "", OURS, "flowise_unauthorized"),
     ("23-security-check-on", "", OURS, "model_host_denied"),
 ]
+# The rows of the error table of Flowise 3.1.4 and the captures that show each: asked for JSON, asked for a stream.
+ERROR_TABLE: dict[str, tuple[str, ...]] = {
+    "unknown id": ("06a-unknown-id-nonstream", "06b-unknown-id-stream", "06b2-unknown-id-stream-600s"),
+    "id not a uuid": ("06c-not-a-uuid", "06f-not-a-uuid-stream"),
+    "no id": ("06d-no-id",),
+    "GET on the prediction URL": ("06e-get",),
+    "malformed JSON": ("07a-malformed", "07b-malformed-streaming"),
+    "JSON scalar": ("07m-json-scalar",),
+    "no body, or one that says nothing": ("07c-empty-body", "07d-no-content-type", "07e-no-question", "07j-json-array"),
+    "question that is no text": ("07f-question-number", "07g-question-empty", "07k-question-object-stream"),
+    "streaming that is no boolean": ("06g-unknown-id-streaming-string", "07h-streaming-string",
+                                     "07i-streaming-string-no"),
+    "bytes that are no UTF-8": ("07n-bad-utf8",),
+    "chatId that is no text": ("07o-chatid-number", "07q-chatid-number-stream"),
+    "empty chatId": ("07p-chatid-empty-stream",),
+    "protected flow": ("11a-protected-nokey", "11b-protected-wrongkey", "11d-protected-nokey-stream",
+                       "11e-protected-wrongkey-stream"),
+    "unprotected flow, wrong key": ("11g-open-flow-with-wrong-key",),
+    "rate limit": ("13c-ratelimit-3-nonstream", "13d-ratelimit-4-stream"),
+    "origin not allowed": ("14a-origin-bad-nonstream", "14b-origin-bad-stream"),
+    "body above 50 MB": ("12c-60MB-nonstream", "12d-60MB-stream", "12e-60MB-claimed-CL-only"),
+    "one word of 8 KB": ("12i-8KB-one-word-stream",),
+    "model down": ("08a-upstream-down-nonstream", "08b-upstream-down-stream"),
+    "model answers 500": ("09-upstream-500-nonstream", "09-upstream-500-stream"),
+    "model answers 400": ("09-upstream-400-nonstream", "09-upstream-400-stream"),
+    "model answers 401": ("09-upstream-401-nonstream", "09-upstream-401-stream"),
+    "model answers 404": ("09-upstream-404-nonstream",),
+    "model answers 429": ("09-upstream-429-nonstream", "09-upstream-429-stream"),
+    "model hangs": ("09-upstream-hang-nonstream", "09-upstream-hang-stream"),
+    "model hangs, with a timeout": ("09-upstream-hang-timeout3s-nonstream", "09-upstream-hang-timeout3s-stream"),
+    "model slow": ("19a-slow-35s-stream", "19b-slow-35s-nonstream"),
+    "model dies in mid-stream": ("10-upstream-dies-midstream-nonstream", "10-upstream-dies-midstream-stream",
+                                 "10c-fake-killed-midstream", "10d-fake-killed-nonstream"),
+    "Flowise killed in mid-stream": ("18a-kill9-midstream", "18b-kill9-midrequest-nonstream", "18d-sigterm-midstream",
+                                     "18e-sigterm-midrequest-nonstream"),
+    "client leaves in mid-stream": ("15a-client-disconnect", "15c-history-after-disconnect"),
+    "abort": ("16a-abort-stream", "16d-abort-nonstream"),
+    "two streams with one chatId": ("17a-same-chatId-first", "17b-same-chatId-second"),
+    "addresses denied by Flowise's own check": ("23-security-check-on",),
+}  # fmt: skip
+
 KILLED = "18"
 """Captures whose number begins so end with the server's death, which closed the connection."""
 
@@ -203,7 +254,7 @@ def test_a_captured_failure_is_sorted(
     flowise: StandIn, upstream: FlowiseUpstream, pace: Pace, capture: str, text: str, kind: FailureKind, code: str
 ) -> None:
     """The whole error table of a real Flowise, with the tokens that came before the error."""
-    flowise.script(pace(as_captured(capture)))
+    flowise.always(pace(as_captured(capture)))
     tokens, failure = failure_of(upstream)
     assert ("".join(tokens), failure.kind, failure.code) == (text, kind, code)
 
@@ -227,6 +278,14 @@ def test_every_capture_has_its_line_here() -> None:
     listed = {line[0] for table in (ANSWERS, FAILURES, SILENT) for line in table}
     look_ups = {"21b-chatflows-streaming", "21d-chatflows-streaming-unknown"}
     assert {capture.stem for capture in CAPTURES.glob("*.raw")} == listed | look_ups
+
+
+def test_every_row_of_the_error_table_is_replayed() -> None:
+    """A row without its captures in the tables above would be sorted by nobody."""
+    replayed = {line[0] for table in (ANSWERS, FAILURES, SILENT) for line in table}
+    for row, captures in ERROR_TABLE.items():
+        assert captures, row
+        assert set(captures) <= replayed, row
 
 
 @pytest.mark.parametrize(
@@ -307,7 +366,7 @@ def test_a_reset_between_tokens_is_sorted(flowise: StandIn, upstream: FlowiseUps
     """The tokens that were read stand; what the system buffered may be lost with the connection."""
     read = threading.Event()
     flowise.script(reset_after("a", read))
-    tokens = upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S).tokens()
+    tokens = texts(upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S))
     assert next(tokens) == "a"
     read.set()
     with pytest.raises(UpstreamError) as caught:
@@ -401,7 +460,7 @@ def test_abort_closes_the_connection_while_nobody_reads(flowise: StandIn, upstre
     """The thread may be busy with the token before; Flowise sees the end now and not when it asks for the next."""
     flowise.script(stall_after("a"))
     attempt = upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S)
-    tokens = attempt.tokens()
+    tokens = texts(attempt)
     assert next(tokens) == "a"
     attempt.abort()
     assert flowise.questions[0].hung_up.wait(SOON_S)
@@ -417,8 +476,8 @@ def test_a_late_abort_does_not_hit_the_next_attempt_on_the_same_connection(
     go_on = threading.Event()
     flowise.script(answer("first"), answer("second", go_on, " goes on"))
     first = upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S)
-    assert "".join(first.tokens()) == "first"
-    second = upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S).tokens()
+    assert "".join(texts(first)) == "first"
+    second = texts(upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S))
     assert next(second) == "second"
     assert flowise.questions[0].connection == flowise.questions[1].connection
     first.abort()
@@ -429,9 +488,9 @@ def test_a_late_abort_does_not_hit_the_next_attempt_on_the_same_connection(
 def test_an_abandoned_stream_closes_its_connection(flowise: StandIn, upstream: FlowiseUpstream) -> None:
     """Its remaining tokens must not be read as the answer to the next question."""
     flowise.script(stall_after("a"))
-    tokens = upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S).tokens()
+    tokens = texts(upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S))
     assert next(tokens) == "a"
-    cast(Generator[str], tokens).close()
+    tokens.close()
     assert flowise.questions[0].hung_up.wait(SOON_S)
     assert ask(upstream) == "Hello there"
 
@@ -579,6 +638,75 @@ def test_a_known_flow_is_looked_up_once(flowise: StandIn, upstream: FlowiseUpstr
     ask(upstream)
     look_ups = [request for request in flowise.requests if request.method == "GET"]
     assert len(look_ups) == 1
+
+
+def signs_and_text(upstream: FlowiseUpstream) -> list[str | Sign]:
+    return list(upstream.attempt(new_prompt(), CONNECT_TIMEOUT_S).tokens())
+
+
+def test_a_flow_that_streams_promises_to_be_heard_at_once(flowise: StandIn, upstream: FlowiseUpstream) -> None:
+    """By its look-up, and by the headers of each answer; a hung server is silent in either place."""
+    once = [Sign.ASKED, Sign.HEARD]
+    assert signs_and_text(upstream) == [*once, *once, "Hello", " there"]
+    assert signs_and_text(upstream) == [*once, "Hello", " there"]
+
+
+def test_a_flow_that_cannot_stream_promises_only_its_look_up(flowise: StandIn, upstream: FlowiseUpstream) -> None:
+    """Its JSON comes when the model has written all of it."""
+    flowise.not_streaming_flows.add(FLOW_ID)
+    flowise.always(json_answer("whole"))
+    assert signs_and_text(upstream) == [Sign.ASKED, Sign.HEARD, "whole"]
+    assert signs_and_text(upstream) == ["whole"]
+
+
+ENDS: list[tuple[str, Play, str]] = [
+    ("closed", raw(b"", then="close"), "connection_closed"),
+    ("reset", raw(b"", then="reset"), "connection_reset"),
+]
+
+
+@pytest.mark.parametrize(("name", "end", "code"), ENDS)
+def test_a_kept_connection_that_was_over_costs_no_answer(
+    flowise: StandIn, upstream: FlowiseUpstream, name: str, end: Play, code: str
+) -> None:
+    """The question is put once more, over a new connection, under a chatId of its own."""
+    ask(upstream)
+    flowise.script(end)
+    assert ask(upstream) == "Hello there"
+    over, again = flowise.questions[1:]
+    assert over.connection != again.connection
+    assert over.json["question"] == again.json["question"]
+    assert over.json["chatId"] != again.json["chatId"]
+
+
+@pytest.mark.parametrize(("name", "end", "code"), ENDS)
+def test_a_question_is_put_twice_at_most(
+    flowise: StandIn, upstream: FlowiseUpstream, name: str, end: Play, code: str
+) -> None:
+    """And not even twice on a connection that was made for it: there the neighbour failed."""
+    ask(upstream)
+    flowise.always(end)
+    assert failure_of(upstream)[1].code == code
+    assert len(flowise.questions) == 3
+    assert failure_of(upstream)[1].code == code
+    assert len(flowise.questions) == 4
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_question_that_may_be_in_work_is_put_once(flowise: StandIn, upstream: FlowiseUpstream, begins: bool) -> None:
+    """Where a byte has come, or some time has gone by: the server died with it."""
+
+    def die(wire: Wire) -> None:
+        if begins:
+            wire.send(b"HTTP/1.1 200 OK\r\n")
+        else:
+            wire.hold(0.4)
+        wire.hang_up()
+
+    ask(upstream)
+    flowise.always(die)
+    assert failure_of(upstream)[1].code == "connection_closed"
+    assert len(flowise.questions) == 2
 
 
 def test_the_probe_tells_three_things_apart(flowise: StandIn, upstream: FlowiseUpstream) -> None:

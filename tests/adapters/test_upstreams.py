@@ -120,6 +120,13 @@ def test_a_server_is_up_or_down_for_all_tenants(directory: UpstreamDirectory) ->
     assert states(directory) == states(directory, OTHER_TENANT) == [("m", OPEN)]
 
 
+def test_who_watches_all_tenants_tells_their_models_apart(directory: UpstreamDirectory) -> None:
+    for tenant in (TENANT, OTHER_TENANT):
+        directory.upstream(tenant, model(flow(1)))
+    watched = [circuit.subject for circuit in directory.watched_circuits()]
+    assert sorted(watched) == ["aiModels/m", "http://127.0.0.1:1", f"{OTHER_TENANT}/aiModels/m"]
+
+
 def test_each_tenant_has_secrets_of_its_own_and_reaches_no_other(
     directory: UpstreamDirectory, flowise: StandIn
 ) -> None:

@@ -8,166 +8,32 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Self
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dari.core.chain import (
-    LAST_RESORT_S,
-    MAX_ANSWER_CHARS,
-    Answered,
-    AttemptEnded,
-    ChainEvent,
-    Link,
-    Seam,
-    Superseded,
-    TokenCame,
-    TurnClock,
-    ask,
-)
+from dari.core.chain import Answered, AttemptEnded, ChainEvent, Seam, Superseded, TextBegins, TokenCame, ask
 from dari.core.conversations import AttemptOutcome, AttemptRecord, OnInterruption
 from dari.core.errors import AnswerInterrupted, Cancelled, DeadlineExceeded, InvalidArgument
-from dari.core.mapping import AiModel, LocalTarget
-from dari.core.upstream import FailureKind, Prompt, UpstreamError
+from dari.core.timed_attempt import LAST_RESORT_S, MAX_ANSWER_CHARS
+from dari.core.turn_clock import Cause, TurnClock
+from dari.core.upstream import QUESTION_TOO_LONG, FailureKind, Prompt, Sign
 from dari.core.watchdog import Watchdog
-
-SHORT_S = 0.01
-LONG_S = 60.0
-PROMPT = Prompt("attempt", "", (), "question", 100)
-
-Step = str | FailureKind | float | None
-"""A token, a failure, seconds of work, or None: silence until the attempt is aborted. A script without a failure ends
-whole."""
-
-
-@dataclass
-class FakeAttempt:
-    """Plays a script; `aborted` as the port wants it."""
-
-    script: tuple[Step, ...]
-    aborted: threading.Event = field(default_factory=threading.Event)
-    silent: threading.Event = field(default_factory=threading.Event)
-    is_over: bool = False
-    may_be_empty: bool = False
-
-    def tokens(self) -> Iterator[str]:
-        try:
-            for step in self.script:
-                if self.aborted.is_set():
-                    raise UpstreamError(FailureKind.CANCELLED, "aborted")
-                if isinstance(step, float):
-                    self.aborted.wait(step)
-                    continue
-                if step is None:
-                    self.silent.set()
-                    assert self.aborted.wait(LONG_S)
-                    raise UpstreamError(FailureKind.CANCELLED, "aborted")
-                if isinstance(step, FailureKind):
-                    raise UpstreamError(step, "scripted")
-                yield step
-            if not self.may_be_empty and not any(isinstance(step, str) for step in self.script):
-                raise UpstreamError(FailureKind.UPSTREAM, "empty_answer")
-        finally:
-            self.is_over = True
-
-    def abort(self) -> None:
-        self.aborted.set()
-
-
-@dataclass
-class FakeUpstream:
-    """Hands out one attempt, and notes the time that it was given to connect."""
-
-    attempt_made: FakeAttempt
-    continues: bool = False
-    prompts: list[Prompt] = field(default_factory=list)
-    connect_timeouts_s: list[float] = field(default_factory=list)
-
-    def attempt(self, prompt: Prompt, connect_timeout_s: float) -> FakeAttempt:
-        assert replace(prompt, answer_begun="") == PROMPT
-        self.prompts.append(prompt)
-        self.connect_timeouts_s.append(connect_timeout_s)
-        return self.attempt_made
-
-
-class FakeCircuit:
-    """Notes each permit and its verdict."""
-
-    def __init__(self, *, open_: bool = False) -> None:
-        self._open = open_
-        self.verdicts: list[str] = []
-        self.permits = 0
-
-    def admit(self) -> "FakePermit | None":
-        if self._open:
-            return None
-        self.permits += 1
-        return FakePermit(self)
-
-
-class FakePermit:
-    """Fails where a second verdict comes."""
-
-    def __init__(self, circuit: FakeCircuit) -> None:
-        self._circuit = circuit
-        self._told = False
-
-    def succeeded(self) -> None:
-        self._tell("succeeded")
-
-    def failed(self, code: str) -> None:
-        self._tell(f"failed: {code}")
-
-    def neutral(self) -> None:
-        self._tell("neutral")
-
-    def _tell(self, verdict: str) -> None:
-        assert not self._told
-        self._told = True
-        self._circuit.verdicts.append(verdict)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if not self._told:
-            self._tell("neutral")
-
-
-class Model:
-    """One link of a chain: a script, and the fakes that play it."""
-
-    def __init__(
-        self,
-        *script: Step,
-        first_token_s: float = SHORT_S,
-        stall_s: float = SHORT_S,
-        total_s: float = LONG_S,
-        circuit_open: bool = False,
-        misconfigured: bool = False,
-        continues: bool = False,
-        visible: frozenset[str] = frozenset(),
-    ) -> None:
-        self.attempt = FakeAttempt(script)
-        self.upstream = FakeUpstream(self.attempt, continues)
-        self.visible = visible
-        self.circuit = FakeCircuit(open_=circuit_open)
-        self._misconfigured = misconfigured
-        self._timers = (first_token_s, stall_s, total_s)
-
-    def link(self, id: str) -> Link:
-        first_token_s, stall_s, total_s = self._timers
-        model = AiModel(id, id, LocalTarget(), first_token_s, stall_s, total_s)
-        return Link(model, self._connect, self.circuit, lambda: PROMPT, self.visible)
-
-    def _connect(self) -> FakeUpstream:
-        if self._misconfigured:
-            raise UpstreamError(FailureKind.OURS, "unknown_secret")
-        return self.upstream
+from tests.support.scripted_models import (
+    LONG_S,
+    PROMPT,
+    SHORT_S,
+    TIMEOUTS,
+    TOO_LONG,
+    FakeAttempt,
+    Model,
+    ObedientCaller,
+    Step,
+    run,
+    texts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -175,38 +41,6 @@ def watchdog() -> Iterator[Watchdog]:
     watchdog = Watchdog()
     yield watchdog
     watchdog.close()
-
-
-@dataclass
-class Outcome:
-    """What a chain did."""
-
-    events: list[ChainEvent]
-    records: list[AttemptRecord]
-    error: Exception | None = None
-
-    @property
-    def summary(self) -> list[tuple[str, str, str]]:
-        return [(record.ai_model, record.outcome.value, record.code) for record in self.records]
-
-
-def run(
-    watchdog: Watchdog,
-    *models: Model,
-    timeout_s: float = LONG_S,
-    connect_timeout_s: float = 1.0,
-    on_interruption: OnInterruption = OnInterruption.RESTART,
-) -> Outcome:
-    """Ask the models m0, m1, … and collect everything."""
-    outcome = Outcome([], [])
-    links = [model.link(f"m{number}") for number, model in enumerate(models)]
-    with TurnClock(watchdog, time.monotonic() + timeout_s) as clock:
-        try:
-            for event in ask(links, clock, connect_timeout_s, outcome.records, on_interruption):
-                outcome.events.append(event)
-        except (AnswerInterrupted, Cancelled, DeadlineExceeded, InvalidArgument) as error:
-            outcome.error = error
-    return outcome
 
 
 UPSTREAM, BUSY, OURS, CALLERS = FailureKind.UPSTREAM, FailureKind.BUSY, FailureKind.OURS, FailureKind.CALLERS
@@ -219,6 +53,7 @@ ENDINGS: list[tuple[str, tuple[Step, ...], str, str, str, bool]] = [
     ("is misconfigured", (OURS,), "MISCONFIGURED", "scripted", "neutral", False),
     ("says nothing", (), "FAILED", "empty_answer", "failed: empty_answer", False),
     ("is silent", (None,), "TIMED_OUT", "first_token_timeout", "failed: first_token_timeout", False),
+    ("is too small", (TOO_LONG,), "FAILED", QUESTION_TOO_LONG, "neutral", False),
     ("stalls", ("a", None), "TIMED_OUT", "stall_timeout", "failed: stall_timeout", True),
     ("does not stop", ("a" * MAX_ANSWER_CHARS, "b"), "FAILED", "answer_too_long", "failed: answer_too_long", True),
 ]
@@ -237,17 +72,11 @@ def test_every_failure_moves_on(
     assert isinstance(done.events[-1], Answered)
     assert done.events[-1].text == "xy"
     assert (failing.circuit.verdicts, next_one.circuit.verdicts) == ([verdict], ["succeeded"])
-    assert failing.attempt.is_over
+    assert failing.attempt.over.is_set()
     assert failing.attempt.aborted.is_set()
 
 
 CONTINUE, STOP = OnInterruption.CONTINUE, OnInterruption.STOP
-
-
-def texts(outcome: Outcome) -> list[str]:
-    """The events as words: pieces of text, and | for a seam, ~ for what is void, ! for an attempt that ended."""
-    signs = {AttemptEnded: "!", Seam: "|", Superseded: "~", Answered: "."}
-    return [each.text if isinstance(each, TokenCame) else signs[type(each)] for each in outcome.events]
 
 
 def test_the_next_model_goes_on_behind_a_cut_answer(watchdog: Watchdog) -> None:
@@ -255,7 +84,7 @@ def test_the_next_model_goes_on_behind_a_cut_answer(watchdog: Watchdog) -> None:
     first, second = Model("The airport", " is L", UPSTREAM), Model(" LGA", ".", continues=True)
     done = run(watchdog, first, second, on_interruption=CONTINUE)
     assert texts(done) == ["The airport", " is L", "!", "|", " LGA", ".", "."]
-    assert done.events[3] == Seam(done.records[0], len("The airport is"))
+    assert Seam(done.records[0], len("The airport is")) in done.events
     assert isinstance(done.events[-1], Answered)
     assert done.events[-1].text == "The airport is LGA."
     assert [prompt.answer_begun for prompt in second.upstream.prompts] == ["The airport is"]
@@ -389,10 +218,91 @@ def test_the_total_ends_an_answer_that_goes_on(watchdog: Watchdog) -> None:
     assert model.circuit.verdicts == ["failed: total_timeout"]
 
 
+FIRST_EVENT, FIRST_TOKEN = "first_event_timeout", "first_token_timeout"
+# name, script, longest wait for the first token, what ends it
+SILENCES: list[tuple[str, tuple[Step, ...], float, str]] = [
+    ("promises to be heard, and is not", (Sign.ASKED, None), LONG_S, FIRST_EVENT),
+    ("is heard once, and then not", (Sign.ASKED, Sign.HEARD, Sign.ASKED, None), LONG_S, FIRST_EVENT),
+    ("is heard and thinks", (Sign.ASKED, Sign.HEARD, None), 5 * SHORT_S, FIRST_TOKEN),
+    ("promises nothing", (None,), 5 * SHORT_S, FIRST_TOKEN),
+    ("should have written before it should be heard", (Sign.ASKED, None), SHORT_S / 2, FIRST_TOKEN),
+]
+
+
+@pytest.mark.parametrize(("name", "script", "first_token_s", "code"), SILENCES)
+def test_a_server_that_hangs_is_left_before_a_model_that_thinks(
+    watchdog: Watchdog, name: str, script: tuple[Step, ...], first_token_s: float, code: str
+) -> None:
+    """By the first event's timer only where the neighbour promises to be heard; both are failures."""
+    model = Model(*script, first_token_s=first_token_s)
+    assert run(watchdog, model).summary == [("m0", "TIMED_OUT", code)]
+    assert model.circuit.verdicts == [f"failed: {code}"]
+
+
+def test_a_server_that_was_heard_may_take_its_time(watchdog: Watchdog) -> None:
+    """Signs are no text, and the first event's timer stops with the first event."""
+    done = run(watchdog, Model(Sign.ASKED, Sign.HEARD, 3 * SHORT_S, "a", first_token_s=LONG_S))
+    assert texts(done) == ["a", "."]
+
+
+def test_a_question_too_long_for_every_model_asked_is_the_callers(watchdog: Watchdog) -> None:
+    """Models that were not asked say nothing about it; the circuits learn nothing."""
+    models = [Model(TOO_LONG), Model("never", circuit_open=True), Model(TOO_LONG)]
+    done = run(watchdog, *models)
+    assert isinstance(done.error, InvalidArgument)
+    assert [violation.field for violation in done.error.violations] == ["question"]
+    assert "m0, m2" in done.error.message
+    assert [record.code for record in done.records] == [QUESTION_TOO_LONG, "circuit_open", QUESTION_TOO_LONG]
+    assert models[2].circuit.verdicts == ["neutral"]
+
+
+@pytest.mark.parametrize("other", [UPSTREAM, BUSY, OURS])
+def test_a_model_that_fails_may_have_held_the_question(watchdog: Watchdog, other: FailureKind) -> None:
+    """So the caller is not told that it is too long."""
+    done = run(watchdog, Model(TOO_LONG), Model(other))
+    assert done.error is None
+    assert texts(done) == ["!", "!"]
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 5), st.data(), st.floats(1.0, 600.0), st.floats(0.1, 600.0))
+def test_each_model_that_is_left_gets_an_equal_part_of_the_time_left(
+    watchdog: Watchdog, length: int, data: st.DataObject, timeout_s: float, first_token_s: float
+) -> None:
+    """Whatever the place in the chain; or its own timer, where that is shorter. Told by the time to connect."""
+    place = data.draw(st.integers(0, length - 1))
+    models = [
+        Model("x", circuit_open=number < place, first_token_s=first_token_s, total_s=3_600.0)
+        for number in range(length)
+    ]
+    run(watchdog, *models, timeout_s=timeout_s, timeouts=replace(TIMEOUTS, connect_s=3_600.0))
+    (given_s,) = models[place].upstream.connect_timeouts_s
+    part_s = (timeout_s - LAST_RESORT_S) / (length - place)
+    assert given_s <= min(part_s, first_token_s) + 1e-6
+    assert given_s >= min(part_s, first_token_s) - 0.5
+
+
+def test_the_last_of_five_answers_where_four_hang(watchdog: Watchdog) -> None:
+    """Each had a part of the time, and none took that of those behind it."""
+    hanging = [Model(None, first_token_s=LONG_S) for _ in range(4)]
+    done = run(watchdog, *hanging, Model("in time", first_token_s=LONG_S), timeout_s=LAST_RESORT_S + 0.5)
+    assert done.summary == [*((f"m{n}", "TIMED_OUT", "deadline") for n in range(4)), ("m4", "ANSWERED", "")]
+
+
+def test_a_faster_link_answers_before_a_short_deadline(watchdog: Watchdog) -> None:
+    """C12: the caller allows 2 s, the first model needs 10."""
+    slow = Model(10.0, "late", first_token_s=LONG_S)
+    done = run(watchdog, slow, Model("in time", first_token_s=LONG_S), timeout_s=2.0)
+    assert done.summary == [("m0", "TIMED_OUT", "deadline"), ("m1", "ANSWERED", "")]
+    assert slow.attempt.over.is_set()
+
+
 def test_the_first_of_two_models_leaves_the_second_half_of_the_time(watchdog: Watchdog) -> None:
     """It would wait for a minute; the caller would not. Its connect timeout is no longer than that either."""
     first = Model(None, first_token_s=LONG_S)
-    done = run(watchdog, first, Model("in time"), timeout_s=LAST_RESORT_S + 0.1, connect_timeout_s=LONG_S)
+    done = run(
+        watchdog, first, Model("in time"), timeout_s=LAST_RESORT_S + 0.1, timeouts=replace(TIMEOUTS, connect_s=LONG_S)
+    )
     assert done.summary == [("m0", "TIMED_OUT", "deadline"), ("m1", "ANSWERED", "")]
     assert first.circuit.verdicts == ["neutral"]
     assert first.upstream.connect_timeouts_s[0] <= 0.05
@@ -429,7 +339,7 @@ def test_a_caller_who_reads_slowly_trips_no_timer(watchdog: Watchdog) -> None:
     pause = threading.Event()
     with TurnClock(watchdog, time.monotonic() + LONG_S) as clock:
         events = []
-        for each in ask([model.link("m")], clock, 1.0, records):
+        for each in ask([model.link("m")], clock, TIMEOUTS, records):
             events.append(each)
             pause.wait(0.6)  # nothing to wait for: this caller is slow
     assert isinstance(events[-1], Answered)
@@ -451,7 +361,7 @@ def test_a_caller_who_leaves_ends_the_attempt_from_another_thread(watchdog: Watc
         leaver = threading.Thread(target=leave)
         leaver.start()
         with pytest.raises(Cancelled):
-            list(ask([model.link("m0"), next_one.link("m1")], clock, 1.0, records))
+            list(ask([model.link("m0"), next_one.link("m1")], clock, TIMEOUTS, records))
         leaver.join()
     assert [(record.outcome, record.code) for record in records] == [(AttemptOutcome.CANCELLED, "caller_left")]
     assert model.circuit.verdicts == ["neutral"]
@@ -464,7 +374,7 @@ def test_a_caller_who_left_before_is_not_asked_for(watchdog: Watchdog) -> None:
     with TurnClock(watchdog, time.monotonic() + LONG_S) as clock:
         clock.cancel()
         with pytest.raises(Cancelled):
-            list(ask([model.link("m")], clock, 1.0, []))
+            list(ask([model.link("m")], clock, TIMEOUTS, []))
     assert model.circuit.permits == 0
 
 
@@ -479,7 +389,7 @@ def test_a_caller_who_leaves_while_the_prompt_is_made_costs_no_question(watchdog
             return PROMPT
 
         with pytest.raises(Cancelled):
-            list(ask([replace(link, prompt=prompt)], clock, 1.0, []))
+            list(ask([replace(link, prompt=prompt)], clock, TIMEOUTS, []))
     assert model.upstream.connect_timeouts_s == []
     assert model.circuit.verdicts == ["neutral"]
 
@@ -490,12 +400,23 @@ def test_closing_the_stream_frees_the_attempt_at_once(watchdog: Watchdog) -> Non
     records: list[AttemptRecord] = []
     with (
         TurnClock(watchdog, time.monotonic() + LONG_S) as clock,
-        closing(ask([model.link("m")], clock, 1.0, records)) as events,
+        closing(ask([model.link("m")], clock, TIMEOUTS, records)) as events,
     ):
-        assert next(events) == TokenCame("a")
+        assert [next(events), next(events)] == [TextBegins("m"), TokenCame("a")]
     assert model.attempt.aborted.is_set()
     assert [record.outcome for record in records] == [AttemptOutcome.CANCELLED]
     assert model.circuit.verdicts == ["neutral"]
+
+
+def test_a_caller_who_stops_at_the_whole_answer_changes_no_record(watchdog: Watchdog) -> None:
+    """There was one attempt, and it answered."""
+    records: list[AttemptRecord] = []
+    with (
+        TurnClock(watchdog, time.monotonic() + LONG_S) as clock,
+        closing(ask([Model("a").link("m")], clock, TIMEOUTS, records)) as events,
+    ):
+        assert [type(next(events)) for _ in range(3)] == [TextBegins, TokenCame, Answered]
+    assert [record.outcome for record in records] == [AttemptOutcome.ANSWERED]
 
 
 def test_a_prompt_that_cannot_be_made_leaks_no_permit(watchdog: Watchdog) -> None:
@@ -508,7 +429,7 @@ def test_a_prompt_that_cannot_be_made_leaks_no_permit(watchdog: Watchdog) -> Non
 
     broken = replace(link, prompt=no_prompt)
     with TurnClock(watchdog, time.monotonic() + LONG_S) as clock, pytest.raises(ZeroDivisionError):
-        list(ask([broken], clock, 1.0, []))
+        list(ask([broken], clock, TIMEOUTS, []))
     assert model.circuit.verdicts == ["neutral"]
 
 
@@ -519,25 +440,26 @@ class HeldUpWatchdog(Watchdog):
         pass
 
 
-def test_an_alarm_that_comes_late_hurts_nobody_else() -> None:
-    """It was due for the attempt before; the one that runs now has all its time."""
+def test_an_alarm_that_comes_late_hurts_nobody() -> None:
+    """It was due for the token that has come since; and for an attempt that is over it aborts nothing else."""
     watchdog = HeldUpWatchdog()
     first, second = FakeAttempt((None,)), FakeAttempt((None,))
     with TurnClock(watchdog, time.monotonic() + LONG_S) as clock:
-        ring = partial(clock._alarm.ring)
-        with clock.watching(first):
-            clock.expect(time.monotonic() - 1.0, clock._due_cause)
-        with clock.watching(second):
-            clock.expect(time.monotonic() + LONG_S, clock._due_cause)
-            clock._alarm.due = float("inf")  # what the watchdog writes before it rings
-            ring()
+        watch, next_watch = clock.new_watch(), clock.new_watch()
+        with clock.watching(watch, first):
+            watch.expect(time.monotonic() - 1.0, Cause.STALL)
+        with clock.watching(next_watch, second):
+            watch._alarm.ring()
+            next_watch.expect(time.monotonic() + LONG_S, Cause.STALL)
+            next_watch._alarm.due = float("inf")  # what the watchdog writes before it rings
+            next_watch._alarm.ring()
             assert not second.aborted.is_set()
-            assert clock._alarm.due < float("inf")
-            clock.rest()
-            ring()
+            assert next_watch._alarm.due < float("inf")
+            next_watch.rest()
+            next_watch._alarm.ring()
             assert not second.aborted.is_set()
-            clock.expect(time.monotonic() - 1.0, clock._due_cause)
-            ring()
+            next_watch.expect(time.monotonic() - 1.0, Cause.STALL)
+            next_watch._alarm.ring()
             assert second.aborted.is_set()
     watchdog.close()
 
@@ -561,40 +483,6 @@ models = st.builds(
 )
 
 
-class ObedientCaller:
-    """Keeps the text that the events leave standing, and holds each event against the scripts."""
-
-    def __init__(self, chain: list[Model], on_interruption: OnInterruption) -> None:
-        self._chain = chain
-        self._on_interruption = on_interruption
-        self._last_seam = 0
-        self.text = ""
-        self.has_answer = False
-
-    def take(self, event: ChainEvent) -> None:
-        assert not self.has_answer
-        match event:
-            case TokenCame():
-                self.text += event.text
-            case Superseded():
-                assert self.text
-                assert self._on_interruption is not STOP
-                self.text, self._last_seam = "", 0
-            case Seam():
-                assert self._on_interruption is CONTINUE
-                assert 0 < event.offset_chars <= len(self.text)
-                self._last_seam, self.text = event.offset_chars, self.text[: event.offset_chars]
-            case Answered():
-                self._end(event)
-
-    def _end(self, event: Answered) -> None:
-        assert event.text == self.text
-        script = self._chain[int(event.record.ai_model[1:])].attempt.script
-        assert self.text[self._last_seam :] == "".join(step for step in script if isinstance(step, str))
-        assert all(isinstance(step, str) for step in script)
-        self.has_answer = True
-
-
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(models, max_size=4), st.integers(0, 8), st.sampled_from(OnInterruption))
 def test_no_stream_ends_clean_after_a_cut(
@@ -607,7 +495,7 @@ def test_no_stream_ends_clean_after_a_cut(
     stopped = False
     with (
         TurnClock(watchdog, time.monotonic() + LONG_S) as clock,
-        closing(ask(links, clock, 1.0, records, on_interruption)) as stream,
+        closing(ask(links, clock, TIMEOUTS, records, on_interruption)) as stream,
     ):
         try:
             for each in stream:

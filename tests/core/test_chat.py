@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import pytest
 
 from dari.adapters.circuit import CircuitRules, WindowedCircuit
 from dari.adapters.local_model.process import Limits, LocalModel
+from dari.core.alerts import AlertKind
 from dari.core.chain import AttemptEnded, Seam, Superseded, TokenCame
 from dari.core.chat import Chat, ChatEvent, TurnCompleted, TurnStarted
 from dari.core.circuit import OperatedCircuit
@@ -28,16 +30,22 @@ from dari.core.conversations import (
     TurnState,
 )
 from dari.core.errors import AnswerInterrupted, DeadlineExceeded, Exhausted, InternalError, NotFound, Unavailable
+from dari.core.known_profiles import KnownProfiles
 from dari.core.language import Language
 from dari.core.last_known import LastKnownChats
 from dari.core.mapping import AiModel, ChatConfiguration, ChatMapping, KnowledgeBase, LinkStore, LocalTarget
 from dari.core.notices import Notice, NoticeKind, notices_of
+from dari.core.profiles import ColumnProfile, Profile
+from dari.core.prompt import LocalContext
 from dari.core.ranking import QueryLexeme
 from dari.core.search import CandidateRow, Candidates, Search
+from dari.core.stand_by import SpareThreads
+from dari.core.timed_attempt import ServerTimeouts
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upstream import FailureKind, Prompt, Upstream, UpstreamError
 from dari.core.watchdog import Watchdog
 from tests.adapters.local_model.fakes import fake_model
+from tests.support.operators import RecordedAlerts
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TIMEOUT_S = 60.0
@@ -78,13 +86,22 @@ class Links(LinkStore):
             raise self.fails
         return self._mapping
 
+    def set_context_tokens(self, ai_model: str, context_tokens: int) -> None:
+        models = tuple(
+            (priority, replace(model, context_tokens=context_tokens) if model.id == ai_model else model)
+            for priority, model in self._mapping.models
+        )
+        self._mapping = replace(self._mapping, models=models)
+
 
 class Rows:
-    """A RowReader of one row a knowledge base, and a lexer for which every text matches."""
+    """A RowReader of the same rows for every knowledge base, and a lexer for which every text matches."""
 
     def __init__(self, fails: Mapping[frozenset[str], Exception]) -> None:
         self._fails = fails
         self.asked: list[tuple[str, ...]] = []
+        self.cells: list[tuple[str, ...]] = [("cell",)]
+        self.is_empty = False
 
     def candidates(
         self,
@@ -98,14 +115,31 @@ class Rows:
         failure = self._fails.get(frozenset(knowledge_bases))
         if failure is not None:
             raise failure
-        row = CandidateRow(1, ("cell",))
-        return [Candidates(base, 1, ("column",), (row,), True, 1, 1, {1: 1}) for base in knowledge_bases]
+        rows = () if self.is_empty else tuple(CandidateRow(n, cells) for n, cells in enumerate(self.cells, start=1))
+        return [
+            Candidates(base, 1, ("column",), rows, True, len(rows), 1, {1: 1} if rows else {}, version_time=NOW)
+            for base in knowledge_bases
+        ]
 
     def hashes(self, text: str) -> list[int]:
         return [1]
 
     def matches(self, hashes: Sequence[int], texts: Sequence[str]) -> list[list[bool]]:
         return [[True] for _ in texts]
+
+
+class Columns:
+    """Describes every knowledge base by one column, or fails."""
+
+    def __init__(self, fails: Exception | None = None) -> None:
+        self._fails = fails
+        self.asked: list[str] = []
+
+    def describe(self, tenant: str, knowledge_base: str, number: int | None = None) -> Profile:
+        self.asked.append(knowledge_base)
+        if self._fails is not None:
+            raise self._fails
+        return Profile(knowledge_base, 1, 12_345, (ColumnProfile(f"column of {knowledge_base}"),), "")
 
 
 class Store:
@@ -193,16 +227,22 @@ class Bot:
         grants: Sequence[tuple[str, str]] = (),
         search_fails: Mapping[frozenset[str], Exception] | None = None,
         store: Store | None = None,
+        describing_fails: Exception | None = None,
+        context_tokens: int = 0,
     ) -> None:
         mapping = ChatMapping(
             ChatConfiguration("bot", "bot"),
-            tuple((n, AiModel(id, id, LocalTarget(), 30.0)) for n, id in enumerate(models)),
+            tuple(
+                (n, AiModel(id, id, LocalTarget(), 30.0, context_tokens=context_tokens)) for n, id in enumerate(models)
+            ),
             tuple(KnowledgeBase(id, id, current_version=1) for id in bases),
             frozenset(grants),
         )
         self.rows = Rows(search_fails or {})
+        self.columns = Columns(describing_fails)
         self.store = store or Store()
         self.log = Log()
+        self.alerts = RecordedAlerts()
         self.directory = Directory(models)
         self.links = Links(mapping)  # type: ignore[abstract]
         database = WindowedCircuit(CircuitRules(consecutive_failures=1))
@@ -210,11 +250,16 @@ class Bot:
             chats=LastKnownChats(self.links, database),
             turns=UnsavedTurns(self.store, self.store, database, self.log),
             search=Search(self.rows, self.rows),
+            profiles=KnownProfiles(self.columns, self.log),
+            local_context=LocalContext(8_192, 8_192),
             directory=self.directory,
             watchdog=watchdog,
             log=self.log,
+            alerts=self.alerts,
             default_timeout_s=TIMEOUT_S,
-            connect_timeout_s=1.0,
+            server_timeouts=ServerTimeouts(1.0, 1.0),
+            spare_threads=SpareThreads(ThreadPoolExecutor(2), 2),
+            database_timeout_s=TIMEOUT_S,
         )
 
     def events(
@@ -228,13 +273,48 @@ class Bot:
         request = TurnRequest("bot", None, question, None, on_interruption)
         return self.chat.answer("default", request, timeout_s, on_caller_left, language)
 
-    def answer(self) -> Answer:
-        list(self.events())
+    def answer(self, on_interruption: OnInterruption = OnInterruption.RESTART) -> Answer:
+        request = TurnRequest("bot", None, "why?", None, on_interruption)
+        list(self.chat.answer("default", request, None, lambda cancel: None))
         (answer,) = self.store.completed
         return answer
 
+    def answer_again(self) -> Answer:
+        self.store.completed.clear()
+        return self.answer()
+
 
 FAILS, WORKS = Script(FailureKind.UPSTREAM), ("a", "b")
+
+
+def opened(bot: Bot, *models: str) -> None:
+    """Let the circuits of these models open."""
+    for model in models:
+        circuit = bot.directory.circuits.setdefault(model, WindowedCircuit(CircuitRules(consecutive_failures=1)))
+        permit = circuit.admit()
+        assert permit is not None
+        permit.failed("scripted")
+
+
+def outcomes_of(answer: Answer) -> list[tuple[str, str]]:
+    return [(record.ai_model, record.outcome.value) for record in answer.attempts]
+
+
+def test_a_turn_with_nobody_else_and_no_data_tries_the_models_that_are_passed_by(watchdog: Watchdog) -> None:
+    """One that was down a moment ago may be back; a drained one is not asked."""
+    bot = Bot(watchdog, {"drained": Script("a"), "dead": FAILS, "back": Script("a")})
+    opened(bot, "dead", "back")
+    bot.directory.circuit("default", AiModel("drained", "", LocalTarget(), 1.0)).drain()
+    answer = bot.answer()
+    assert answer.ai_model == "back"
+    passed_by = [("drained", "SKIPPED"), ("dead", "SKIPPED"), ("back", "SKIPPED")]
+    assert outcomes_of(answer) == [*passed_by, ("drained", "SKIPPED"), ("dead", "FAILED"), ("back", "ANSWERED")]
+
+
+def test_where_there_is_data_a_model_that_is_passed_by_is_not_waited_for(watchdog: Watchdog) -> None:
+    bot = Bot(watchdog, {"back": Script("a")}, bases=("k",))
+    opened(bot, "back")
+    assert outcomes_of(bot.answer()) == [("back", "SKIPPED")]
 
 
 def test_each_search_names_what_its_reader_may_see_and_nothing_else(watchdog: Watchdog) -> None:
@@ -286,14 +366,15 @@ def test_nothing_to_answer_from_is_unavailable(watchdog: Watchdog) -> None:
     assert record.code == "scripted"
 
 
-def test_an_answer_remembers_whose_rows_it_may_repeat(watchdog: Watchdog) -> None:
-    """Those that it cites, and those of the turns that its model was told; not of those that were withheld."""
+def earlier_turn(number: int, *bases: str) -> Turn:
+    """A turn whose answer may repeat data of these."""
+    answer = Answer(f"A{number}", Answerer.LOCAL, "m", (), (), (), frozenset(bases))
+    return Turn(uuid4(), number, f"Q{number}", TurnState.COMPLETED, (), answer, NOW, NOW)
 
-    def earlier(number: int, *bases: str) -> Turn:
-        answer = Answer("A", Answerer.LOCAL, "m", (), (), (), frozenset(bases))
-        return Turn(uuid4(), number, "Q", TurnState.COMPLETED, (), answer, NOW, NOW)
 
-    turns = [earlier(1, "a"), earlier(2, "b"), earlier(3)]
+def test_an_answer_remembers_whose_data_it_may_repeat(watchdog: Watchdog) -> None:
+    """That which its model was told of, and that of the turns that its model was told; not of those withheld."""
+    turns = [earlier_turn(1, "a"), earlier_turn(2, "b"), earlier_turn(3)]
     grants = [("m", "a"), ("m", "c")]
     model = Script(*WORKS)
     bot = Bot(watchdog, {"m": model}, bases=("a", "b", "c"), grants=grants, store=Store(turns))
@@ -304,6 +385,88 @@ def test_an_answer_remembers_whose_rows_it_may_repeat(watchdog: Watchdog) -> Non
     assert bot.answer().knowledge_bases == {"a"}
     bot = Bot(watchdog, {"m": FAILS}, bases=("b",), store=Store(turns))
     assert bot.answer().knowledge_bases == {"b"}
+
+
+def test_what_is_withheld_stays_withheld_from_turn_to_turn(watchdog: Watchdog) -> None:
+    """C15: a model that may see `secret` is told of it by an earlier turn; what it answers is withheld as well."""
+    grants = [("insider", "secret"), ("insider", "open"), ("outsider", "open")]
+    secret = earlier_turn(1, "secret")
+    insider = Script("I repeat what I was told")
+    bot = Bot(watchdog, {"insider": insider}, bases=("open",), grants=grants, store=Store([secret]))
+    assert bot.answer().knowledge_bases == {"open"}, "it may not see `secret` here: nothing links it"
+    bot = Bot(watchdog, {"insider": insider}, bases=("open", "secret"), grants=grants, store=Store([secret]))
+    bot.rows.is_empty = True
+    repeated = bot.answer()
+    assert repeated.knowledge_bases == {"open", "secret"}
+    assert "A1" in repr(insider.prompts[-1].history)
+    second = replace(secret, number=2, question="Q2", answer=repeated)
+    outsider = Script(*WORKS)
+    store = Store([secret, second, earlier_turn(3, "open")])
+    bot = Bot(watchdog, {"outsider": outsider}, bases=("open", "secret"), grants=grants, store=store)
+    assert bot.answer().knowledge_bases == {"open"}
+    assert [message.text for message in outsider.prompts[0].history] == ["Q3", "A3"]
+    assert "secret" not in outsider.prompts[0].instructions
+
+
+def test_a_model_is_told_what_there_is_of_what_it_may_see(watchdog: Watchdog) -> None:
+    """Also where no row was found, as when it is asked how many there are."""
+    model = Script(*WORKS)
+    bot = Bot(watchdog, {"m": model}, bases=("a", "b"), grants=[("m", "a")])
+    bot.rows.is_empty = True
+    answer = bot.answer()
+    assert "<data>\na: 12,345 rows. Columns: column of a (empty)\n</data>" in model.prompts[0].instructions
+    assert bot.columns.asked == ["a"], "what it may not see is not even read"
+    assert not answer.citations
+    assert answer.knowledge_bases == {"a"}
+    bot.answer_again()
+    assert bot.columns.asked == ["a"], "a version never changes"
+
+
+@pytest.mark.parametrize("failure", SEARCH_FAILURES, ids=lambda failure: type(failure).__name__)
+def test_a_description_that_cannot_be_read_fails_no_turn(watchdog: Watchdog, failure: Exception) -> None:
+    """What the mapping knows is told instead."""
+    model = Script(*WORKS)
+    bot = Bot(watchdog, {"m": model}, bases=("k",), grants=[("m", "k")], describing_fails=failure)
+    answer = bot.answer()
+    assert (answer.text, answer.degraded_reasons) == ("ab", ())
+    assert "<data>\nk: 0 rows, 0 columns\n</data>" in model.prompts[0].instructions
+    assert "[1] k: column=cell" in model.prompts[0].instructions
+
+
+def test_a_citation_tells_which_cells_the_answer_uses(watchdog: Watchdog) -> None:
+    for text, used in (("It is a cell.", (0,)), ("It is excellent.", ())):
+        bot = Bot(watchdog, {"m": Script(text)}, bases=("k",), grants=[("m", "k")])
+        (citation,) = bot.answer().citations
+        assert (citation.used_cells, citation.version_time) == (used, NOW)
+
+
+def test_only_rows_that_the_answerer_was_told_are_cited(watchdog: Watchdog) -> None:
+    """A small model is told fewer than its context's better one, and its answer cites those."""
+    small, large = Script(*WORKS), Script(*WORKS)
+    cited = []
+    for model, context_tokens in ((small, 1_024), (large, 8_192)):
+        bot = Bot(watchdog, {"m": model}, bases=("k",), grants=[("m", "k")], context_tokens=context_tokens)
+        bot.rows.cells = [("한" * 60,)] * 20
+        cited.append(len(bot.answer().citations))
+        assert f"[{cited[-1]}] k: " in model.prompts[0].instructions
+        assert f"[{cited[-1] + 1}] k: " not in model.prompts[0].instructions
+    assert 1 <= cited[0] < cited[1] <= 8
+
+
+def test_an_answer_of_two_models_cites_what_either_was_told(watchdog: Watchdog) -> None:
+    """CONTINUE behind a model with more room: the text that stands is from its rows too."""
+    first, second = Script("one two three", FailureKind.UPSTREAM), Script(" and four")
+    second.continues = True
+    grants = [("first", "k"), ("second", "k")]
+    bot = Bot(watchdog, {"first": first, "second": second}, bases=("k",), grants=grants, context_tokens=8_192)
+    bot.links.set_context_tokens("second", 1_024)
+    bot.rows.cells = [("한" * 60,)] * 20
+    answer = bot.answer(OnInterruption.CONTINUE)
+    told = [model.prompts[0].instructions.count("] k: ") for model in (first, second)]
+    assert told[0] > told[1] >= 1
+    assert len(answer.citations) == told[0]
+    restarted = bot.answer_again()
+    assert len(restarted.citations) == told[1]
 
 
 @pytest.mark.parametrize("read", [1, 2, 3])
@@ -388,19 +551,20 @@ STOP, RESTART, CONTINUE = OnInterruption.STOP, OnInterruption.RESTART, OnInterru
 HALF = Script("One two thr", FailureKind.UPSTREAM)
 BUSY, WRONG = Script(FailureKind.BUSY), Script(FailureKind.OURS)
 STAND_IN, ROWS_ONLY, NO_DATA = NoticeKind.STAND_IN, NoticeKind.ROWS_ONLY, NoticeKind.NO_DATA
+END: list[object] = [NoticeKind.DATA_AS_OF, TurnCompleted]
 BROKEN: dict[frozenset[str], Exception] = {frozenset("k"): Unavailable.of("database")}
-IN_ROWS = [ROWS_ONLY, TokenCame, TurnCompleted]
+IN_ROWS = [ROWS_ONLY, TokenCame, *END]
 
 TOLD: list[tuple[str, dict[str, Upstream], dict[frozenset[str], Exception], list[object]]] = [
     # name, models, searches that fail, events in order: kinds of notices, and types of what else comes from the text on
-    ("as ever", {"m": Script("a")}, {}, [TokenCame, TurnCompleted]),
-    ("a stand-in", {"x": FAILS, "m": Script("a")}, {}, [STAND_IN, TokenCame, TurnCompleted]),
-    ("a busy one", {"x": BUSY, "m": Script("a")}, {}, [STAND_IN, TokenCame, TurnCompleted]),
-    ("the third", {"x": WRONG, "y": FAILS, "m": Script("a", "b")}, {}, [STAND_IN, TokenCame, TokenCame, TurnCompleted]),
+    ("as ever", {"m": Script("a")}, {}, [TokenCame, *END]),
+    ("a stand-in", {"x": FAILS, "m": Script("a")}, {}, [STAND_IN, TokenCame, *END]),
+    ("a busy one", {"x": BUSY, "m": Script("a")}, {}, [STAND_IN, TokenCame, *END]),
+    ("the third", {"x": WRONG, "y": FAILS, "m": Script("a", "b")}, {}, [STAND_IN, TokenCame, TokenCame, *END]),
     ("without data", {"m": Script("a")}, BROKEN, [NO_DATA, TokenCame, TurnCompleted]),
     ("both", {"x": FAILS, "m": Script("a")}, BROKEN, [STAND_IN, NO_DATA, TokenCame, TurnCompleted]),
     ("rows", {"x": FAILS}, {}, IN_ROWS),
-    ("cut, then whole", {"x": HALF, "m": Script("a")}, {}, [TokenCame, Superseded, STAND_IN, TokenCame, TurnCompleted]),
+    ("cut, then whole", {"x": HALF, "m": Script("a")}, {}, [TokenCame, Superseded, STAND_IN, TokenCame, *END]),
     ("two cuts", {"x": HALF, "m": HALF}, {}, [TokenCame, Superseded, STAND_IN, TokenCame, Superseded, *IN_ROWS]),
 ]
 
@@ -544,3 +708,50 @@ def test_a_caller_who_leaves_frees_the_local_model(watchdog: Watchdog, tmp_path:
         assert cancels
         assert local.wait_until(lambda state: state.running == 0 and state.queue_length == 0, TIMEOUT_S)
         assert bot.store.abandoned[0][0].code == "caller_left"
+
+
+MISCONFIGURED = Script(FailureKind.OURS)
+TO_OPERATORS: list[tuple[str, dict[str, Upstream], list[tuple[AlertKind, str, str]]]] = [
+    # name, what the models do, what operators are told
+    ("all is well", {"m": Script(*WORKS)}, []),
+    ("a model fails", {"m": FAILS, "n": Script(*WORKS)}, []),
+    ("a model is busy", {"m": Script(FailureKind.BUSY), "n": Script(*WORKS)}, []),
+    (
+        "a model is configured wrongly",
+        {"m": MISCONFIGURED, "n": Script(*WORKS)},
+        [(AlertKind.MODEL_MISCONFIGURED, "aiModels/m", "scripted")],
+    ),
+    (
+        "all models fail",
+        {"m": FAILS, "n": FAILS},
+        [(AlertKind.NO_MODEL_ANSWERED, "chatConfigurations/bot", "scripted")],
+    ),
+    (
+        "the only model is configured wrongly",
+        {"m": MISCONFIGURED},
+        [
+            (AlertKind.MODEL_MISCONFIGURED, "aiModels/m", "scripted"),
+            (AlertKind.NO_MODEL_ANSWERED, "chatConfigurations/bot", "scripted"),
+        ],
+    ),
+    ("there is no model", {}, []),
+]
+
+
+@pytest.mark.parametrize(
+    ("models", "told"), [case[1:] for case in TO_OPERATORS], ids=[case[0] for case in TO_OPERATORS]
+)
+def test_operators_are_told_of_what_only_they_can_mend(
+    watchdog: Watchdog, models: Mapping[str, Upstream], told: list[tuple[AlertKind, str, str]]
+) -> None:
+    bot = Bot(watchdog, models, bases=("k",), grants=[(model, "k") for model in models])
+    list(bot.events())
+    assert [(alert.kind, alert.subject, alert.code) for alert in bot.alerts.told] == told
+    assert all(alert.tenant == "default" for alert in bot.alerts.told)
+
+
+def test_operators_are_told_too_where_there_are_no_rows_to_answer_from(watchdog: Watchdog) -> None:
+    bot = Bot(watchdog, {"m": FAILS})
+    with pytest.raises(Unavailable):
+        list(bot.events())
+    assert [alert.kind for alert in bot.alerts.told] == [AlertKind.NO_MODEL_ANSWERED]

@@ -49,7 +49,7 @@ class Store:
     def begin_turn(self, tenant: str, request: TurnRequest, timeout_s: float, history_turns: int) -> BegunTurn | Turn:
         self._ask()
         turn = Turn(request.conversation or uuid4(), 7, request.question, TurnState.RUNNING, (), None, NOW, None)
-        return BegunTurn(turn, NOW)
+        return BegunTurn(turn, NOW, request_id=request.request_id)
 
     def complete_turn(self, tenant: str, begun: BegunTurn, answer: Answer) -> Turn:
         self._ask()
@@ -177,6 +177,44 @@ def test_a_retry_gets_the_answer_that_is_kept(outage: Outage) -> None:
     request = TurnRequest("bot", None, "why?", request_id)
     assert outage.turns.begin_turn("t", request, 60.0, 6) == turn
     assert isinstance(outage.turns.begin_turn("other", request, 60.0, 6), BegunTurn)
+
+
+def test_a_retry_gets_the_answer_that_is_kept_of_a_stored_question(outage: Outage) -> None:
+    """The database went between question and answer: it would let the turn begin again."""
+    request_id = uuid4()
+    begun = outage.begin(request_id=request_id)
+    outage.go()
+    turn = outage.turns.complete_turn("t", begun, ANSWER)
+    outage.come_back()
+    assert outage.turns.begin_turn("t", TurnRequest("bot", None, "why?", request_id), 60.0, 6) == turn
+
+
+@pytest.mark.parametrize("is_gone_at_first", [False, True])
+def test_a_retry_gets_the_stored_answer_also_while_the_database_is_gone(outage: Outage, is_gone_at_first: bool) -> None:
+    """Stored at once, or kept and written since: no model is asked twice; another question is another turn."""
+    request_id = uuid4()
+    if is_gone_at_first:
+        outage.go()
+    turn = outage.turns.complete_turn("t", outage.begin(request_id=request_id), ANSWER)
+    outage.come_back()
+    outage.turns.write()
+    outage.go()
+    assert outage.turns.begin_turn("t", TurnRequest("bot", None, "why?", request_id), 60.0, 6) == turn
+    assert isinstance(outage.turns.begin_turn("t", TurnRequest("bot", None, "else?", request_id), 60.0, 6), BegunTurn)
+
+
+def test_a_conversation_that_is_not_written_yet_goes_on_in_memory(outage: Outage) -> None:
+    """The database is back and would not know it; the turns before are known, and are written before."""
+    outage.go()
+    first = outage.turns.complete_turn("t", outage.begin("one"), ANSWER)
+    outage.come_back()
+    asked = outage.store.asked
+    begun = outage.begin("two", conversation=first.conversation)
+    assert (outage.store.asked, list(begun.earlier)) == (asked, [first])
+    outage.turns.complete_turn("t", begun, ANSWER)
+    outage.turns.write()
+    assert [request.question for request, _, _ in outage.store.added] == ["one", "two"]
+    assert outage.begin("three", conversation=first.conversation).turn.number == 7
 
 
 @pytest.mark.parametrize("error", [NotFound.of("conversations/x"), TurnInProgress("begun again")])

@@ -64,14 +64,18 @@ def test_what_is_made_has_the_defaults_that_the_proto_promises(mapping: RunningD
     assert model.flowise == pb.FlowiseTarget(base_url="http://f:3000", flow_id=FLOW_ID)
     waits = (model.first_token_timeout, model.stall_timeout, model.total_timeout)
     assert waits == (seconds(10), seconds(10), seconds(120))
-    assert model.max_answer_tokens == 256
+    assert (model.max_answer_tokens, model.context_tokens) == (256, 8_192)
     assert model.create_time == model.update_time
     assert mapping.mapping.GetAiModel(pb.GetAiModelRequest(name=model.name)).ai_model == model
     local = make_model(mapping, kind=LOCAL, flowise=None)
     assert (local.WhichOneof("target"), local.first_token_timeout) == ("local", seconds(30))
+    assert local.context_tokens == 0, "what the server's engine holds"
     chat = make_chat(mapping)
     assert (chat.max_rows, chat.instructions) == (8, "")
     assert make_chat(mapping, max_rows=0).max_rows == 0
+    assert (chat.stand_by, chat.stand_by_after) == (pb.STAND_BY_OFF, seconds(1))
+    racing = make_chat(mapping, stand_by=pb.STAND_BY_RACE, stand_by_after=seconds(2))
+    assert (racing.stand_by, racing.stand_by_after) == (pb.STAND_BY_RACE, seconds(2))
     base = make_base(mapping, description="sales of 2026")
     assert (base.description, base.current_version, base.row_count, list(base.columns)) == ("sales of 2026", 0, 0, [])
 
@@ -119,6 +123,16 @@ WRONG_MODELS: list[tuple[str, pb.AiModel, tuple[str, ...]]] = [
         ("ai_model.first_token_timeout", "ai_model.stall_timeout", "ai_model.total_timeout"),
     ),
     ("too many tokens", pb.AiModel(kind=FLOWISE, flowise=FLOW, max_answer_tokens=-1), ("ai_model.max_answer_tokens",)),
+    (
+        "a tiny context",
+        pb.AiModel(kind=LOCAL, local=pb.LocalTarget(), context_tokens=511),
+        ("ai_model.context_tokens",),
+    ),
+    (
+        "a huge context",
+        pb.AiModel(kind=FLOWISE, flowise=FLOW, context_tokens=1_048_577),
+        ("ai_model.context_tokens",),
+    ),
     (
         "a model file elsewhere",
         pb.AiModel(kind=LOCAL, local=pb.LocalTarget(model_file="../../etc/passwd")),
@@ -245,6 +259,8 @@ UPDATES: list[tuple[str, pb.AiModel, tuple[str, ...], pb.AiModel]] = [
         ("first_token_timeout",),
         pb.AiModel(first_token_timeout=seconds(10)),
     ),
+    ("a context", pb.AiModel(context_tokens=512), (), pb.AiModel(context_tokens=512)),
+    ("a cleared context is the default", pb.AiModel(), ("context_tokens",), pb.AiModel()),
     ("an empty name is the id", pb.AiModel(), ("display_name",), pb.AiModel()),
     ("the same kind is no change", pb.AiModel(kind=FLOWISE, max_answer_tokens=9), (), pb.AiModel(max_answer_tokens=9)),
     ("output-only fields say nothing", pb.AiModel(create_time=None), (), pb.AiModel()),

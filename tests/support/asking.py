@@ -1,11 +1,12 @@
 """Asks upstreams in tests: at once, or on a thread of its own that can be aborted."""
 
 import threading
+from collections.abc import Generator
 from uuid import uuid4
 
 import pytest
 
-from dari.core.upstream import FailureKind, Prompt, Upstream, UpstreamError
+from dari.core.upstream import Attempt, FailureKind, Prompt, Upstream, UpstreamError
 
 CONNECT_TIMEOUT_S = 5.0
 SOON_S = 10.0
@@ -16,15 +17,22 @@ def new_prompt(question: str = "hi") -> Prompt:
     return Prompt(str(uuid4()), "", (), question, 100)
 
 
+def texts(attempt: Attempt) -> Generator[str]:
+    """The pieces of the answer without the signs before them."""
+    for piece in attempt.tokens():
+        if isinstance(piece, str):
+            yield piece
+
+
 def ask(upstream: Upstream, prompt: Prompt | None = None) -> str:
-    return "".join(upstream.attempt(prompt or new_prompt(), CONNECT_TIMEOUT_S).tokens())
+    return "".join(texts(upstream.attempt(prompt or new_prompt(), CONNECT_TIMEOUT_S)))
 
 
 def failure_of(upstream: Upstream, prompt: Prompt | None = None) -> tuple[list[str], UpstreamError]:
     """The tokens that came and the failure that ended them."""
     tokens: list[str] = []
     with pytest.raises(UpstreamError) as caught:
-        tokens.extend(upstream.attempt(prompt or new_prompt(), CONNECT_TIMEOUT_S).tokens())
+        tokens.extend(texts(upstream.attempt(prompt or new_prompt(), CONNECT_TIMEOUT_S)))
     return tokens, caught.value
 
 
@@ -41,7 +49,7 @@ class Asking:
 
     def _run(self) -> None:
         try:
-            for token in self.attempt.tokens():
+            for token in texts(self.attempt):
                 with self._changed:
                     self._text += token
                     self._changed.notify_all()

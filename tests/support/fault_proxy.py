@@ -39,6 +39,9 @@ class Fault:
     """A black hole: bytes are taken, and delivered late, when another fault takes the place of this one."""
     resets_in_bytes: int | None = None
     """After so many more bytes the connection that carries them is reset on both sides, once."""
+    ends_in_bytes: int | None = None
+    """So many more bytes arrive, and behind the last of them the connection that carried it is closed on both sides,
+    once; 0 closes it in place of the next byte."""
 
     @classmethod
     def drawn(cls, chance: random.Random, most_bytes: int) -> "Fault":
@@ -90,20 +93,28 @@ class Direction:
             self._is_closed = True
             self._changed.notify_all()
 
-    def let_pass(self, size_bytes: int) -> None:
-        """Return when so many bytes may go on. Raises ConnectionResetError where they are to be lost."""
+    def let_pass(self, size_bytes: int) -> tuple[int, bool]:
+        """Return when the bytes may go on: how many of them, and whether the connection ends behind these.
+
+        Raises ConnectionResetError where they are to be lost.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or not self._fault.swallows)
-            fault, now_s = self._fault, time.monotonic()
+            fault, now_s, is_end = self._fault, time.monotonic(), False
             if fault.resets_in_bytes is not None:
                 left = fault.resets_in_bytes - size_bytes
                 self._fault = replace(fault, resets_in_bytes=left if left > 0 else None)
                 if left <= 0:
                     raise ConnectionResetError
+            if fault.ends_in_bytes is not None:
+                is_end = size_bytes >= fault.ends_in_bytes
+                size_bytes = min(size_bytes, fault.ends_in_bytes)
+                self._fault = replace(fault, ends_in_bytes=None if is_end else fault.ends_in_bytes - size_bytes)
             self._passed_bytes += size_bytes
             self._free_from_s = max(now_s, self._free_from_s) + size_bytes / fault.bytes_per_s
             until_s = self._free_from_s + fault.latency_s
             self._changed.wait_for(lambda: self._is_closed, max(0.0, until_s - now_s))
+            return size_bytes, is_end
 
 
 class FaultProxy:
@@ -215,11 +226,12 @@ class FaultProxy:
         is_mute: bool,
     ) -> None:
         end: Callable[[socket.socket], None] = _close
+        is_end = False
         try:
-            while data := source.recv(direction.fault.piece_bytes):
+            while not is_end and (data := source.recv(direction.fault.piece_bytes)):
                 if not is_mute:
-                    direction.let_pass(len(data))
-                    sink.sendall(data)
+                    passing_bytes, is_end = direction.let_pass(len(data))
+                    sink.sendall(data[:passing_bytes])
         except ConnectionResetError:
             end = _reset
         except OSError:

@@ -104,8 +104,9 @@ class RunningDari:
         target = mapping_pb2.OpenAiCompatibleTarget(base_url=url, model="m")
         self._make_model(id, mapping_pb2.AiModel(kind=OPENAI, openai_compatible=target), timeouts)
 
-    def make_local(self, id: str) -> None:
-        self._make_model(id, mapping_pb2.AiModel(kind=LOCAL), {})
+    def make_local(self, id: str, *, max_answer_tokens: int = 0, **timeouts: float) -> None:
+        """0 leaves the length of its answers to dari."""
+        self._make_model(id, mapping_pb2.AiModel(kind=LOCAL, max_answer_tokens=max_answer_tokens), timeouts)
 
     def _make_model(self, id: str, model: mapping_pb2.AiModel, timeouts: dict[str, float]) -> None:
         for name, value in timeouts.items():
@@ -138,14 +139,28 @@ class RunningDari:
         answers = list(self.ingest.Ingest(messages()))
         assert answers[-1].HasField("completed")
 
+    def stand_by(self, chat: str, mode: "mapping_pb2.StandBy.ValueType", after_s: float) -> None:
+        """Let the next model of a chat stand by for one that is silent for so long."""
+        changed = mapping_pb2.ChatConfiguration(name=f"chatConfigurations/{chat}", stand_by=mode)
+        changed.stand_by_after.FromMilliseconds(round(after_s * 1_000))
+        self.mapping.UpdateChatConfiguration(mapping_pb2.UpdateChatConfigurationRequest(chat_configuration=changed))
+
     def make_chat(
-        self, id: str, *models: str, over: tuple[str, ...] = (), granted: dict[str, tuple[str, ...]] | None = None
+        self,
+        id: str,
+        *models: str,
+        over: tuple[str, ...] = (),
+        granted: dict[str, tuple[str, ...]] | None = None,
+        max_rows: int | None = None,
     ) -> None:
         """A chat configuration with these models in this order over these knowledge bases.
 
         `granted` says which model may see which; by default all see all.
         """
-        self.mapping.CreateChatConfiguration(mapping_pb2.CreateChatConfigurationRequest(chat_configuration_id=id))
+        configuration = mapping_pb2.ChatConfiguration(max_rows=max_rows)
+        self.mapping.CreateChatConfiguration(
+            mapping_pb2.CreateChatConfigurationRequest(chat_configuration_id=id, chat_configuration=configuration)
+        )
         for priority, model in enumerate(models):
             self.link_model(id, model, priority)
             for base in over if granted is None else granted.get(model, ()):

@@ -33,6 +33,10 @@ is just closing would look like a failure of the neighbour."""
 MAX_CONNECTIONS = 1_024
 """Streams open at once to one upstream. Above it a request fails at once (`httpx.PoolTimeout`), it never queues."""
 
+_STALE_WITHIN_S = 0.25
+"""A kept connection that ends so soon after a request was the other side's to end: its FIN or RST was on its way, and
+took a round trip at most. One that ends later may have died with the question in work."""
+
 _GRACE_S = 0.01
 """How long to wait for the end of a body whose answer is already whole, so that the connection can be kept."""
 
@@ -100,6 +104,10 @@ class AbortSwitch:
             raise TimeoutError
         return result.result()
 
+    def pause(self, duration_s: float) -> None:
+        """Wait for so long, or until `abort`."""
+        wait((self._thrown,), duration_s)
+
     def _refuse_if_thrown(self) -> None:
         if self._thrown.done():
             raise ConnectionAbortedError
@@ -112,9 +120,18 @@ def _shut_down(used: socket.socket) -> None:
 
 
 class _Running(threading.local):
-    """The switch of the request that this thread is sending; httpcore hands no request to its network backend."""
+    """The request that this thread is sending; httpcore hands none to its network backend."""
 
     switch: AbortSwitch | None = None
+    sent_at_s = 0.0
+    is_on_new_connection = False
+    is_heard = False
+    """Whether a byte of the response came."""
+
+    def is_stale(self) -> bool:
+        """Whether the request that failed now met a connection that was over before."""
+        was_kept = not self.is_on_new_connection and not self.is_heard
+        return was_kept and time.monotonic() - self.sent_at_s < _STALE_WITHIN_S
 
 
 _running = _Running()
@@ -137,14 +154,33 @@ def open_client(
     )
 
 
+class StaleConnection(Exception):
+    """A kept connection ended before a byte of the response: the other side had closed it, as is its right at any time.
+
+    httpcore looks whether it has, but the look and the request cross the other side's FIN on its way (RFC 9112, 9.5).
+    Only here it is known that the connection was kept, and that no byte came. `failure` is what httpx raised.
+    """
+
+    def __init__(self, failure: httpx.TransportError) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
 def send(client: httpx.Client, request: httpx.Request, switch: AbortSwitch) -> httpx.Response:
     """Send under the switch, return when the headers are there; the body is to be iterated as `response.stream`.
 
     (`response.iter_raw` gives the connection back to the pool before the switch could be released.)
+    Raises `StaleConnection` where only the connection was at fault.
     """
     _running.switch = switch
+    _running.sent_at_s = time.monotonic()
+    _running.is_on_new_connection = _running.is_heard = False
     try:
         return client.send(request, stream=True)
+    except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+        if switch.thrown or not _running.is_stale():
+            raise
+        raise StaleConnection(error) from error
     finally:
         _running.switch = None
 
@@ -184,6 +220,7 @@ class _AbortableBackend(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         """Try each address of the host in turn; all together take at most `timeout` seconds."""
+        _running.is_on_new_connection = True
         deadline = None if timeout is None else time.monotonic() + timeout
         switch = _running.switch or AbortSwitch()
         with _as_httpcore(httpcore.ConnectTimeout, httpcore.ConnectError):
@@ -277,7 +314,9 @@ class _AbortableStream(httpcore.NetworkStream):
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         with _as_httpcore(httpcore.ReadTimeout, httpcore.ReadError):
             self._enter(timeout)
-            return self._socket.recv(max_bytes)
+            received = self._socket.recv(max_bytes)
+        _running.is_heard = _running.is_heard or bool(received)
+        return received
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if not buffer:

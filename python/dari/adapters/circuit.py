@@ -106,6 +106,8 @@ class WindowedCircuit:
         with self._lock:
             if self._breaker.opened:
                 self._breaker.changed_at = self._clock() - self._breaker.open_s
+            elif self._ramp_from is not None:
+                self._credit = 1.0
 
     def drain(self) -> None:
         """See Circuit."""

@@ -11,6 +11,7 @@ One attempt is one `POST /api/v1/prediction/{flow_id}` with `"streaming": true`.
   to write after dari had left.)
 - An unknown flow that is asked to stream sends no byte, ever. So a flow is looked up before its first question, and
   again after a question that was given up before any header came: the look-up answers at once and in plain words.
+- So a flow that streams is heard within milliseconds, and a Flowise that hangs is known by its silence: `Sign`.
 - One run of 8 KB without a blank stops the whole Flowise for 5 s: `break_long_runs`.
 """
 
@@ -19,10 +20,10 @@ import ssl
 import time
 from collections.abc import Callable, Generator, Iterator
 from enum import Enum
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from dari.adapters.http_stream import Exchange, HttpAttempt, HttpNeighbour, Reply, Sorting, TextRule, json_object
-from dari.core.upstream import FailureKind, Message, Prompt, UpstreamError
+from dari.core.upstream import FailureKind, Message, Prompt, Sign, UpstreamError
 
 MAX_QUESTION_CHARS = 64 * 1024
 """The longest composed question. 200 KB of words took a real Flowise 0.1 s; what bounds it is the cost of blank-less
@@ -74,6 +75,9 @@ _SORTING = Sorting(
 )
 
 
+_STREAMS = re.compile(r'"isStreaming"\s*:\s*true')
+
+
 class FlowHealth(Enum):
     """What `FlowiseUpstream.probe` found."""
 
@@ -108,7 +112,8 @@ class FlowiseUpstream:
         self._neighbour = HttpNeighbour(base_url, api_key, ssl_context, now)
         self._prediction = self._neighbour.url(f"/api/v1/prediction/{self.flow_id}")
         self._lookup = self._neighbour.url(f"/api/v1/chatflows-streaming/{self.flow_id}")
-        self._flow_seen = False  # a bool set by any thread: at worst a look-up too many
+        self._streams: bool | None = None
+        """Whether the flow streams, by its look-up; None before. Set by any thread: at worst a look-up too many."""
 
     def __repr__(self) -> str:
         return f"FlowiseUpstream({str(self._neighbour.base_url)!r}, {self.flow_id!r})"
@@ -133,31 +138,41 @@ class FlowiseUpstream:
     def close(self) -> None:
         self._neighbour.close()
 
-    def _answer(self, exchange: Exchange, prompt: Prompt) -> Generator[str]:
+    def _answer(self, exchange: Exchange, prompt: Prompt) -> Generator[str | Sign]:
         body = _prediction_body(prompt, self._max_question_chars)
-        if not self._flow_seen:
-            if self._look_up(exchange) is FlowHealth.UNKNOWN_FLOW:
+        streams = self._streams
+        if streams is None:
+            yield Sign.ASKED
+            health, streams = self._look_up(exchange)
+            yield Sign.HEARD
+            if health is FlowHealth.UNKNOWN_FLOW:
                 raise UpstreamError(_OURS, "unknown_flow")
-            self._flow_seen = True
+            self._streams = streams
+        if streams:
+            yield Sign.ASKED
         headers_came = False
         try:
-            with exchange.post(self._prediction, body) as reply:
+            # A chatId that is sent again would mix two streams, should the first request have come through after all.
+            with exchange.post(self._prediction, body, chatId=str(uuid4())) as reply:
                 headers_came = True
+                if streams:
+                    yield Sign.HEARD
                 yield from _pieces(reply)
         finally:
             if exchange.aborted and not headers_came:
-                self._flow_seen = False
+                self._streams = None
 
     def _found(self, exchange: Exchange) -> Generator[str]:
-        yield self._look_up(exchange).value
+        yield self._look_up(exchange)[0].value
 
-    def _look_up(self, exchange: Exchange) -> FlowHealth:
+    def _look_up(self, exchange: Exchange) -> tuple[FlowHealth, bool]:
+        """How the flow is, and whether it streams. Flowise makes a stream's headers depend on the same look-up."""
         with exchange.get(self._lookup) as reply:
             text = reply.error_text()
             if reply.status == 200 and '"isStreaming"' in text:
-                return FlowHealth.OK
+                return FlowHealth.OK, _STREAMS.search(text) is not None
             unknown = _SORTING.by_text(text) in ((_OURS, "unknown_flow"), (_OURS, "invalid_flow_id"))
-            return FlowHealth.UNKNOWN_FLOW if unknown else FlowHealth.UNREACHABLE
+            return FlowHealth.UNKNOWN_FLOW if unknown else FlowHealth.UNREACHABLE, False
 
 
 def compose_question(prompt: Prompt) -> str:

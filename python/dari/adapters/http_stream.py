@@ -8,6 +8,7 @@ is raised without a cause, since the causes quote hosts, headers and bodies.
 
 import errno
 import json
+import random
 import re
 import socket
 import ssl
@@ -22,9 +23,10 @@ from typing import Any, cast
 
 import httpx
 
-from dari.adapters.abortable_http import MAX_CONNECTIONS, AbortSwitch, open_client, send
+from dari.adapters.abortable_http import MAX_CONNECTIONS, AbortSwitch, StaleConnection, open_client, send
+from dari.adapters.retry_budget import RetryBudget
 from dari.adapters.sse import EventTooLarge, ServerSentEvent, SseDecoder
-from dari.core.upstream import FailureKind, UpstreamError
+from dari.core.upstream import FailureKind, Sign, UpstreamError
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """The longest event, line or JSON answer that is read. Flowise's `metadata` repeats the whole question in one line."""
@@ -34,6 +36,10 @@ MAX_ERROR_BODY_BYTES = 64 * 1024
 
 MAX_RETRY_AFTER_S = 24 * 60 * 60.0
 """A longer Retry-After is taken for this."""
+
+_RETRY_PAUSE_S = (0.001, 0.005)
+"""Shortest and longest wait before a second sending. A server that restarts has closed all its connections at once:
+not all that were kept should come back in the same moment."""
 
 MAX_LEADING_BLANKS = 10_000
 """An answer that begins with more white space than this counts as empty."""
@@ -195,10 +201,16 @@ class Exchange:
     """What one attempt may send, one request after another, all ended by its one switch."""
 
     def __init__(
-        self, client: httpx.Client, switch: AbortSwitch, connect_timeout_s: float, now: Callable[[], float]
+        self,
+        client: httpx.Client,
+        switch: AbortSwitch,
+        connect_timeout_s: float,
+        now: Callable[[], float],
+        retries: RetryBudget,
     ) -> None:
         self._client = client
         self._switch = switch
+        self._retries = retries
         self._now = now
         self._timeout = httpx.Timeout(None, connect=connect_timeout_s, pool=0.0)
 
@@ -209,22 +221,47 @@ class Exchange:
     @contextmanager
     def get(self, url: httpx.URL) -> Iterator[Reply]:
         """Ask for a small JSON value."""
-        with self._reply(self._client.build_request("GET", url, timeout=self._timeout)) as reply:
+        request = self._client.build_request("GET", url, timeout=self._timeout)
+        with self._reply(request, lambda: request) as reply:
             yield reply
 
     @contextmanager
-    def post(self, url: httpx.URL, body: dict[str, object]) -> Iterator[Reply]:
-        """Put a question; an unfinished reply has its connection closed, a finished one keeps it for the next."""
+    def post(self, url: httpx.URL, body: dict[str, object], **anew: object) -> Iterator[Reply]:
+        """Put a question; an unfinished reply has its connection closed, a finished one keeps it for the next.
+
+        `anew` are fields of the body that must not be sent twice: their values for a second sending.
+        """
+        with self._reply(self._question(url, body), lambda: self._question(url, body | anew)) as reply:
+            yield reply
+
+    def _question(self, url: httpx.URL, body: dict[str, object]) -> httpx.Request:
         # ASCII only: cannot fail on a lone surrogate, and no proxy can misread it.
         content = json.dumps(body, separators=(",", ":")).encode("ascii")
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
-        request = self._client.build_request("POST", url, content=content, headers=headers, timeout=self._timeout)
-        with self._reply(request) as reply:
-            yield reply
+        return self._client.build_request("POST", url, content=content, headers=headers, timeout=self._timeout)
+
+    def _send(self, request: httpx.Request, again: Callable[[], httpx.Request]) -> httpx.Response:
+        """Send it; once more where a connection that was kept had ended. Nothing else is worth the caller's time.
+
+        The next model answers sooner than a server that refuses or hangs comes back. A kept connection's end says
+        nothing of the server, and asking again costs no more than asking the next model does.
+        """
+        self._retries.add_request()
+        try:
+            return send(self._client, request, self._switch)
+        except StaleConnection as stale:
+            failure = stale.failure
+        if not self._retries.take_retry():
+            raise failure
+        self._switch.pause(random.uniform(*_RETRY_PAUSE_S))  # noqa: S311 - no secret
+        try:
+            return send(self._client, again(), self._switch)
+        except StaleConnection as stale:
+            raise stale.failure from None
 
     @contextmanager
-    def _reply(self, request: httpx.Request) -> Iterator[Reply]:
-        response = send(self._client, request, self._switch)
+    def _reply(self, request: httpx.Request, again: Callable[[], httpx.Request]) -> Iterator[Reply]:
+        response = self._send(request, again)
         try:
             yield Reply(response, self._switch, self._now)
             # Before the connection can serve another attempt, which a late abort must not hit.
@@ -234,8 +271,8 @@ class Exchange:
             response.close()
 
 
-Dialect = Callable[[Exchange], Generator[str]]
-"""How one adapter gets the pieces of an answer out of an exchange."""
+Dialect = Callable[[Exchange], Generator[str | Sign]]
+"""How one adapter gets the pieces of an answer out of an exchange, with the signs that it can give."""
 
 
 class HttpNeighbour:
@@ -257,6 +294,7 @@ class HttpNeighbour:
         self.base_url = _checked_base_url(base_url)
         secure = self.base_url.scheme == "https"
         self._now = now
+        self._retries = RetryBudget()
         self._client = open_client(
             _authorization(api_key),
             (ssl_context or httpx.create_ssl_context(trust_env=False)) if secure else None,
@@ -269,7 +307,8 @@ class HttpNeighbour:
 
     def attempt(self, answer: Dialect, connect_timeout_s: float) -> "HttpAttempt":
         switch = AbortSwitch()
-        return HttpAttempt(Exchange(self._client, switch, connect_timeout_s, self._now), switch, answer)
+        exchange = Exchange(self._client, switch, connect_timeout_s, self._now, self._retries)
+        return HttpAttempt(exchange, switch, answer)
 
     def look(self, look: Dialect, timeout_s: float) -> str:
         """All that a short exchange gives, within `timeout_s`. Raises `UpstreamError`."""
@@ -278,7 +317,7 @@ class HttpNeighbour:
         timer.daemon = True
         timer.start()
         try:
-            return "".join(attempt.tokens())
+            return "".join(piece for piece in attempt.tokens() if isinstance(piece, str))
         finally:
             timer.cancel()
 
@@ -294,7 +333,7 @@ class HttpAttempt:
         self._switch = switch
         self._answer: Dialect | None = answer
 
-    def tokens(self) -> Iterator[str]:
+    def tokens(self) -> Iterator[str | Sign]:
         """See `Attempt.tokens`. Anything but an `UpstreamError` that comes out is a defect of ours."""
         answer, self._answer = self._answer, None
         if answer is None:
@@ -383,16 +422,19 @@ def retry_after_s(header: str | None, now: float) -> float | None:
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def readable(pieces: Iterable[str]) -> Iterator[str]:
+def readable(pieces: Iterable[str | Sign]) -> Iterator[str | Sign]:
     """Make of a model's pieces a text that protobuf and PostgreSQL take, and that begins with something to read.
 
     Leading white space is held back until something visible comes, so that an answer of nothing else fails before its
     first token. A surrogate pair that a JavaScript server cut between two pieces is joined, a lone surrogate becomes
-    U+FFFD, NUL is dropped. Raises `UpstreamError` for an empty answer.
+    U+FFFD, NUL is dropped. Signs pass. Raises `UpstreamError` for an empty answer.
     """
     held = ""
     begun = False
     for piece in pieces:
+        if isinstance(piece, Sign):
+            yield piece
+            continue
         text = held + piece.replace("\x00", "")
         held = ""
         if not begun and not text.strip():

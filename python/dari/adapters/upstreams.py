@@ -24,6 +24,7 @@ from dari.core.mapping import AiModel, AiModelKind, FlowiseTarget, LocalTarget, 
 from dari.core.paired_circuit import PairedCircuit
 from dari.core.probing import ProbedServer
 from dari.core.upstream import FailureKind, Upstream, UpstreamError
+from dari.core.upstream_alerts import WatchedCircuit
 from dari.core.upstream_states import LocalProcess, LocalProcessStatus, UpstreamState
 
 FORGET_AFTER_S = 24 * 60 * 60.0
@@ -114,6 +115,24 @@ class UpstreamDirectory:
                 if owner == tenant
             ]
         return sorted((self._state(model, neighbour) for model, neighbour in asked), key=lambda state: state.ai_model)
+
+    def watched_circuits(self) -> list[WatchedCircuit]:
+        """Those of every server and AI model that `states` tells of; a model's own, whatever its server's does."""
+        with self._lock:
+            servers = list(self._server_circuits.items())
+            own = [
+                (self._subject(tenant, model), self._neighbours[tenant, model.target])
+                for (tenant, _), model in self._models.items()
+            ]
+        circuits: list[tuple[str, OperatedCircuit]] = [(_origin(url), circuit) for url, circuit in servers]
+        circuits += [(subject, neighbour.own_circuit) for subject, neighbour in own]
+        snapshots = [(subject, circuit.state()) for subject, circuit in circuits]
+        return [WatchedCircuit(subject, snapshot.state, snapshot.last_failure) for subject, snapshot in snapshots]
+
+    def _subject(self, tenant: str, model: AiModel) -> str:
+        """Operators see all tenants: another one's than the settings' stands before the name."""
+        name = f"aiModels/{model.id}"
+        return name if tenant == self._tenant else f"{tenant}/{name}"
 
     def servers(self) -> list[ProbedServer]:
         """Every server that was asked and is not forgotten, by the way that its latest model has to it."""

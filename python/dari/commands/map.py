@@ -41,6 +41,14 @@ KnowledgeBaseOption = Annotated[list[str] | None, typer.Option("--kb", help="A k
 MODEL, CHAT, KNOWLEDGE_BASE = "aiModels", "chatConfigurations", "knowledgeBases"
 
 
+class StandBy(StrEnum):
+    """What the next model does while the one asked is silent, as it is typed."""
+
+    OFF = "off"
+    WARM = "warm"
+    RACE = "race"
+
+
 class Kind(StrEnum):
     """Kinds of AI models as they are typed."""
 
@@ -63,12 +71,15 @@ def create_model(
         float | None, typer.Option(min=0.1, max=600, help="Default: the server's.")
     ] = None,
     max_answer_tokens: Annotated[int, typer.Option(min=0, max=32_768, help="0: the server's default.")] = 0,
+    context_tokens: Annotated[
+        int, typer.Option(min=0, max=1_048_576, help="Tokens that the model can hold; 0: the default of its kind.")
+    ] = 0,
     display_name: DisplayName = "",
 ) -> None:
     """Make an AI model."""
     from dari.v1 import mapping_pb2 as wire
 
-    made = wire.AiModel(display_name=display_name, max_answer_tokens=max_answer_tokens)
+    made = wire.AiModel(display_name=display_name, max_answer_tokens=max_answer_tokens, context_tokens=context_tokens)
     if kind is Kind.FLOWISE:
         made.kind = wire.AI_MODEL_KIND_FLOWISE
         made.flowise.CopyFrom(wire.FlowiseTarget(base_url=url, flow_id=flow, api_key_secret=key_secret))
@@ -127,12 +138,26 @@ def create_chat(
     max_rows: Annotated[
         int | None, typer.Option(min=0, max=50, help="Most rows given to a model. Default: the server's.")
     ] = None,
+    stand_by: Annotated[
+        StandBy,
+        typer.Option(help="While a model is silent: warm asks the next one as well, race takes whichever is faster."),
+    ] = StandBy.OFF,
+    stand_by_after_s: Annotated[
+        float | None, typer.Option(min=0.05, max=600, help="How long it may be silent before. Default: the server's.")
+    ] = None,
     display_name: DisplayName = "",
 ) -> None:
     """Make a chat configuration."""
     from dari.v1 import mapping_pb2 as wire
 
-    made = wire.ChatConfiguration(display_name=display_name, instructions=instructions, max_rows=max_rows)
+    made = wire.ChatConfiguration(
+        display_name=display_name,
+        instructions=instructions,
+        max_rows=max_rows,
+        stand_by=wire.StandBy.Value(f"STAND_BY_{stand_by.name}"),
+    )
+    if stand_by_after_s is not None:
+        made.stand_by_after.FromMilliseconds(round(stand_by_after_s * 1000))
     request = wire.CreateChatConfigurationRequest(chat_configuration_id=_id(CHAT, chat_id), chat_configuration=made)
     _call(context, lambda client: client.mapping.CreateChatConfiguration, request)
 

@@ -39,7 +39,7 @@ def run(terminal: Terminal, overrides: dict[str, Any]) -> ExitCode:
         return ExitCode.OK
     except START_ERRORS as error:
         terminal.note(str(error))
-        return ExitCode.FAILED
+        return ExitCode.CONFIG if isinstance(error, SettingsError) else ExitCode.FAILED
     if terminal.as_json:
         terminal.json_line({"address": server.address, "adminAddress": server.admin_address})
     else:

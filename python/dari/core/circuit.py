@@ -12,7 +12,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from dari.core.errors import DariError, Unavailable
+from dari.core.errors import Cancelled, DariError, Unavailable
 
 Result = TypeVar("Result")
 
@@ -77,15 +77,18 @@ class Circuit(Protocol):
         """A permit for one attempt, or None: leave the neighbour alone for now."""
         ...
 
+    def retry(self) -> None:
+        """If it is open, be half-open from now on, and if it closed a moment ago, let the next one through.
+
+        For where there is reason to think that the neighbour is back, or nobody else to ask. A drained one stays so.
+        """
+        ...
+
 
 class OperatedCircuit(Circuit, Protocol):
     """A circuit as operators see and set it."""
 
     def state(self) -> CircuitSnapshot: ...
-
-    def retry(self) -> None:
-        """If it is open, be half-open from now on: there is reason to think that the neighbour is back."""
-        ...
 
     def drain(self) -> None:
         """Let no attempt through until `reset`; those under way go on, and their verdicts change nothing."""
@@ -97,7 +100,7 @@ class OperatedCircuit(Circuit, Protocol):
 
 
 def call_through(circuit: Circuit, neighbour: str, call: Callable[[], Result]) -> Result:
-    """What `call` returns; its `Unavailable` is a failure of the neighbour, any other DariError is an answer.
+    """What `call` returns; its `Unavailable` is a failure of the neighbour, `Cancelled` the caller's, others an answer.
 
     Raises Unavailable at once where the circuit lets nothing through.
     """
@@ -110,6 +113,8 @@ def call_through(circuit: Circuit, neighbour: str, call: Callable[[], Result]) -
         except Unavailable:
             permit.failed("unavailable")
             raise
+        except Cancelled:
+            raise  # Nothing was learnt; leaving without a verdict says so.
         except DariError:
             permit.succeeded()
             raise

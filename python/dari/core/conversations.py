@@ -27,6 +27,8 @@ class AttemptOutcome(Enum):
     MISCONFIGURED = "MISCONFIGURED"
     SKIPPED = "SKIPPED"
     CANCELLED = "CANCELLED"
+    OUTRUN = "OUTRUN"
+    """Two were asked at once, and the other one decided the turn."""
 
 
 class DegradedReason(Enum):
@@ -73,7 +75,9 @@ class Citation:
     columns: tuple[str, ...]
     cells: tuple[str, ...]
     version_time: datetime | None = None
-    """When the version became current; None in turns of a time when that was not noted."""
+    """When the version became current; None in an answer from before that was kept."""
+    used_cells: tuple[int, ...] = ()
+    """Places in `cells` of those whose text stands in the answer; see `core.used_cells`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ class Answer:
     citations: tuple[Citation, ...]
     degraded_reasons: tuple[DegradedReason, ...]
     knowledge_bases: frozenset[str]
-    """Those whose rows the text may repeat: the cited ones, and those of the earlier turns that the model was told."""
+    """Those whose data the text may repeat: all of which the answerer was told anything, also by earlier turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,7 @@ class BegunTurn:
     """When the turn is over if nobody ends it before. It names this beginning of the turn: once another one took its
     place, what this one brings is refused."""
     earlier: Sequence[Turn] = field(default_factory=tuple)
+    request_id: UUID | None = None
     unstored_request: TurnRequest | None = None
     """What was asked, where the question could not be stored; None where it is."""
 

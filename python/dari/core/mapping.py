@@ -26,7 +26,10 @@ LOCAL_FIRST_TOKEN_TIMEOUT_S = 30.0
 DEFAULT_STALL_TIMEOUT_S = 10.0
 DEFAULT_TOTAL_TIMEOUT_S = 120.0
 DEFAULT_MAX_ANSWER_TOKENS = 256
+DEFAULT_CONTEXT_TOKENS = 8_192
 DEFAULT_MAX_ROWS = 8
+DEFAULT_STAND_BY_AFTER_S = 1.0
+"""A healthy model's first token comes sooner; a person begins to wonder then."""
 
 
 class AiModelKind(Enum):
@@ -81,6 +84,9 @@ class AiModel:
     stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S
     total_timeout_s: float = DEFAULT_TOTAL_TIMEOUT_S
     max_answer_tokens: int = DEFAULT_MAX_ANSWER_TOKENS
+    context_tokens: int = 0
+    """What the model can hold, prompt and answer together. 0: for a local model what the server's engine holds, for
+    another DEFAULT_CONTEXT_TOKENS."""
     etag: str = ""
     create_time: datetime = _NEVER
     update_time: datetime = _NEVER
@@ -103,6 +109,19 @@ class AiModel:
                 yield FieldViolation(name, f"must be 0.1 s to {most} s")
         if not 1 <= self.max_answer_tokens <= 32_768:
             yield FieldViolation("max_answer_tokens", "must be 1 to 32768")
+        if self.context_tokens and not 512 <= self.context_tokens <= 1_048_576:
+            yield FieldViolation("context_tokens", "must be 512 to 1048576, or not set for the default")
+
+
+class StandByMode(Enum):
+    """What the next model of a chain does while the one asked has given no token yet."""
+
+    OFF = "OFF"
+    """Nothing."""
+    WARM = "WARM"
+    """It answers in the background; its answer is used only where the model before it fails."""
+    RACE = "RACE"
+    """The same, but whichever of the two gives a token first answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +132,9 @@ class ChatConfiguration:
     display_name: str
     instructions: str = ""
     max_rows: int = DEFAULT_MAX_ROWS
+    stand_by: StandByMode = StandByMode.OFF
+    stand_by_after_s: float = DEFAULT_STAND_BY_AFTER_S
+    """How long a model may be silent before its stand-by is asked."""
     etag: str = ""
     create_time: datetime = _NEVER
     update_time: datetime = _NEVER
@@ -123,6 +145,8 @@ class ChatConfiguration:
         yield from _text_violations("instructions", self.instructions, 8_000)
         if not 0 <= self.max_rows <= 50:
             yield FieldViolation("max_rows", "must be 0 to 50")
+        if not 0.05 <= self.stand_by_after_s <= 600:
+            yield FieldViolation("stand_by_after", "must be 0.05 s to 600 s")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ SERVER_FAILURES = frozenset(
         "connection_closed",
         "connection_refused",
         "connection_reset",
+        "first_event_timeout",
         "host_unreachable",
         "proxy_failed",
     }

@@ -8,6 +8,7 @@ import heapq
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from dari.core.errors import NotFound
@@ -48,6 +49,8 @@ class Candidates:
     block_count: int
     blocks_with: Mapping[int, int]
     """For the hash of each lexeme that counts and occurs: in how many blocks."""
+    version_time: datetime | None = None
+    """When the version became current; None where there is none."""
 
 
 class RowReader(Protocol):
@@ -81,6 +84,8 @@ class Hit:
     score: float
     columns: tuple[str, ...]
     cells: tuple[str, ...]
+    version_time: datetime | None = None
+    """When the version became current."""
 
 
 def named_cells(columns: Sequence[str], cells: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -126,6 +131,7 @@ class Search:
                 score,
                 candidates.columns,
                 row.cells,
+                candidates.version_time,
             )
             for row, score in zip(candidates.rows, scores, strict=True)
             if score > 0

@@ -6,7 +6,7 @@ the process.
 """
 
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -30,6 +30,8 @@ from dari.core.event_log import EventLog, failure_fields
 
 MAX_UNSAVED = 1_000
 """Turns kept; an answer has 256 KiB at most, and mostly a thousandth of it."""
+MAX_REMEMBERED = 1_000
+"""Stored answers whose callers may come again while the database is gone; the oldest is forgotten first."""
 RETRY_INTERVAL_S = 1.0
 UNKNOWN_NUMBER = 0
 """Number of a turn whose conversation's other turns cannot be counted now; it gets its own when it is stored."""
@@ -57,6 +59,12 @@ class _Unsaved:
     turn: Turn
     answer: Answer
 
+    @property
+    def begins_conversation(self) -> bool:
+        """Whether the database learns of the conversation only when this is written."""
+        request = self.begun.unstored_request
+        return request is not None and request.conversation is None
+
 
 class UnsavedTurns:
     """Begins and ends turns over a ConversationStore that may be gone. `start`, then `close`. Thread-safe."""
@@ -77,8 +85,10 @@ class UnsavedTurns:
         self._log = log
         self._max_unsaved = max_unsaved
         self._retry_interval_s = retry_interval_s
-        self._lock = threading.Lock()  # guards _unsaved
+        self._lock = threading.Lock()  # guards the two below
         self._unsaved: deque[_Unsaved] = deque()
+        self._answered: OrderedDict[tuple[str, UUID], Turn] = OrderedDict()
+        """Complete turns by tenant and request_id, stored or not."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="unsaved-turns", daemon=True)
 
@@ -96,40 +106,37 @@ class UnsavedTurns:
             self._log.error("turns_lost", turns=lost)
 
     def begin_turn(self, tenant: str, request: TurnRequest, timeout_s: float, history_turns: int) -> BegunTurn | Turn:
-        """See ConversationStore; without the database the turn begins in memory, and knows no earlier ones.
+        """See ConversationStore; without the database the turn begins in memory, and knows the kept ones before it.
 
-        Raises Unavailable only where as many turns are kept as may be.
+        So it does where its conversation was begun in memory and is not written yet: the database, back by now, would
+        not know it. Raises Unavailable only where as many turns are kept as may be.
         """
-        kept = self._kept(tenant, request.request_id)
+        kept = self._kept_of_request(tenant, request.request_id)
         if kept is not None:
             return kept
-        try:
-            return self._ask_database(lambda: self._store.begin_turn(tenant, request, timeout_s, history_turns))
-        except Unavailable:
-            with self._lock:
-                if len(self._unsaved) >= self._max_unsaved:
-                    raise
-        now = datetime.now(UTC)
-        is_new = request.conversation is None
-        turn = Turn(
-            conversation=request.conversation or uuid4(),
-            number=1 if is_new else UNKNOWN_NUMBER,
-            question=request.question,
-            state=TurnState.RUNNING,
-            attempts=(),
-            answer=None,
-            create_time=now,
-            complete_time=None,
-        )
-        return BegunTurn(turn, now + timedelta(seconds=timeout_s), unstored_request=request)
+        before = self._kept_of_conversation(tenant, request.conversation)
+        if not any(unsaved.begins_conversation for unsaved in before):
+            try:
+                return self._ask_database(lambda: self._store.begin_turn(tenant, request, timeout_s, history_turns))
+            except Unavailable:
+                answered = self._answered_before(tenant, request)
+                if answered is not None:
+                    return answered
+        with self._lock:
+            if len(self._unsaved) >= self._max_unsaved:
+                raise Unavailable.of("database")
+        return _begun_in_memory(request, timeout_s, [unsaved.turn for unsaved in before[-history_turns:]])
 
     def complete_turn(self, tenant: str, begun: BegunTurn, answer: Answer) -> Turn:
         """See ConversationStore; an answer that cannot be stored now is told as NOT_STORED, and stored later."""
         if begun.unstored_request is None:
             try:
-                return self._ask_database(lambda: self._store.complete_turn(tenant, begun, answer))
+                stored = self._ask_database(lambda: self._store.complete_turn(tenant, begun, answer))
             except Unavailable:
                 pass  # The answer is there, and the caller waits for it.
+            else:
+                self._remember(tenant, begun.request_id, stored)
+                return stored
         told = replace(answer, degraded_reasons=(*answer.degraded_reasons, DegradedReason.NOT_STORED))
         turn = replace(
             begun.turn,
@@ -140,6 +147,7 @@ class UnsavedTurns:
         )
         with self._lock:
             self._unsaved.append(_Unsaved(tenant, begun, turn, answer))
+        self._remember(tenant, begun.request_id, turn)
         return turn
 
     def abandon_turn(self, tenant: str, begun: BegunTurn, attempts: Sequence[AttemptRecord]) -> None:
@@ -171,16 +179,42 @@ class UnsavedTurns:
         else:
             self._archive.add_turn(unsaved.tenant, request, unsaved.turn, unsaved.answer)
 
-    def _kept(self, tenant: str, request_id: UUID | None) -> Turn | None:
+    def _kept_of_request(self, tenant: str, request_id: UUID | None) -> Turn | None:
         """The turn of this request_id, where it is answered and not stored yet."""
         if request_id is None:
             return None
         with self._lock:
             for unsaved in self._unsaved:
-                request = unsaved.begun.unstored_request
-                if request is not None and (unsaved.tenant, request.request_id) == (tenant, request_id):
+                if (unsaved.tenant, unsaved.begun.request_id) == (tenant, request_id):
                     return unsaved.turn
         return None
+
+    def _answered_before(self, tenant: str, request: TurnRequest) -> Turn | None:
+        """The turn of this request_id, where it was answered here lately; the database, which knows it, is gone."""
+        if request.request_id is None:
+            return None
+        with self._lock:
+            turn = self._answered.get((tenant, request.request_id))
+        return turn if turn is not None and turn.question == request.question else None
+
+    def _remember(self, tenant: str, request_id: UUID | None, turn: Turn) -> None:
+        if request_id is None:
+            return
+        with self._lock:
+            self._answered[tenant, request_id] = turn
+            if len(self._answered) > MAX_REMEMBERED:
+                self._answered.popitem(last=False)
+
+    def _kept_of_conversation(self, tenant: str, conversation: UUID | None) -> list[_Unsaved]:
+        """What is not stored yet of this conversation, oldest first."""
+        if conversation is None:
+            return []
+        with self._lock:
+            return [
+                unsaved
+                for unsaved in self._unsaved
+                if (unsaved.tenant, unsaved.turn.conversation) == (tenant, conversation)
+            ]
 
     def _ask_database(self, call: Callable[[], Result]) -> Result:
         return call_through(self._circuit, "database", call)
@@ -195,3 +229,19 @@ class UnsavedTurns:
                 continue
             except Exception as error:  # noqa: BLE001 - the next round may succeed, and nobody else would tell of this
                 self._log.error("unsaved_turns_failed", **failure_fields(type(error), error.__traceback__))
+
+
+def _begun_in_memory(request: TurnRequest, timeout_s: float, earlier: Sequence[Turn]) -> BegunTurn:
+    now = datetime.now(UTC)
+    turn = Turn(
+        conversation=request.conversation or uuid4(),
+        number=1 if request.conversation is None else UNKNOWN_NUMBER,
+        question=request.question,
+        state=TurnState.RUNNING,
+        attempts=(),
+        answer=None,
+        create_time=now,
+        complete_time=None,
+    )
+    over_time = now + timedelta(seconds=timeout_s)
+    return BegunTurn(turn, over_time, earlier, request_id=request.request_id, unstored_request=request)

@@ -45,9 +45,13 @@ class FailureKind(Enum):
     OURS = "ours"
     """Our configuration is wrong (flow id, key): go on so that the user is answered, do not count, tell operators."""
     CALLERS = "callers"
-    """The question itself cannot be answered by anyone (too long): do not go on."""
+    """The question itself is at fault: do not go on; but for `QUESTION_TOO_LONG`, which is this model's measure."""
     CANCELLED = "cancelled"
     """`abort` was called: neutral."""
+
+
+QUESTION_TOO_LONG = "question_too_long"
+"""The code of a question that one model cannot hold: go on, another one may hold more."""
 
 
 class UpstreamError(Exception):
@@ -60,11 +64,22 @@ class UpstreamError(Exception):
         self.retry_after_s = retry_after_s
 
 
+class Sign(Enum):
+    """What an attempt tells before its first piece of text, where it can."""
+
+    ASKED = "asked"
+    """It asks now; this neighbour is heard within moments, however long its model thinks, or hangs."""
+    HEARD = "heard"
+    """The neighbour was heard: headers came, say. The text has its own time."""
+
+
 class Attempt(Protocol):
     """One question put to one upstream. Iterated by one thread; `abort` may come from any other."""
 
-    def tokens(self) -> Iterator[str]:
+    def tokens(self) -> Iterator[str | Sign]:
         """Yield the answer's text piece by piece, no piece empty, and return only when the answer is whole.
+
+        Signs may come before the first piece, each ASKED followed by HEARD.
 
         Raises `UpstreamError` for every other ending: a refused connection, an error event, a cut stream, an answer
         without text, `abort`. Nothing is sent before the first `next`. All resources are released when it ends.

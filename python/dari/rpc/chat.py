@@ -239,6 +239,8 @@ def _citation(citation: Citation) -> pb.Citation:
         cells=[
             ingest_pb2.Cell(column=column, text=text) for column, text in named_cells(citation.columns, citation.cells)
         ],
+        version_time=timestamp(citation.version_time),
+        used_cells=citation.used_cells,
     )
 
 

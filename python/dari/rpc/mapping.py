@@ -22,6 +22,7 @@ from dari.core.mapping import (
     OpenAiCompatibleTarget,
     Resource,
     ResourceStore,
+    StandByMode,
     Target,
 )
 from dari.rpc import names
@@ -318,6 +319,7 @@ def _ai_model_message(model: AiModel) -> pb.AiModel:
         stall_timeout=duration(model.stall_timeout_s),
         total_timeout=duration(model.total_timeout_s),
         max_answer_tokens=model.max_answer_tokens,
+        context_tokens=model.context_tokens,
         etag=model.etag,
         create_time=timestamp(model.create_time),
         update_time=timestamp(model.update_time),
@@ -347,6 +349,8 @@ def _ai_model(id: str, message: pb.AiModel) -> AiModel:
         stall_timeout_s=_timeout(message, "stall_timeout", core.DEFAULT_STALL_TIMEOUT_S),
         total_timeout_s=_timeout(message, "total_timeout", core.DEFAULT_TOTAL_TIMEOUT_S),
         max_answer_tokens=message.max_answer_tokens or core.DEFAULT_MAX_ANSWER_TOKENS,
+        context_tokens=message.context_tokens
+        or (0 if isinstance(target, LocalTarget) else core.DEFAULT_CONTEXT_TOKENS),
     )
 
 
@@ -384,6 +388,8 @@ def _chat_configuration_message(configuration: ChatConfiguration) -> pb.ChatConf
         display_name=configuration.display_name,
         instructions=configuration.instructions,
         max_rows=configuration.max_rows,
+        stand_by=pb.StandBy.Value(f"STAND_BY_{configuration.stand_by.value}"),
+        stand_by_after=duration(configuration.stand_by_after_s),
         etag=configuration.etag,
         create_time=timestamp(configuration.create_time),
         update_time=timestamp(configuration.update_time),
@@ -396,7 +402,18 @@ def _chat_configuration(id: str, message: pb.ChatConfiguration) -> ChatConfigura
         display_name=message.display_name or id,
         instructions=message.instructions,
         max_rows=message.max_rows if message.HasField("max_rows") else core.DEFAULT_MAX_ROWS,
+        stand_by=_stand_by(message.stand_by),
+        stand_by_after_s=_timeout(message, "stand_by_after", core.DEFAULT_STAND_BY_AFTER_S),
     )
+
+
+def _stand_by(choice: "pb.StandBy.ValueType") -> StandByMode:
+    if choice == pb.STAND_BY_UNSPECIFIED:
+        return StandByMode.OFF
+    try:
+        return StandByMode[pb.StandBy.Name(choice).removeprefix("STAND_BY_")]
+    except ValueError:
+        raise InvalidArgument.of(FieldViolation("stand_by", "must be OFF, WARM or RACE")) from None
 
 
 def _knowledge_base_message(base: KnowledgeBase) -> pb.KnowledgeBase:
@@ -430,6 +447,7 @@ _AI_MODEL: _Kind[AiModel] = _Kind(
             "stall_timeout",
             "total_timeout",
             "max_answer_tokens",
+            "context_tokens",
         )
     ),
     frozenset(("kind",)),
@@ -439,7 +457,7 @@ _AI_MODEL: _Kind[AiModel] = _Kind(
 _CHAT_CONFIGURATION: _Kind[ChatConfiguration] = _Kind(
     _CHAT_CONFIGURATIONS,
     "chat_configuration",
-    frozenset(("display_name", "instructions", "max_rows")),
+    frozenset(("display_name", "instructions", "max_rows", "stand_by", "stand_by_after")),
     frozenset(),
     _chat_configuration_message,
     _chat_configuration,

@@ -158,6 +158,10 @@ class _AttemptOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Attemp
     """It was not asked: its circuit is open."""
     ATTEMPT_OUTCOME_CANCELLED: _AttemptOutcome.ValueType  # 7
     """The caller left, or the deadline passed."""
+    ATTEMPT_OUTCOME_OUTRUN: _AttemptOutcome.ValueType  # 8
+    """Two were asked at once (ChatConfiguration.stand_by), and the other one decided the turn. The code is outrun where
+    its stand-by gave the first token, and not_needed for a stand-by.
+    """
 
 class AttemptOutcome(_AttemptOutcome, metaclass=_AttemptOutcomeEnumTypeWrapper):
     """What came of asking one model."""
@@ -178,6 +182,10 @@ ATTEMPT_OUTCOME_SKIPPED: AttemptOutcome.ValueType  # 6
 """It was not asked: its circuit is open."""
 ATTEMPT_OUTCOME_CANCELLED: AttemptOutcome.ValueType  # 7
 """The caller left, or the deadline passed."""
+ATTEMPT_OUTCOME_OUTRUN: AttemptOutcome.ValueType  # 8
+"""Two were asked at once (ChatConfiguration.stand_by), and the other one decided the turn. The code is outrun where
+its stand-by gave the first token, and not_needed for a stand-by.
+"""
 Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
 
 class _DegradedReason:
@@ -369,7 +377,7 @@ class ChatResponse(_message.Message):
 
     @_builtins.property
     def attempt_ended(self) -> Global___AttemptEnded:
-        """A model did not answer; the next one is asked."""
+        """A model did not answer; another one does, or is asked."""
 
     @_builtins.property
     def token(self) -> Global___Token:

@@ -54,7 +54,8 @@ class ChatServiceStub:
     The caller's deadline bounds the whole turn; without one the server's default applies (60 s).
     With a `request_id` seen before, the stored turn is sent again and no model is asked.
 
-    Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: chat configuration or conversation); ABORTED
+    Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD; also where every model asked said that the question is too long for
+    it, which no reply of rows hides); NOT_FOUND (NOT_FOUND: chat configuration or conversation); ABORTED
     (TURN_IN_PROGRESS: the same request_id is being answered; ANSWER_INTERRUPTED: with STOP); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
     (UNAVAILABLE: no model lives and no data is linked, or the database is down); DEADLINE_EXCEEDED
     (DEADLINE_EXCEEDED); CANCELLED; INTERNAL (INTERNAL).
@@ -135,7 +136,8 @@ class ChatServiceAsyncStub(ChatServiceStub):
     The caller's deadline bounds the whole turn; without one the server's default applies (60 s).
     With a `request_id` seen before, the stored turn is sent again and no model is asked.
 
-    Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: chat configuration or conversation); ABORTED
+    Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD; also where every model asked said that the question is too long for
+    it, which no reply of rows hides); NOT_FOUND (NOT_FOUND: chat configuration or conversation); ABORTED
     (TURN_IN_PROGRESS: the same request_id is being answered; ANSWER_INTERRUPTED: with STOP); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
     (UNAVAILABLE: no model lives and no data is linked, or the database is down); DEADLINE_EXCEEDED
     (DEADLINE_EXCEEDED); CANCELLED; INTERNAL (INTERNAL).
@@ -219,7 +221,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         The caller's deadline bounds the whole turn; without one the server's default applies (60 s).
         With a `request_id` seen before, the stored turn is sent again and no model is asked.
 
-        Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: chat configuration or conversation); ABORTED
+        Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD; also where every model asked said that the question is too long for
+        it, which no reply of rows hides); NOT_FOUND (NOT_FOUND: chat configuration or conversation); ABORTED
         (TURN_IN_PROGRESS: the same request_id is being answered; ANSWER_INTERRUPTED: with STOP); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
         (UNAVAILABLE: no model lives and no data is linked, or the database is down); DEADLINE_EXCEEDED
         (DEADLINE_EXCEEDED); CANCELLED; INTERNAL (INTERNAL).

@@ -70,7 +70,10 @@ class _StandByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StandBy.Value
     """As WARM, but whichever of the two gives a token first answers."""
 
 class StandBy(_StandBy, metaclass=_StandByEnumTypeWrapper):
-    """What the next model of a chain does while the one asked has given no token yet."""
+    """What the next model of a chain does while the one asked has given no token yet. One stands by at a time, or the one
+    behind it where it fails, and none where the server has no spare thread. A model that its stand-by outran has failed
+    only if it was silent for half of its own first_token_timeout.
+    """
 
 STAND_BY_UNSPECIFIED: StandBy.ValueType  # 0
 """As OFF."""

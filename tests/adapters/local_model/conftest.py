@@ -1,28 +1,14 @@
-"""The models that the tests of this folder share: real ones, fetched once, and a tiny file for the fake engine."""
+"""The models that the tests of this folder share beside the default one, and a tiny file for the fake engine."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from dari.adapters.local_model.model_files import ModelFile, add_default_model, add_model_for_ctransformers
+from dari.adapters.local_model.model_files import ModelFile, add_model_for_ctransformers
 from dari.adapters.local_model.process import LocalModel
 from tests.adapters.local_model.fakes import StartModel, fake_model
 from tests.support.event_log import RecordedEvents
-
-REPOSITORY = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="session")
-def model_dir() -> Path:
-    """Where real models are kept between runs: `DARI_TEST_MODEL_DIR`, or `.dari/models` in the repository."""
-    return Path(os.environ.get("DARI_TEST_MODEL_DIR", REPOSITORY / ".dari" / "models")).absolute()
-
-
-@pytest.fixture(scope="session")
-def default_model(model_dir: Path) -> ModelFile:
-    return add_default_model(model_dir)
 
 
 @pytest.fixture(scope="session")

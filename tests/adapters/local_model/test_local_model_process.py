@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,8 +16,9 @@ import pytest
 from dari.adapters.local_model.model_files import ModelFile
 from dari.adapters.local_model.process import EngineOptions, Limits, LocalModel, LocalModelState
 from dari.adapters.local_model.questions import MAX_PROMPT_CHARS, LocalAttempt
-from dari.core.upstream import FailureKind, Message, UpstreamError
-from tests.adapters.local_model.fakes import WAIT_S, StartModel, kind_and_code, prompt
+from dari.core.upstream import QUESTION_TOO_LONG, FailureKind, Message, UpstreamError
+from tests.adapters.local_model.fakes import MIB, WAIT_S, StartModel, kind_and_code, prompt
+from tests.support.waiting import until
 
 FAKE = "tests.adapters.local_model.fakes:FakeEngine"
 QUICK = Limits(restart_first_s=0.01, restart_longest_s=0.05, cancel_timeout_s=0.3)
@@ -84,9 +86,9 @@ def test_nothing_is_sent_before_the_first_next(model: LocalModel) -> None:
     ("question", "kind", "code"),
     [
         ("nothing", FailureKind.UPSTREAM, "local_answer_empty"),
-        ("long", FailureKind.BUSY, "local_prompt_too_long"),
+        ("long", FailureKind.CALLERS, QUESTION_TOO_LONG),
         ("fail", FailureKind.UPSTREAM, "local_engine_failed"),
-        ("x" * (MAX_PROMPT_CHARS + 1), FailureKind.BUSY, "local_prompt_too_long"),
+        ("x" * (MAX_PROMPT_CHARS + 1), FailureKind.CALLERS, QUESTION_TOO_LONG),
     ],
     ids=["blank answer", "prompt too long", "engine failed", "prompt beyond a frame"],
 )
@@ -201,6 +203,101 @@ def test_a_child_that_does_not_confirm_a_cancel_is_replaced(model: LocalModel, f
     assert model.state().last_failure == "process_frozen"
 
 
+@pytest.mark.parametrize("moment", ["at rest", "in mid-answer", "while it loads"])
+def test_a_frozen_child_is_noticed_without_a_cancel(start: StartModel, small_file: ModelFile, moment: str) -> None:
+    limits = replace(QUICK, heartbeat_s=0.05, silence_timeout_s=1.0)
+    factory = "tests.adapters.local_model.fakes:WaitsForLeave" if moment == "while it loads" else FAKE
+    model = start(small_file, engine_factory=factory, limits=limits)
+    frozen = child_at_its_engine(model) if moment == "while it loads" else child_of(model)
+    tokens = begin(model, "hold")[1] if moment == "in mid-answer" else None
+    os.kill(frozen, signal.SIGSTOP)
+    reached(model, lambda state: state.last_failure == "process_frozen")
+    if tokens is not None:
+        fails_with(FailureKind.UPSTREAM, "local_process_died", lambda: list(tokens))
+    small_file.path.with_suffix(".leave").touch()
+    assert answer(model, "say thawed") == "thawed "
+
+
+def child_at_its_engine(model: LocalModel) -> int:
+    """The process of a child that loads, once it has come as far as its engine."""
+
+    def runs_more_than_its_first_thread() -> bool:
+        pid = model.state().pid
+        return pid is not None and len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+
+    until(runs_more_than_its_first_thread, WAIT_S)
+    pid = model.state().pid
+    assert pid is not None
+    return pid
+
+
+def test_a_child_that_works_in_silence_is_left_alone(start: StartModel, small_file: ModelFile) -> None:
+    """A frozen one under the same limits tells when the silence was long enough."""
+    limits = replace(QUICK, heartbeat_s=0.05, silence_timeout_s=2.0)
+    silent = start(small_file, engine_factory=FAKE, limits=limits)
+    attempt, _ = begin(silent, "deaf")
+    frozen = start(small_file, engine_factory=FAKE, limits=limits)
+    os.kill(child_of(frozen), signal.SIGSTOP)
+    reached(frozen, lambda state: state.last_failure == "process_frozen")
+    assert silent.state().restarts == 0
+    attempt.abort()
+
+
+def test_a_load_that_keeps_the_interpreter_busy_is_left_alone(start: StartModel, small_file: ModelFile) -> None:
+    """As xllamacpp's: nothing in the child can answer a heartbeat until it is over."""
+    factory = "tests.adapters.local_model.fakes:keeps_the_interpreter_at_load"
+    model = start(small_file, engine_factory=factory, limits=replace(QUICK, heartbeat_s=0.05, silence_timeout_s=1.0))
+    reached(model, lambda state: state.status == "ready")
+    assert model.state().restarts == 0
+
+
+@pytest.mark.parametrize("wall", [False, True], ids=["by and by", "at one stroke"])
+def test_a_child_that_outgrows_its_memory_is_replaced(start: StartModel, small_file: ModelFile, wall: bool) -> None:
+    heartbeat_s = WAIT_S if wall else 0.01
+    limits = replace(QUICK, heartbeat_s=heartbeat_s, memory_bytes=256 * MIB)
+    model = start(small_file, engine_factory=FAKE, limits=limits)
+    _, tokens = begin(model, "eat 4096" if wall else "eat 300")
+    fails_with(FailureKind.UPSTREAM, "local_process_died", lambda: list(tokens))
+    assert answer(model, "say lean") == "lean "
+    state = model.state()
+    assert (state.last_failure, state.restarts) == ("memory_limit", 1)
+    assert 0 < state.memory_bytes < 256 * MIB
+
+
+def test_a_child_keeps_what_its_limit_allows(start: StartModel, small_file: ModelFile) -> None:
+    model = start(small_file, engine_factory=FAKE, limits=replace(QUICK, heartbeat_s=0.01, memory_bytes=512 * MIB))
+    attempt, _ = begin(model, "eat 200")
+    until(lambda: model.state().memory_bytes > 200 * MIB, WAIT_S)
+    assert model.state().restarts == 0
+    attempt.abort()
+    assert answer(model, "say fed") == "fed "
+
+
+def test_a_limit_that_is_too_small_to_begin_with_is_our_fault(start: StartModel, small_file: ModelFile) -> None:
+    model = start(small_file, engine_factory=FAKE, limits=replace(QUICK, memory_bytes=MIB))
+    fails_with(FailureKind.OURS, "local_memory_limit", lambda: answer(model, "say it"))
+    reached(model, lambda state: state.status == "failed" and state.last_failure == "memory_limit")
+
+
+def test_the_child_is_the_first_to_go_when_the_machine_has_no_memory(model: LocalModel) -> None:
+    assert Path(f"/proc/{child_of(model)}/oom_score_adj").read_text().strip() == "1000"
+
+
+def test_it_is_ready_only_after_a_first_token(start: StartModel, small_file: ModelFile) -> None:
+    model = start(small_file, engine_factory="tests.adapters.local_model.fakes:WaitsForLeave", limits=QUICK)
+    child_at_its_engine(model)
+    assert model.state().status == "loading"
+    small_file.path.with_suffix(".leave").touch()
+    reached(model, lambda state: state.status == "ready")
+
+
+def test_a_model_that_loads_but_cannot_write_is_never_ready(start: StartModel, small_file: ModelFile) -> None:
+    factory = "tests.adapters.local_model.fakes:breaks_off_its_first_token"
+    model = start(small_file, engine_factory=factory, limits=QUICK)
+    fails_with(FailureKind.OURS, "local_engine_failed", lambda: answer(model, "say it"))
+    reached(model, lambda state: state.status == "failed")
+
+
 def test_a_model_that_cannot_be_loaded_is_our_fault_and_nobody_waits_for_it(
     start: StartModel, small_file: ModelFile
 ) -> None:
@@ -248,7 +345,7 @@ def test_close_ends_the_child_and_every_attempt(model: LocalModel) -> None:
     fails_with(FailureKind.UPSTREAM, "local_model_stopped", lambda: answer(model, "say it"))
     assert not child.is_running()
     assert model.state().status == "stopped"
-    assert model.state().pid is None
+    assert (model.state().pid, model.state().memory_bytes) == (None, 0)
 
 
 def test_close_ends_a_frozen_child(start: StartModel, small_file: ModelFile) -> None:

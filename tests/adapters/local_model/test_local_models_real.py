@@ -14,32 +14,53 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dari.adapters.local_model.model_files import ModelFile
+from dari.adapters.local_model.model_files import CTRANSFORMERS_MODEL_ID, DEFAULT_MODEL_ID, ModelFile
 from dari.adapters.local_model.process import EngineOptions, Limits, LocalModel, Sampling
-from dari.core.upstream import FailureKind, Message, UpstreamError
-from tests.adapters.local_model.fakes import WAIT_S, kind_and_code, prompt
+from dari.core.upstream import QUESTION_TOO_LONG, FailureKind, Message, Prompt, UpstreamError
+from tests.adapters.local_model.fakes import MIB, REPORT, WAIT_S, kind_and_code, prompt
 from tests.support.event_log import RecordedEvents
 
 ROWS = (
     "Answer only from these rows.\n"
     "1. product=Alpha; price=1200 KRW\n2. product=Beta; price=3400 KRW\n3. product=Gamma; price=560 KRW"
 )
-CONTROL_CHARACTERS = "".join(map(chr, (*range(32), *range(127, 160)))) + "\U000f0000\U0010ffff\ufeff\ufffe"
-LIMITS = Limits(load_timeout_s=300.0, cancel_timeout_s=60.0, restart_first_s=0.01)
+UGLY = {
+    "control characters": "".join(map(chr, (*range(32), *range(127, 160)))) + "\U000f0000\U0010ffff\ufeff\ufffe",
+    "every byte": "".join(map(chr, range(256))),
+    "every byte, those beyond ASCII as lone surrogates": bytes(range(256)).decode("ascii", "surrogateescape"),
+    "surrogates in the wrong order": "\udc00\ud800 \udfff\udbff \ud83d",
+}
+LIMITS = Limits(
+    load_timeout_s=300.0,
+    cancel_timeout_s=60.0,
+    restart_first_s=0.01,
+    heartbeat_s=0.1,
+    silence_timeout_s=3.0,
+    healthy_after_s=0.0,
+)
 
 
-@pytest.fixture(scope="module", params=["xllamacpp", "ctransformers"])
-def model(request: pytest.FixtureRequest) -> Iterator[LocalModel]:
+ENGINES = {DEFAULT_MODEL_ID: "xllamacpp", CTRANSFORMERS_MODEL_ID: "ctransformers"}
+
+
+@pytest.fixture(scope="module", params=["default_model", "ctransformers_model"], ids=["xllamacpp", "ctransformers"])
+def model_file(request: pytest.FixtureRequest) -> ModelFile:
+    """The default model in the form of each engine."""
+    file: ModelFile = request.getfixturevalue(request.param)
+    return file
+
+
+@pytest.fixture(scope="module")
+def model(model_file: ModelFile) -> Iterator[LocalModel]:
     """The default model in each engine, which `auto` picks by the file.
 
     Prompts are kept short, as reading them is what takes time.
     """
-    name = "default_model" if request.param == "xllamacpp" else "ctransformers_model"
-    file: ModelFile = request.getfixturevalue(name)
     options = EngineOptions(prompt_limit_tokens=320)
-    with LocalModel(file, RecordedEvents(), options=options, limits=LIMITS, niceness=0) as started:
+    with LocalModel(model_file, RecordedEvents(), options=options, limits=LIMITS, niceness=0) as started:
+        assert started.wait_until(lambda state: state.status == "ready", WAIT_S)
         yield started
-        assert started.state().engine == request.param
+        assert started.state().engine == ENGINES[model_file.id]
 
 
 def answer(model: LocalModel, question: str, instructions: str = "", tokens: int = 48) -> str:
@@ -74,9 +95,10 @@ def test_an_answer_ends_at_the_limit_of_tokens(model: LocalModel) -> None:
     assert all(pieces)
 
 
-def test_control_characters_and_broken_text_do_no_harm(model: LocalModel) -> None:
+@pytest.mark.parametrize("ugly", UGLY.values(), ids=UGLY)
+def test_control_characters_and_broken_text_do_no_harm(model: LocalModel, ugly: str) -> None:
     before = model.state().restarts
-    answer(model, f"What is the capital{CONTROL_CHARACTERS} of France?\ud800", CONTROL_CHARACTERS)
+    answer(model, f"What is the capital{ugly} of France?", ugly, tokens=4)
     assert answer(model, "What is the capital of France?") == "The capital of France is Paris."
     assert model.state().restarts == before
 
@@ -88,7 +110,7 @@ def test_a_very_long_run_of_one_character_is_cut_or_refused_and_kills_nobody(mod
         answer(model, "Say yes.", run * 60_000, tokens=1)
     with pytest.raises(UpstreamError) as caught:
         answer(model, "가나다라" * 60_000, tokens=1)
-    assert kind_and_code(caught.value) == (FailureKind.BUSY, "local_prompt_too_long")
+    assert kind_and_code(caught.value) == (FailureKind.CALLERS, QUESTION_TOO_LONG)
     assert model.state().restarts == before
 
 
@@ -136,17 +158,117 @@ def test_abort_while_the_prompt_is_read_frees_the_child(model: LocalModel) -> No
     assert answer(model, "What is the capital of France?") == "The capital of France is Paris."
 
 
-def test_a_kill_in_mid_answer_costs_that_answer_only(model: LocalModel) -> None:
-    tokens = model.attempt(prompt("Write a very long story about a fox.", tokens=1500), 1.0).tokens()
-    next(tokens)
+@pytest.mark.parametrize("moment", ["at rest", "while a prompt is read", "in mid-answer"])
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP], ids=lambda fault: fault.name)
+def test_a_fault_of_the_child_costs_what_it_was_answering_and_no_more(
+    model: LocalModel, fault: signal.Signals, moment: str
+) -> None:
+    """What waited behind it is answered by the next child; this process is the same, with the same threads."""
+    threads, state = threading.active_count(), model.state()
+    asked = Asked(model, WORK[moment]) if moment in WORK else None
+    if asked is not None:
+        asked.has_begun()
+    queued = Asked(model, prompt("What is the capital of France?", tokens=48))
+    if asked is not None:
+        assert model.wait_until(lambda state: state.queue_length == 1, WAIT_S)
+    else:
+        queued.end()
+    assert state.pid is not None
+    os.kill(state.pid, fault)
+    assert model.wait_until(lambda now: now.restarts == state.restarts + 1 and now.status == "ready", WAIT_S)
+    if asked is not None:
+        assert asked.end() == (FailureKind.UPSTREAM, "local_process_died")
+    assert queued.end() is None
+    assert queued.text == "The capital of France is Paris."
+    assert answer(model, "What is the capital of France?") == "The capital of France is Paris."
+    assert model.state().last_failure == ("process_frozen" if fault is signal.SIGSTOP else "process_died")
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP], ids=lambda fault: fault.name)
+def test_a_fault_while_it_loads_only_delays_the_first_answer(model: LocalModel, fault: signal.Signals) -> None:
+    """The child that loads after a death is hit too."""
     state = model.state()
     assert state.pid is not None
     os.kill(state.pid, signal.SIGKILL)
-    with pytest.raises(UpstreamError) as caught:
-        list(tokens)
-    assert kind_and_code(caught.value) == (FailureKind.UPSTREAM, "local_process_died")
+    loading = model.wait_until(lambda now: now.pid not in (None, state.pid) and now.status == "loading", WAIT_S)
+    assert loading is not None
+    assert loading.pid is not None
+    os.kill(loading.pid, fault)
     assert answer(model, "What is the capital of France?") == "The capital of France is Paris."
-    assert model.state().restarts == state.restarts + 1
+    assert model.state().restarts == state.restarts + 2
+
+
+class Asked:
+    """A question read on a thread of its own."""
+
+    def __init__(self, model: LocalModel, asked: Prompt) -> None:
+        self._model = model
+        self._attempt = model.attempt(asked, 1.0)
+        self._failure: UpstreamError | None = None
+        self._has_text = threading.Event()
+        self._wants_text = not asked.instructions
+        self.text = ""
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def has_begun(self) -> None:
+        """Wait until the child reads its prompt or, where that is short, writes its answer."""
+        assert self._model.wait_until(lambda state: state.running == 1, WAIT_S)
+        assert not self._wants_text or self._has_text.wait(WAIT_S)
+
+    def end(self) -> tuple[FailureKind, str] | None:
+        """Wait for its end: the failure, None where it is whole."""
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive()
+        return None if self._failure is None else kind_and_code(self._failure)
+
+    def abort(self) -> None:
+        self._attempt.abort()
+
+    def _read(self) -> None:
+        try:
+            for piece in self._attempt.tokens():
+                self.text += piece
+                self._has_text.set()
+        except UpstreamError as failure:
+            self._failure = failure
+
+
+WORK = {
+    "while a prompt is read": prompt("Why?", instructions="row of the table " * 2_000),
+    "in mid-answer": prompt("Write a very long story about a fox.", tokens=1500),
+}
+
+
+def test_a_limit_of_memory_that_the_model_does_not_fit_is_our_fault(model: LocalModel, model_file: ModelFile) -> None:
+    limits = replace(LIMITS, memory_bytes=MIB * 32)
+    with LocalModel(model_file, RecordedEvents(), limits=limits, niceness=0) as small:
+        with pytest.raises(UpstreamError) as caught:
+            answer(small, "Hello?")
+        assert kind_and_code(caught.value) == (FailureKind.OURS, "local_memory_limit")
+        assert small.wait_until(lambda state: state.status == "failed", WAIT_S)
+        assert small.state().last_failure == "memory_limit"
+    assert model.state().memory_bytes > MIB * 32
+
+
+@pytest.mark.parametrize("moment", ["while a prompt is read", "in mid-answer"])
+def test_an_engine_that_is_told_to_stop_does_not_go_on(model_file: ModelFile, moment: str) -> None:
+    """It asks before each of the hundred steps of the prompt and of the 1,500 of the answer.
+
+    The last ones may pass while it is being told: xllamacpp has begun the next step when it asks about the one before.
+    """
+    factory = "tests.adapters.local_model.fakes:CountsStepsAfterCancel"
+    options = EngineOptions(prompt_limit_tokens=1600)
+    with LocalModel(
+        model_file, RecordedEvents(), engine_factory=factory, options=options, limits=LIMITS, niceness=0
+    ) as model:
+        asked = Asked(model, WORK[moment])
+        asked.has_begun()
+        asked.abort()
+        assert asked.end() == (FailureKind.CANCELLED, "aborted")
+        assert int(answer(model, REPORT)) <= 4
+        assert answer(model, "What is the capital of France?") == "The capital of France is Paris."
 
 
 def test_an_answer_that_goes_round_in_circles_is_ended(model: LocalModel) -> None:

@@ -40,7 +40,18 @@ ANSWER = Answer(
     answered_by=Answerer.LOCAL,
     ai_model="local",
     attempts=ATTEMPTS,
-    citations=(Citation(1, "airports", 3, 42, ("faa", "이름"), ("ICN", "a\n'b'\\")),),
+    citations=(
+        Citation(
+            1,
+            "airports",
+            3,
+            42,
+            ("faa", "이름"),
+            ("ICN", "a\n'b'\\"),
+            datetime(2026, 3, 5, 9, 30, 1, 250, tzinfo=UTC),
+            (1,),
+        ),
+    ),
     degraded_reasons=(DegradedReason.STAND_IN, DegradedReason.NO_DATA),
     knowledge_bases=frozenset({"airports", "sales"}),
 )
@@ -302,6 +313,19 @@ def test_it_comes_in_once(store: PostgresConversationStore) -> None:
     (stored,) = store.list_turns(TENANT, turn.conversation, -1, 10)
     assert stored.answer == ANSWER
     assert len(store.list_conversations(TENANT, "", None, 10)) == 1
+
+
+def test_a_turn_answered_elsewhere_is_stored_under_the_name_that_was_told(store: PostgresConversationStore) -> None:
+    """Its question was stored too, and the word of that was lost: that one gets no answer."""
+    request = TurnRequest("bot", None, "why?", uuid4())
+    lost = store.begin_turn(TENANT, request, 60.0, 6)
+    assert isinstance(lost, BegunTurn)
+    told = answered_elsewhere()
+    store.add_turn(TENANT, request, told, ANSWER)
+    (stored,) = store.list_turns(TENANT, told.conversation, 0, 10)
+    assert (stored.state, stored.answer) == (TurnState.COMPLETED, ANSWER)
+    assert [turn.state for turn in store.list_turns(TENANT, lost.turn.conversation, 0, 10)] == [TurnState.INCOMPLETE]
+    assert store.begin_turn(TENANT, request, 60.0, 6) == stored
 
 
 def test_a_conversation_that_was_deleted_meanwhile_stays_deleted(store: PostgresConversationStore) -> None:

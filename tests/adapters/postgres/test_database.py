@@ -11,7 +11,8 @@ import psycopg2.extensions
 import pytest
 
 from dari.adapters.postgres.database import Database, Role, sqlstate, translated_errors
-from dari.core.errors import DariError, Exhausted, InternalError, NotFound, Unavailable
+from dari.core.errors import Cancelled, DariError, Exhausted, InternalError, NotFound, Unavailable
+from dari.core.patience import Patience
 from tests.fix_postgres import PostgresDsns
 from tests.support.fault_proxy import PostgresProxy
 from tests.support.waiting import until
@@ -193,6 +194,38 @@ def test_a_database_that_swallows_all_bytes_costs_a_limited_time(
             _swallow_within_a_transaction(pool, proxy)
         proxy.forward()
         assert _pid(pool)
+
+
+def test_an_impatient_thread_waits_no_longer_than_it_said_for_a_database_that_swallows_all_bytes(
+    shared_database: PostgresDsns,
+) -> None:
+    """All limits of the pool are beyond any test; a thread without patience would wait for them."""
+    with (
+        PostgresProxy(shared_database.service_dsn) as proxy,
+        closing(_opened(proxy.dsn, wait_timeout_s=600.0, statement_timeout_s=600.0)) as pool,
+    ):
+        assert _pid(pool)
+        proxy.swallow()
+        with pytest.raises(Unavailable), Patience(0.1):
+            _pid(pool)
+        proxy.forward()
+        assert _pid(pool)
+
+
+def test_a_wait_that_nobody_needs_any_more_is_cut_and_told_as_cancelled(pool: Database) -> None:
+    """From another thread; the next transaction has a connection of its own."""
+    patience = Patience(600.0)
+    cutting = threading.Timer(0.05, patience.end)
+    with pytest.raises(Cancelled), patience:
+        _sleep_and_start(cutting, pool)
+    cutting.join()
+    assert _pid(pool)
+
+
+def _sleep_and_start(cutting: threading.Timer, pool: Database) -> None:
+    with pool.transaction(Role.APP) as transaction:
+        cutting.start()
+        transaction.execute("SELECT pg_sleep(600)")
 
 
 def _swallow_within_a_transaction(pool: Database, proxy: PostgresProxy) -> None:

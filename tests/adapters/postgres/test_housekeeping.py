@@ -176,6 +176,9 @@ def test_a_silent_upload_expires_with_its_rows_and_one_that_moves_does_not(serve
     with another_server(served.dsns) as housekeeping:
         assert housekeeping.run_once() == Done(uploads_expired=1, segments_dropped=1)
     assert served.uploader.state("silent").failure.startswith("It expired")
+    assert run(served.dsns, "SELECT kind, subject, item, code FROM dari.alerts") == [
+        ("UPLOAD_FAILED", "knowledgeBases/kb", "uploads/silent", "expired")
+    ]
     assert served.uploader.refused(FILE, "silent").reason == "UPLOAD_CONFLICT"
     assert served.uploader.upload(FILE, "moving").rows_stored == ROWS
 

@@ -101,6 +101,8 @@ BROKEN: list[tuple[str, type[psycopg2.Error]]] = [
     ("UPDATE dari.ai_models SET total_timeout_s = 0", errors.CheckViolation),
     ("UPDATE dari.ai_model_chat_configurations SET priority = 1001", errors.CheckViolation),
     ("UPDATE dari.chat_configurations SET max_rows = 51", errors.CheckViolation),
+    ("UPDATE dari.chat_configurations SET stand_by = 'ALWAYS'", errors.CheckViolation),
+    ("UPDATE dari.chat_configurations SET stand_by_after_s = 0", errors.CheckViolation),
     ("INSERT INTO dari.knowledge_bases (tenant, id, display_name, description) VALUES ('default', 'A b', '', '')",
      errors.CheckViolation),
 ]  # fmt: skip

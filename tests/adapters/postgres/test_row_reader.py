@@ -46,6 +46,7 @@ def test_a_row_is_found_in_whichever_upload_it_came_and_under_its_number_in_the_
     for number in (1, PER_UPLOAD, PER_UPLOAD + 1, 2 * PER_UPLOAD, 2 * PER_UPLOAD + 1, ROWS):
         hit = _find(reader, f"row{number}")[0]
         assert (hit.version, hit.row_number, hit.cells[0]) == (UPLOADS, number, f"row{number}")
+        assert hit.version_time is not None
 
 
 def test_every_row_is_a_candidate_once_where_there_are_few(reader: PostgresRowReader) -> None:

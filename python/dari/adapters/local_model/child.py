@@ -1,6 +1,7 @@
 """The child's main: `python -m dari.adapters.local_model.child FD` owns one engine and answers over the socket FD.
 
-The main thread only listens, so that a `cancel`, and the end of the supervisor, are noticed in mid-generation; one
+The main thread only listens, so that a `cancel`, a `ping`, and the end of the supervisor, are noticed in
+mid-generation; one
 thread for each of the engine's slots writes answers. Whatever the engine prints goes where the supervisor sent this
 process's output; the socket carries frames only. No text of a prompt or an answer is printed or logged.
 
@@ -24,7 +25,8 @@ from typing import NoReturn
 from dari.adapters.local_model.chat_prompt import ChatMessage, PromptTooLong
 from dari.adapters.local_model.engines import SOCKET_NAME, Engine, EngineError, EngineOptions, Sampling, open_engine
 from dari.adapters.local_model.model_header import sha256_of
-from dari.adapters.local_model.protocol import Frame, FrameDecoder, ProtocolError, encode
+from dari.adapters.local_model.process_vitals import be_first_to_go, refuse_beyond
+from dari.adapters.local_model.protocol import EXIT_NO_MEMORY, Frame, FrameDecoder, ProtocolError, encode
 
 _STACK_BYTES = 64 * 1024 * 1024
 """For threads that run an engine: a recursive word splitter lives in one of them. Only touched pages cost memory."""
@@ -97,6 +99,8 @@ def main() -> NoReturn:
     if load["type"] != "load":
         leave(EXIT_PROTOCOL)
     os.nice(load["niceness"])
+    be_first_to_go()
+    refuse_beyond(load["allocation_limit_bytes"])
     threading.stack_size(_STACK_BYTES)
     answering = _Answering(supervisor)
     threading.Thread(target=_guarded, args=(lambda: answering.load_then_write(load),), daemon=True).start()
@@ -107,6 +111,8 @@ def _guarded(work: Callable[[], None]) -> None:
     """Run a thread's work; a defect in it ends the process instead of leaving it deaf."""
     try:
         work()
+    except MemoryError:
+        leave(EXIT_NO_MEMORY)
     except BaseException as error:  # noqa: BLE001 - a panic of an engine too
         sys.stderr.write(f"local model child: {type(error).__name__} in {threading.current_thread().name}\n")
         sys.stderr.flush()
@@ -140,6 +146,8 @@ class _Answering:
                 cancelled = self._open.get(frame["id"])
             if cancelled is not None:
                 cancelled.cancelled.set()
+        elif frame["type"] == "ping":
+            self._supervisor.send({"type": "pong"})
 
     def load_then_write(self, load: Frame) -> None:
         """Load the engine, warm it, report it, and become the writer of its first slot."""

@@ -33,13 +33,17 @@ from dari.adapters.local_model.model_header import HeaderError, ModelHeader, Voc
 EngineName = Literal["auto", "xllamacpp", "ctransformers"]
 ShouldStop = Callable[[], bool]
 
-PREFILL_TOKENS = 64
-"""How much of a prompt xllamacpp takes in at once; a cancel waits for one such step.
+PREFILL_TOKENS = 16
+"""How much of a prompt xllamacpp takes in at once; a cancel waits for two such steps: it asks about one when it has
+begun the next.
 
-SmolLM2-135M on 2 cores: 64 took 0.2 s at 220 tokens/s, 512 took 1.7 s at 245 tokens/s, 32 fell to 110 tokens/s."""
+SmolLM2-135M on 2 busy cores, the processor's time of the best of four rounds in turn: steps of 8, 16, 31, 64 and 128
+read 113, 127, 141, 141 and 152 tokens/s. A step of 16 so costs a tenth of the speed of 64 and took 126 ms, one of 64
+took 454 ms."""
 
 CTRANSFORMERS_PREFILL_TOKENS = 16
-"""The same for ctransformers, whose speed (about 100 tokens/s) does not grow with the step."""
+"""The same for ctransformers, which asks before each step: a cancel waits for one. Steps of 8 and 16 read 87 and 95
+tokens/s, as above; one of 16 took 169 ms."""
 
 
 class EngineError(Exception):
@@ -85,6 +89,8 @@ class EngineOptions:
     The engines' threads wait for one another by spinning. On 2 busy cores the same answer took 13.7 s (xllamacpp) and
     28.9 s (ctransformers) with two threads, 4.6 s and 3.1 s with one; on 2 idle cores two threads are faster by half.
     """
+    prefill_tokens: int | None = None
+    """How much of a prompt is read in one step; None takes what suits the engine. A cancel waits for the step."""
     slots: int = 1
     """Answers written at the same time (xllamacpp only), each with `context_tokens` of its own."""
     chat_template_trusted: bool = False
@@ -187,7 +193,7 @@ class XllamacppEngine:
         params.model.path = str(path)
         params.n_ctx = self.context_tokens * self.slots
         params.n_parallel = self.slots
-        params.n_batch = params.n_ubatch = PREFILL_TOKENS
+        params.n_batch = params.n_ubatch = self._options.prefill_tokens or PREFILL_TOKENS
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.cache_ram_mib = 0  # The prompt cache beside the slots may otherwise grow to 8 GiB.
         params.cpuparams.poll = params.cpuparams_batch.poll = 0  # Do not spin while another thread is slower.
@@ -436,11 +442,11 @@ class CtransformersEngine:
     def _read(self, prompt: list[int], should_stop: ShouldStop) -> bool:
         """Take the prompt in, all but what the context holds already; False when told to stop."""
         new = list(self._llm.prepare_inputs_for_generation(prompt, reset=True))
-        for start in range(0, len(new), CTRANSFORMERS_PREFILL_TOKENS):
+        step_tokens = self._options.prefill_tokens or CTRANSFORMERS_PREFILL_TOKENS
+        for start in range(0, len(new), step_tokens):
             if should_stop():
                 return False
-            step = new[start : start + CTRANSFORMERS_PREFILL_TOKENS]
-            self._llm.eval(step, batch_size=CTRANSFORMERS_PREFILL_TOKENS, threads=self._threads)
+            self._llm.eval(new[start : start + step_tokens], batch_size=step_tokens, threads=self._threads)
         return True
 
     def _write(self, max_tokens: int, sampling: Sampling) -> Iterator[int]:

@@ -21,6 +21,7 @@ from typing import Literal, Self
 from dari.adapters.local_model.child_process import ChildProcess, Ended, Limits, WakeUp
 from dari.adapters.local_model.engines import EngineName, EngineOptions, Sampling
 from dari.adapters.local_model.model_files import ModelFile
+from dari.adapters.local_model.process_vitals import own_bytes
 from dari.adapters.local_model.protocol import Frame
 from dari.adapters.local_model.questions import LocalAttempt, Questions
 from dari.core.event_log import EventLog
@@ -52,8 +53,8 @@ class LocalModelState:
     """How long the last load took: hash, load, first token."""
     last_failure: str | None
     """The code of the last death, kept after recovery."""
-    memory_bytes: int = 0
-    """Memory that the child holds itself, without the mapped model file; 0 where that is not known."""
+    memory_bytes: int
+    """What the child holds itself, resident or swapped, without the mapped model file; 0 while there is none."""
 
 
 class LocalModel:
@@ -165,6 +166,7 @@ class LocalModel:
             running=running,
             load_s=self._load_s,
             last_failure=self._last_failure,
+            memory_bytes=0 if self._pid is None else own_bytes(self._pid),
         )
 
     # --- the keeper's thread ---

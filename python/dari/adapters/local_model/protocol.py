@@ -1,7 +1,8 @@
 """The frames between the supervisor and its child: a four-byte big-endian length, then one JSON object in UTF-8.
 
 Supervisor to child: `load` once, then `ask` and `cancel`. Child to supervisor: `ready` or `failed` once, then for
-every `ask` any number of `piece` and exactly one of `done`, `error`. The field "type" names the frame.
+every `ask` any number of `piece` and exactly one of `done`, `error`. A `ping`, at any time, is answered by a `pong`.
+The field "type" names the frame.
 """
 
 import json
@@ -11,6 +12,9 @@ from typing import Any
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 """Longer frames are a defect or an attack: a prompt is bounded long before."""
+
+EXIT_NO_MEMORY = 5
+"""Exit status of a child whose allocation failed: the one death that it can explain."""
 
 _LENGTH = struct.Struct(">I")
 

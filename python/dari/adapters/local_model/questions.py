@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from dari.adapters.local_model.protocol import Frame
-from dari.core.upstream import FailureKind, Prompt, UpstreamError
+from dari.core.upstream import QUESTION_TOO_LONG, FailureKind, Prompt, UpstreamError
 
 MAX_PROMPT_CHARS = 1_000_000
 """Far beyond any context here. A character takes six bytes of a frame at most, so every prompt fits into one."""
@@ -37,13 +37,13 @@ class LocalAttempt:
     def tokens(self) -> Iterator[str]:
         """See `Attempt.tokens`. An answer that reaches `max_answer_tokens` is whole.
 
-        Raises `UpstreamError`: BUSY `local_queue_full`; BUSY `local_prompt_too_long` (another model may hold more);
+        Raises `UpstreamError`: BUSY `local_queue_full`; CALLERS `question_too_long` (another model may hold more);
         UPSTREAM `local_process_died`, `local_engine_failed`, `local_answer_empty`, `local_model_stopped`; OURS
         `local_model_…` where the file or its engine is wrong; CANCELLED `aborted`.
         """
         self._raise_if_aborted()
         if _length_chars(self._prompt) > MAX_PROMPT_CHARS:
-            raise UpstreamError(FailureKind.BUSY, "local_prompt_too_long")
+            raise UpstreamError(FailureKind.CALLERS, QUESTION_TOO_LONG)
         self._questions.admit(self)
         has_text = bool(self._prompt.answer_begun.strip())
         try:

@@ -47,7 +47,8 @@ class PostgresConversationStore:
             else:
                 row = _begin_again(transaction, tenant, row, over_time)
             turn = _turn(row)
-            return BegunTurn(turn, row["deadline_time"], _earlier(transaction, tenant, turn, history_turns))
+            earlier = _earlier(transaction, tenant, turn, history_turns)
+            return BegunTurn(turn, row["deadline_time"], earlier, request_id=request.request_id)
 
     def complete_turn(self, tenant: str, begun: BegunTurn, answer: Answer) -> Turn:
         """See ConversationStore."""
@@ -65,6 +66,10 @@ class PostgresConversationStore:
             there = _turn_of_request(transaction, tenant, request) if request.request_id else None
             if there is not None and there["state"] == TurnState.COMPLETED.value:
                 return
+            if there is not None and there["conversation"] != turn.conversation:
+                # Begun here, the reply lost, and begun again in memory: that one's name is what its caller was told.
+                _forget_request(transaction, there)
+                there = None
             if request.conversation is None:
                 _insert_conversation(transaction, tenant, turn.conversation, request.chat_configuration)
             row = there or _insert_turn(transaction, tenant, replace(request, conversation=turn.conversation), fn.now())
@@ -225,6 +230,15 @@ def _begin_again(transaction: Transaction, tenant: str, row: dict[str, Any], ove
     return begun
 
 
+def _forget_request(transaction: Transaction, row: dict[str, Any]) -> None:
+    """Let another turn have the request_id; this one stays, without an answer."""
+    of_this = (
+        (Turns.tenant == row["tenant"]) & (Turns.conversation == row["conversation"]) & (Turns.number == row["number"])
+    )
+    values = {Turns.request_id: None, Turns.state: TurnState.INCOMPLETE.value}
+    Turns.update(values).where(of_this).execute(transaction.peewee)
+
+
 def _end(transaction: Transaction, tenant: str, begun: BegunTurn, values: dict[Any, Any]) -> dict[str, Any] | None:
     """Change the turn, if it still runs as it was begun here; None where it does not."""
     turn = begun.turn
@@ -345,6 +359,8 @@ def _citation_json(citation: Citation) -> dict[str, Any]:
         "row_number": citation.row_number,
         "columns": citation.columns,
         "cells": citation.cells,
+        "version_time": citation.version_time.isoformat() if citation.version_time else None,
+        "used_cells": citation.used_cells,
     }
 
 
@@ -356,4 +372,7 @@ def _citation(value: dict[str, Any]) -> Citation:
         value["row_number"],
         tuple(value["columns"]),
         tuple(value["cells"]),
+        # Answers from before these two were kept have neither.
+        datetime.fromisoformat(value["version_time"]) if value.get("version_time") else None,
+        tuple(value.get("used_cells", ())),
     )

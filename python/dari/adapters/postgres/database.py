@@ -9,6 +9,7 @@ Every wait has two ends. PostgreSQL's own timeouts come first; where the server 
 is sent, the connection is cut from this side some seconds later.
 """
 
+import math
 import os
 import socket
 import threading
@@ -23,13 +24,20 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
-from dari.core.errors import DariError, Exhausted, InternalError, Unavailable
+from dari.core.errors import Cancelled, DariError, Exhausted, InternalError, Unavailable
+from dari.core.patience import Patience, patience_of_this_thread
 from dari.core.watchdog import Watchdog
 
 _STALE_CONNECTION_S = 300.0
 """A connection that was not used for so long is closed: what lies between may have forgotten it."""
 _CUT_GRACE_S = 10.0
 """How much longer than the statement timeout a transaction may take before its connection is cut."""
+_IMPATIENT_GRACE_S = 0.2
+"""The same for a thread that can do without (see `core.patience`)."""
+_SHORTEST_TIMEOUT_S = 0.001
+"""PostgreSQL takes 0 as no limit."""
+_SHORTEST_CONNECT_TIMEOUT_S = 2
+"""libpq takes 1 as 2."""
 _CONNECTION = {
     "application_name": "dari",
     "client_encoding": "UTF8",
@@ -90,7 +98,7 @@ class Database:
         self._parameters = {
             **_CONNECTION,
             "tcp_user_timeout": int(wait_timeout_s * 1000),
-            "connect_timeout": max(2, int(wait_timeout_s)),  # libpq takes 1 as 2
+            "connect_timeout": max(_SHORTEST_CONNECT_TIMEOUT_S, int(wait_timeout_s)),
             **psycopg2.extensions.parse_dsn(dsn),
         }
         self._watchdog = Watchdog()
@@ -115,17 +123,20 @@ class Database:
 
         `snapshot` reads everything as of one moment, and nothing may be written. `tenant` and `knowledge_bases` (ids)
         are what row-level security lets the READER see. Raises `Unavailable` where the database is not to be reached,
-        `Exhausted` where its disk is full or all connections are taken.
+        `Exhausted` where its disk is full or all connections are taken, `Cancelled` where the thread's patience ended.
         """
         timeout_s = self._statement_timeout_s if statement_timeout_s is None else statement_timeout_s
+        patience = patience_of_this_thread()
+        if patience is not None:
+            timeout_s = min(timeout_s, max(_SHORTEST_TIMEOUT_S, patience.remaining_s()))
         begin = (
             f"BEGIN{_SNAPSHOT if snapshot else ''}; SET LOCAL ROLE {role.value};"
             " SELECT set_config('statement_timeout', %s, true), set_config('dari.tenant', %s, true),"
             " set_config('dari.knowledge_bases', %s, true)"
         )
         parameters = (str(int(timeout_s * 1000)), tenant, ",".join(knowledge_bases))
-        with translated_errors(), self._slot():
-            connection = self._begun(begin, parameters, timeout_s)
+        with _cancelled_by(patience), translated_errors(), self._slot(timeout_s):
+            connection = self._begun(begin, parameters, timeout_s, patience)
             transaction = Transaction(connection)
             try:
                 yield transaction
@@ -146,27 +157,36 @@ class Database:
         self._watchdog.close()
 
     @contextmanager
-    def _slot(self) -> Iterator[None]:
-        if not self._slots.acquire(timeout=self._wait_timeout_s):
+    def _slot(self, timeout_s: float) -> Iterator[None]:
+        if not self._slots.acquire(timeout=min(self._wait_timeout_s, timeout_s)):
             raise Exhausted("All database connections are in use; retry later.", {"limit": "connections"})
         try:
             yield
         finally:
             self._slots.release()
 
-    def _begun(self, statement: str, parameters: Sequence[object], timeout_s: float) -> "_Connection":
+    def _begun(
+        self, statement: str, parameters: Sequence[object], timeout_s: float, patience: Patience | None
+    ) -> "_Connection":
         # A restarted server leaves dead connections in the pool. Nothing was done in them yet, so that one retry on a
         # fresh connection is safe here, and only here.
         connection = self._taken_from_idle()
         if connection is not None:
             try:
-                return self._begin(connection, statement, parameters, timeout_s)
+                return self._begin(connection, statement, parameters, timeout_s, patience)
             except (psycopg2.OperationalError, psycopg2.InterfaceError):
                 self._close_idle()
-        return self._begin(self._connected(), statement, parameters, timeout_s)
+                if patience is not None and not patience.remaining_s():
+                    raise
+        return self._begin(self._connected(patience), statement, parameters, timeout_s, patience)
 
     def _begin(
-        self, connection: "_Connection", statement: str, parameters: Sequence[object], timeout_s: float
+        self,
+        connection: "_Connection",
+        statement: str,
+        parameters: Sequence[object],
+        timeout_s: float,
+        patience: Patience | None,
     ) -> "_Connection":
         with self._lock:
             is_closed = self._is_closed
@@ -174,15 +194,18 @@ class Database:
         try:
             if is_closed:
                 raise Unavailable.of("database")
-            connection.watch(timeout_s + _CUT_GRACE_S)
+            connection.watch(timeout_s + (_CUT_GRACE_S if patience is None else _IMPATIENT_GRACE_S), patience)
             Transaction(connection).execute(statement, parameters)
         except BaseException:
             self._discard(connection)
             raise
         return connection
 
-    def _connected(self) -> "_Connection":
+    def _connected(self, patience: Patience | None) -> "_Connection":
         parameters = dict(self._parameters)
+        if patience is not None:
+            longest_s = max(_SHORTEST_CONNECT_TIMEOUT_S, math.ceil(patience.remaining_s()))
+            parameters["connect_timeout"] = min(longest_s, int(cast(str, parameters["connect_timeout"])))
         name = parameters.pop("dbname", parameters.get("user", ""))
         connection = _Connection(name, parameters, self._watchdog)
         try:
@@ -247,20 +270,27 @@ class _Connection:
         # A second descriptor of the same socket: libpq closes its own as it likes, and another may get its number.
         self._socket = socket.socket(fileno=os.dup(self.driver.fileno()))
         self._alarm = watchdog.alarm(self.cut)
+        self._patience: Patience | None = None
         # Guards the two below.
         self._lock = threading.Lock()
         self._is_watched = False
         self._is_cut = False
 
-    def watch(self, limit_s: float) -> None:
-        """Cut the connection unless `unwatch` is called within the limit."""
+    def watch(self, limit_s: float, patience: Patience | None) -> None:
+        """Cut the connection unless `unwatch` is called within the limit, and before the patience ends."""
         with self._lock:
             self._is_watched = True
         self._alarm.set(time.monotonic() + limit_s)
+        self._patience = patience
+        if patience is not None:
+            patience.cut_by(self.cut)
 
     def unwatch(self) -> bool:
         """The work is done; returns whether the connection can be used again."""
         self._alarm.stop()
+        if self._patience is not None:
+            self._patience.cut_by(None)
+            self._patience = None
         with self._lock:
             self._is_watched = False
             return not self._is_cut
@@ -278,6 +308,17 @@ class _Connection:
         """Close it; what is open in it is rolled back by the server."""
         self.driver.close()
         self._socket.close()
+
+
+@contextmanager
+def _cancelled_by(patience: Patience | None) -> Iterator[None]:
+    """Tell a wait that was cut because nobody waits for it any more as such, and not as the database's failure."""
+    try:
+        yield
+    except Unavailable:
+        if patience is not None and patience.is_over:
+            raise Cancelled("The caller went away.") from None
+        raise
 
 
 @contextmanager

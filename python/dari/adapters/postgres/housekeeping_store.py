@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from dari.adapters.postgres.database import Database, Role, Transaction, sqlstate
+from dari.adapters.postgres.outbox_store import store_alert
 from dari.adapters.postgres.segments import drop_segment, stored_segments
 from dari.adapters.postgres.tables import Uploads
 from dari.adapters.postgres.typed_views import drop_typed_view, stored_typed_views
 from dari.adapters.postgres.upload_store import read_upload
+from dari.core.alerts import upload_failed
 from dari.core.errors import Unavailable
 from dari.core.uploads import Upload, UploadState
 
@@ -29,6 +31,7 @@ WHERE (tenant, id) IN (
     SELECT tenant, id FROM dari.uploads
     WHERE state = 'OPEN' AND update_time < now() - make_interval(secs => %s)
     LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
+RETURNING tenant, knowledge_base, id
 """
 _REMOVE_VERSIONS = """
 DELETE FROM dari.knowledge_base_versions
@@ -78,7 +81,11 @@ class PostgresHousekeepingStore:
         with self._database.transaction(Role.APP) as transaction:
             if not _is_alone(transaction):
                 return 0
-            return transaction.execute(_EXPIRE, (f"{upload_expiry_s:g}", upload_expiry_s, _AT_ONCE)).rowcount
+            parameters = (f"{upload_expiry_s:g}", upload_expiry_s, _AT_ONCE)
+            expired = transaction.execute(_EXPIRE, parameters).fetchall()
+            for tenant, knowledge_base, upload in expired:
+                store_alert(transaction, upload_failed(tenant, knowledge_base, upload, code="expired"))
+            return len(expired)
 
     def remove_versions(self, version_grace_s: float, keep_versions: int) -> int:
         """See HousekeepingStore."""

@@ -33,6 +33,7 @@ from dari.core.mapping import (
     Mapping,
     OpenAiCompatibleTarget,
     Resource,
+    StandByMode,
     Target,
 )
 
@@ -199,6 +200,7 @@ class AiModelStore(_Resources[AiModel]):
             "stall_timeout_s": resource.stall_timeout_s,
             "total_timeout_s": resource.total_timeout_s,
             "max_answer_tokens": resource.max_answer_tokens,
+            "context_tokens": resource.context_tokens,
         }
 
     def _resource(self, row: dict[str, Any]) -> AiModel:
@@ -225,6 +227,8 @@ class ChatConfigurationStore(_Resources[ChatConfiguration]):
             "display_name": resource.display_name,
             "instructions": resource.instructions,
             "max_rows": resource.max_rows,
+            "stand_by": resource.stand_by.value,
+            "stand_by_after_s": resource.stand_by_after_s,
         }
 
     def _resource(self, row: dict[str, Any]) -> ChatConfiguration:
@@ -536,6 +540,7 @@ def _ai_model(row: dict[str, Any]) -> AiModel:
         stall_timeout_s=row["stall_timeout_s"],
         total_timeout_s=row["total_timeout_s"],
         max_answer_tokens=row["max_answer_tokens"],
+        context_tokens=row["context_tokens"],
         etag=str(row["revision"]),
         create_time=row["create_time"],
         update_time=row["update_time"],
@@ -548,6 +553,8 @@ def _chat_configuration(row: dict[str, Any]) -> ChatConfiguration:
         display_name=row["display_name"],
         instructions=row["instructions"],
         max_rows=row["max_rows"],
+        stand_by=StandByMode(row["stand_by"]),
+        stand_by_after_s=row["stand_by_after_s"],
         etag=str(row["revision"]),
         create_time=row["create_time"],
         update_time=row["update_time"],

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from dari.adapters.postgres.database import Database, Role, Transaction, sqlstate
@@ -31,6 +32,7 @@ class PostingsCodec(Protocol):
 class _Version:
     knowledge_base: str
     number: int
+    time: datetime | None
     columns: tuple[str, ...]
     row_count: int
     segments: tuple[PlacedSegment, ...]
@@ -101,6 +103,7 @@ class PostgresRowReader:
                 row_count=version.row_count,
                 block_count=0,
                 blocks_with={},
+                version_time=version.time,
             )
         lexemes = self._without_parts(transaction, version, lexemes)
         hashes = [lexeme.hash for lexeme in lexemes]
@@ -126,6 +129,7 @@ class PostgresRowReader:
             row_count=version.row_count,
             block_count=block_count,
             blocks_with=blocks_with,
+            version_time=version.time,
         )
 
     def _without_parts(
@@ -152,7 +156,7 @@ def _promising(scored: Sequence[tuple[tuple[int, int], float]], min_blocks: int)
 def _current_versions(transaction: Transaction, tenant: str, knowledge_bases: Sequence[str]) -> list[_Version]:
     cursor = transaction.execute(
         """
-        SELECT b.id, coalesce(v.number, 0), coalesce(v.columns, '{}'),
+        SELECT b.id, coalesce(v.number, 0), v.create_time, coalesce(v.columns, '{}'),
             array_remove(array_agg(s.segment ORDER BY s.ordinal), NULL),
             array_remove(array_agg(s.rows_before ORDER BY s.ordinal), NULL),
             coalesce(sum(s.row_count), 0)
@@ -162,11 +166,11 @@ def _current_versions(transaction: Transaction, tenant: str, knowledge_bases: Se
         LEFT JOIN dari.version_segments s
             ON s.tenant = v.tenant AND s.knowledge_base = v.knowledge_base AND s.version = v.number
         WHERE b.tenant = %s AND b.id = ANY (%s)
-        GROUP BY 1, 2, 3 ORDER BY 1
+        GROUP BY 1, 2, 3, 4 ORDER BY 1
         """,
         (tenant, list(knowledge_bases)),
     )
     return [
-        _Version(base, number, tuple(columns), int(row_count), tuple(map(PlacedSegment, segments, rows_before)))
-        for base, number, columns, segments, rows_before, row_count in cursor.fetchall()
+        _Version(base, number, time, tuple(columns), int(row_count), tuple(map(PlacedSegment, segments, rows_before)))
+        for base, number, time, columns, segments, rows_before, row_count in cursor.fetchall()
     ]

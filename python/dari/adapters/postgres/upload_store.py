@@ -12,6 +12,7 @@ from peewee import fn
 from psycopg2.extras import execute_values
 
 from dari.adapters.postgres.database import Database, Role, Transaction, sqlstate
+from dari.adapters.postgres.outbox_store import store_alert
 from dari.adapters.postgres.segments import (
     copy_into_segment,
     create_segment,
@@ -28,6 +29,7 @@ from dari.adapters.postgres.tables import (
     VersionSegments,
 )
 from dari.adapters.postgres.typed_views import publish_typed_view
+from dari.core.alerts import upload_failed
 from dari.core.errors import HeaderConflict, InternalError, MalformedFile, NotFound, RivalWriter, UploadConflict
 from dari.core.profiles import EvidenceCodec
 from dari.core.uploads import (
@@ -106,6 +108,8 @@ class PostgresUploadStore:
             if _lock_knowledge_base(transaction, upload.tenant, upload.knowledge_base, _SHARED) is None:
                 return
             failed = _end(transaction, UploadState.FAILED, failure, _is_mine(upload))
+            if failed:
+                store_alert(transaction, upload_failed(upload.tenant, upload.knowledge_base, upload.id))
         self._drop(failed)
 
     def cancel(self, tenant: str, id: str) -> Upload:
