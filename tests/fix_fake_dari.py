@@ -7,6 +7,7 @@ import fsspec
 import pytest
 
 from dari.client import Client
+from dari.settings import TOOL_VARIABLES
 from tests.support.fake_dari import FakeDari
 
 
@@ -41,5 +42,5 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables are not folded, and no variable of the machine takes part."""
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("DARI_ADDRESS", raising=False)
-    monkeypatch.delenv("DARI_ADMIN_ADDRESS", raising=False)
+    for name in (*TOOL_VARIABLES, "DARI_ADMIN_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)

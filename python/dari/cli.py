@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from dari.commands import map as map_commands
+from dari.commands.access_options import AccessOptions
 from dari.commands.exit_codes import ExitCode
 from dari.commands.terminal import Terminal, resource_name
 
@@ -28,6 +29,8 @@ model_app = typer.Typer(no_args_is_help=True, help="Model files of the local eng
 notify_app = typer.Typer(no_args_is_help=True, help="What operators are told, by the settings of this machine.")
 app.add_typer(map_commands.app, name="map")
 app.add_typer(model_app, name="model")
+token_app = typer.Typer(no_args_is_help=True, help="Tokens of callers, for the tokens_file of a server.")
+app.add_typer(token_app, name="token")
 app.add_typer(notify_app, name="notify")
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Default: the setting DARI_DATA_DIR, or .dari.")]
@@ -39,6 +42,7 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", h
 WRITTEN_PANEL = "How the files are written (default: found out)"
 UNFIT_PANEL = "Rows that do not fit"
 GOING_ON_PANEL = "After an interruption"
+ACCESS_PANEL = "A server that asks who calls"
 
 
 class Mode(StrEnum):
@@ -55,6 +59,14 @@ class CompressionName(StrEnum):
     NONE = "none"
     GZIP = "gzip"
     ZSTD = "zstd"
+
+
+class RoleName(StrEnum):
+    """What a caller may do: dari.core.callers.Role."""
+
+    READER = "reader"
+    OPERATOR = "operator"
+    ADMIN = "admin"
 
 
 class EncodingName(StrEnum):
@@ -112,9 +124,46 @@ def root(
         typer.Option(envvar="DARI_ADDRESS", metavar="HOST:PORT", help="The server. Default: 127.0.0.1:50051."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, and nothing else.")] = False,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=ACCESS_PANEL,
+            envvar="DARI_TOKEN_FILE",
+            metavar="FILE",
+            help="Holds your token. Default: the variable DARI_TOKEN.",
+        ),
+    ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", rich_help_panel=ACCESS_PANEL, envvar="DARI_TLS", help="Speak TLS.")
+    ] = False,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=ACCESS_PANEL,
+            envvar="DARI_TLS_CA",
+            metavar="FILE",
+            help="PEM of who vouches for the server. Default: the public authorities. Implies --tls.",
+        ),
+    ] = None,
+    client_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=ACCESS_PANEL,
+            envvar="DARI_CLIENT_CERTIFICATE",
+            metavar="FILE",
+            help="PEM, for a server that asks for one. Implies --tls.",
+        ),
+    ] = None,
+    client_key: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=ACCESS_PANEL, envvar="DARI_CLIENT_KEY", metavar="FILE", help="PEM of its key."),
+    ] = None,
 ) -> None:
     """Options before the command."""
-    context.obj = Terminal(address, as_json=as_json)
+    if (client_certificate is None) != (client_key is None):
+        raise typer.BadParameter("--client-certificate and --client-key go together")
+    access = AccessOptions(token_file, tls, tls_ca, client_certificate, client_key)
+    context.obj = Terminal(address, as_json=as_json, access=access)
 
 
 @app.command()
@@ -452,6 +501,25 @@ def add_model_file(
     from dari.commands import models as command
 
     raise typer.Exit(command.run_add(context.obj, data_dir, path, model_id, architecture, licence, for_ctransformers))
+
+
+@token_app.command("create")
+def create_token(
+    context: typer.Context,
+    name: Annotated[str, typer.Option(help="Who holds it, as the audit names them.")],
+    tenant: Annotated[str, typer.Option(help="Whose resources they see.")],
+    role: Annotated[RoleName, typer.Option(help="What they may do; each may what the ones before it may.")],
+    expires_in_days: Annotated[
+        int | None, typer.Option(min=1, max=36_500, metavar="DAYS", help="Default: it does not expire.")
+    ] = None,
+) -> None:
+    """Print a new token, this once, and its entry for the tokens file, which holds only its hash."""
+    from dari.commands import tokens as command
+
+    try:
+        raise typer.Exit(command.run_create(context.obj, name, tenant, role, expires_in_days))
+    except command.NoSuchCaller as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 @notify_app.command("test")

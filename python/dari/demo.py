@@ -103,7 +103,7 @@ def run(terminal: Terminal, data_dir: Path, archive: Path | None) -> ExitCode:
         with ExitStack() as opened:
             own_server = terminal.given_address is None
             address = opened.enter_context(_own_server(terminal, data_dir)) if own_server else terminal.address
-            client = opened.enter_context(Client(address))
+            client = opened.enter_context(terminal.connect(address))
             _ingest_all(terminal, client, tables)
             _map_all(client)
             _resolve(terminal, client)

@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from dari.access import open_audit, open_authenticator, open_tls
 from dari.adapters.circuit import CircuitRules, WindowedCircuit
 from dari.adapters.local_model import model_files
 from dari.adapters.local_model.engines import EngineOptions
@@ -35,6 +36,7 @@ from dari.adapters.postgres.row_reader import PostgresRowReader
 from dari.adapters.postgres.upload_store import PostgresUploadStore
 from dari.adapters.postgres.version_reader import PostgresVersionReader
 from dari.adapters.upstreams import UpstreamDirectory
+from dari.adapters.watched_files import UnusableFile
 from dari.core.alert_dispatch import AlertDispatcher, Target
 from dari.core.alerts import AlertSink
 from dari.core.chat import Chat
@@ -57,6 +59,7 @@ from dari.core.upstream_alerts import UpstreamAlerts
 from dari.core.watchdog import Watchdog
 from dari.core.watching import Watching
 from dari.logs import captured, make_log
+from dari.rpc.authentication import CallerInterceptor
 from dari.rpc.chat import ChatService
 from dari.rpc.errors import ErrorInterceptor
 from dari.rpc.exports import ExportCalls
@@ -94,6 +97,7 @@ class StoppedAtStart(Exception):
 START_ERRORS: tuple[type[Exception], ...] = (
     SettingsError,
     AddressInUse,
+    UnusableFile,
     EmbeddedPostgresError,  # DataFolderInUse is one.
     MigrationError,  # DatabaseUnreachable and NotMigrated are.
     FailedPrecondition,  # The manifest of the model files is broken.
@@ -194,10 +198,14 @@ class Server:
         self._targets = _targets(settings)
         admin = opened.enter_context(_Admin(settings.admin_address))
         self.admin_address = admin.address
+        gate = CallerInterceptor(
+            open_authenticator(settings, self._log, opened), open_audit(settings, self._log, opened)
+        )
+        tls = open_tls(settings, self._log, opened)
         database = self._open_database(opened)
         self._go_on()
-        server, watching = self._build(database, opened)
-        self.address = _bind(server, settings.listen_address)
+        server, watching = self._build(database, gate, opened)
+        self.address = _bind(server, settings.listen_address, tls)
         server.start()
         opened.callback(self._drain, server)
         opened.callback(watching.stop)
@@ -273,12 +281,13 @@ class Server:
         opened.callback(watch.close)
         return alerts
 
-    def _build(self, database: Database, opened: ExitStack) -> tuple[grpc.Server, Watching]:
+    def _build(self, database: Database, gate: CallerInterceptor, opened: ExitStack) -> tuple[grpc.Server, Watching]:
         settings = self._settings
         watchdog = Watchdog()
         opened.callback(watchdog.close)
         local_model = _start_local_model(settings, self._log, opened)
         directory = UpstreamDirectory(
+            tenant=settings.tenant,
             secrets=settings.secrets,
             local_model=local_model,
             local_model_id=settings.local_model,
@@ -342,30 +351,21 @@ class Server:
 
         server = grpc.server(
             self._pool(settings.rpc_threads, "rpc"),
-            interceptors=[ErrorInterceptor(self._log)],
+            interceptors=[ErrorInterceptor(self._log), gate],
             # A call beyond the threads is refused at once instead of waiting without an end.
             maximum_concurrent_rpcs=settings.rpc_threads,
             options=_SERVER_OPTIONS,
         )
         chat_pb2_grpc.add_ChatServiceServicer_to_server(
-            ChatService(
-                tenant=settings.tenant,
-                chat=chat,
-                conversations=conversations,
-                upstreams=directory,
-                watching=watching,
-            ),
-            server,
+            ChatService(chat=chat, conversations=conversations, upstreams=directory, watching=watching), server
         )
         ingest_pb2_grpc.add_IngestServiceServicer_to_server(
             IngestService(
-                tenant=settings.tenant,
                 uploads=Uploads(upload_store, make_parser, committers, upload_limits),
                 store=upload_store,
                 watching=watching,
                 search=search,
                 exports=ExportCalls(
-                    tenant=settings.tenant,
                     exports=Exports(versions, upload_store, make_csv_writer),
                     watchdog=watchdog,
                     stall_timeout_s=settings.export_stall_timeout_s,
@@ -380,7 +380,6 @@ class Server:
         )
         mapping_pb2_grpc.add_MappingServiceServicer_to_server(
             MappingService(
-                tenant=settings.tenant,
                 ai_models=AiModelStore(database),
                 chat_configurations=ChatConfigurationStore(database),
                 knowledge_bases=KnowledgeBaseStore(database),
@@ -448,9 +447,9 @@ class _Admin:
             self._health.set(service, status)
 
 
-def _bind(server: grpc.Server, address: str) -> str:
+def _bind(server: grpc.Server, address: str, tls: grpc.ServerCredentials | None = None) -> str:
     try:
-        port = server.add_insecure_port(address)
+        port = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, tls)
     except RuntimeError:
         port = 0
     if not port:

@@ -8,15 +8,28 @@ without their values.
 import os
 import re
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 ENVIRONMENT_PREFIX = "DARI_"
 SETTINGS_FILE_VARIABLE = "DARI_SETTINGS_FILE"
-TOOL_VARIABLES = frozenset({SETTINGS_FILE_VARIABLE, "DARI_ADDRESS"})
+TOOL_VARIABLES = frozenset(
+    {
+        SETTINGS_FILE_VARIABLE,
+        "DARI_ADDRESS",
+        "DARI_TOKEN",
+        "DARI_TOKEN_FILE",
+        "DARI_TLS",
+        "DARI_TLS_CA",
+        "DARI_CLIENT_CERTIFICATE",
+        "DARI_CLIENT_KEY",
+    }
+)
 """Variables with our prefix that are no settings of the server: this module's own, and the command line's."""
 
 MIB = 1024 * 1024
@@ -61,6 +74,48 @@ class Settings(BaseSettings):
     drain_timeout_s: Seconds = 20.0
     """After SIGTERM, how long open calls may go on."""
 
+    # Callers. Without a tokens file and without keys of signed tokens everyone is an admin of `tenant`, and only this
+    # machine may reach the server.
+    tokens_file: Path | None = None
+    """Who holds which token; `dari token create` makes its entries. Read again when it changes."""
+    jwt_keys_file: Path | None = None
+    """JSON Web Key Set that signs tokens (RS256, EdDSA). Read again when it changes."""
+    jwt_keys_url: str = ""
+    """The same by the issuer's https address, instead of a file."""
+    jwt_issuer: str = ""
+    """What `iss` must be."""
+    jwt_audience: str = ""
+    """What `aud` must name."""
+    jwt_tenant_claim: str = "tenant"
+    """Claim that holds the caller's tenant."""
+    jwt_role_claim: str = "role"
+    """Claim that holds reader, operator or admin, or a list with them."""
+    jwt_leeway_s: float = Field(default=10.0, ge=0, le=300)
+    """How far the issuer's clock may be from ours."""
+    jwt_keys_refresh_interval_s: Seconds = 300.0
+    """How often keys are fetched from `jwt_keys_url`."""
+    jwt_keys_min_interval_s: Seconds = 10.0
+    """Shortest time between two fetches, however many tokens name a key that is not known."""
+    jwt_keys_timeout_s: Seconds = 5.0
+    """Longest wait for the issuer."""
+    file_check_interval_s: Seconds = 1.0
+    """How often the files of tokens, keys and certificates are looked at for a change."""
+    tls_certificate_file: Path | None = None
+    """PEM, the server's own certificate first. With `tls_key_file` the server speaks TLS alone."""
+    tls_key_file: Path | None = None
+    tls_client_ca_file: Path | None = None
+    """Clients must bring a certificate of one of these authorities. The tokens file can name callers by it."""
+    plaintext_listen_allowed: bool = False
+    """Take tokens without TLS from other machines: for a gateway on the same network that ends TLS."""
+
+    # The audit.
+    audit_dir: Path | None = None
+    """Folder of changes.jsonl and refusals.jsonl, each process its own. Default: `audit` in `data_dir`."""
+    audit_file_bytes: int = Field(default=64 * MIB, ge=1_024, le=TIB)
+    """Size at which a file is numbered and a new one begins."""
+    audit_files_kept: int = Field(default=16, ge=1, le=10_000)
+    """Numbered files of each kind that stay."""
+
     # Data.
     data_dir: Path = Path(".dari")
     """Folder of the embedded database and the model files."""
@@ -76,7 +131,7 @@ class Settings(BaseSettings):
     database_statement_timeout_s: Seconds = 60.0
     """Longest statement, index builds left out."""
     tenant: str = Field(default="default", pattern=r"^[a-z][a-z0-9-]{0,62}$")
-    """The tenant that all callers of this server belong to."""
+    """The tenant of all callers where none is authenticated, and of the secrets whose names have no tenant before."""
 
     # Ingest.
     max_open_uploads: int = Field(default=16, ge=1, le=1_000)
@@ -144,7 +199,8 @@ class Settings(BaseSettings):
     circuit_ramp_s: float = Field(default=5.0, ge=0, le=86_400)
     """Behind a close, how long until everyone goes through again and not a growing share."""
     secrets: dict[str, SecretStr] = Field(default_factory=dict)
-    """API keys by name; AI models refer to them. DARI_SECRETS='{"flowise-main": "…"}'."""
+    """API keys by name; AI models refer to them. DARI_SECRETS='{"flowise-main": "…"}'. Those of another tenant than
+    `tenant` stand behind its id: "acme/flowise-main" is what models of acme call flowise-main."""
 
     # The local model.
     local_model: str | None = "smollm2-135m-instruct"
@@ -175,6 +231,39 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = "json"
 
     @property
+    def takes_signed_tokens(self) -> bool:
+        """Whether there are keys to check them with."""
+        return self.jwt_keys_file is not None or bool(self.jwt_keys_url)
+
+    @model_validator(mode="after")
+    def _is_guarded(self) -> Self:
+        if problems := list(self._gaps()):
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _gaps(self) -> Iterator[str]:
+        """What is missing for callers to be told apart, and for the wire to be closed."""
+        if self.jwt_keys_file is not None and self.jwt_keys_url:
+            yield "jwt_keys_file and jwt_keys_url exclude each other"
+        if self.jwt_keys_url and not _is_safe_url(self.jwt_keys_url):
+            yield "jwt_keys_url must begin with https://, or be on this machine"
+        if self.takes_signed_tokens and not (self.jwt_issuer and self.jwt_audience):
+            yield "signed tokens need jwt_issuer and jwt_audience"
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            yield "tls_certificate_file and tls_key_file go together"
+        if self.tls_client_ca_file is not None and self.tls_certificate_file is None:
+            yield "tls_client_ca_file needs tls_certificate_file and tls_key_file"
+        if _is_loopback(self.listen_address.rpartition(":")[0]):
+            return
+        if self.tokens_file is None and not self.takes_signed_tokens:
+            yield "listen_address is open to other machines: set tokens_file, jwt_keys_file or jwt_keys_url"
+        if self.tls_certificate_file is None and not self.plaintext_listen_allowed:
+            yield (
+                "listen_address is open to other machines: set tls_certificate_file and tls_key_file, or"
+                " plaintext_listen_allowed where a gateway ends TLS"
+            )
+
+    @property
     def model_dir(self) -> Path:
         """Where model files and their manifest are."""
         return self.data_dir / "models"
@@ -198,6 +287,23 @@ class Settings(BaseSettings):
         file = os.environ.get(SETTINGS_FILE_VARIABLE)
         sources = (init_settings, env_settings)
         return (*sources, TomlConfigSettingsSource(settings_cls, Path(file))) if file else sources
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _is_safe_url(url: str) -> bool:
+    """Whoever can change keys on their way signs tokens as they like."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)))
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -201,10 +201,10 @@ class Directory:
         self._upstreams = upstreams
         self.circuits: dict[str, OperatedCircuit] = {}
 
-    def upstream(self, model: AiModel) -> Upstream:
+    def upstream(self, tenant: str, model: AiModel) -> Upstream:
         return self._upstreams[model.id]
 
-    def circuit(self, model: AiModel) -> OperatedCircuit:
+    def circuit(self, tenant: str, model: AiModel) -> OperatedCircuit:
         return self.circuits.setdefault(model.id, WindowedCircuit())
 
 
@@ -304,7 +304,7 @@ def test_a_turn_with_nobody_else_and_no_data_tries_the_models_that_are_passed_by
     """One that was down a moment ago may be back; a drained one is not asked."""
     bot = Bot(watchdog, {"drained": Script("a"), "dead": FAILS, "back": Script("a")})
     opened(bot, "dead", "back")
-    bot.directory.circuit(AiModel("drained", "", LocalTarget(), 1.0)).drain()
+    bot.directory.circuit("default", AiModel("drained", "", LocalTarget(), 1.0)).drain()
     answer = bot.answer()
     assert answer.ai_model == "back"
     passed_by = [("drained", "SKIPPED"), ("dead", "SKIPPED"), ("back", "SKIPPED")]

@@ -209,8 +209,8 @@ def test_a_caller_who_takes_nothing_is_cut_off() -> None:
     cancelled = threading.Event()
     with closing(Watchdog()) as watchdog:
         exports = Exports(StoredRows([b"x"] * 3), Rejected([]), Writer)
-        calls = ExportCalls(tenant="t", exports=exports, watchdog=watchdog, stall_timeout_s=0.05)
-        messages = calls.rows(pb.ExportRowsRequest(knowledge_base="knowledgeBases/kb"), cancelled.set)
+        calls = ExportCalls(exports=exports, watchdog=watchdog, stall_timeout_s=0.05)
+        messages = calls.rows("t", pb.ExportRowsRequest(knowledge_base="knowledgeBases/kb"), cancelled.set)
         assert next(messages).data == b"a,b\n"
         assert cancelled.wait(SOON_S)
         cancelled.clear()

@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from dari.client import Access
 from dari.v1 import chat_pb2, chat_pb2_grpc, ingest_pb2, ingest_pb2_grpc, mapping_pb2, mapping_pb2_grpc
 from tests.flowise_stand_in import FLOW_ID
 
@@ -82,8 +83,8 @@ def seconds(value: float) -> Duration:
 class RunningDari:
     """Stubs for one server, and what tests do with them. Use in a `with` statement."""
 
-    def __init__(self, address: str) -> None:
-        self.channel = grpc.insecure_channel(address)
+    def __init__(self, address: str, access: Access | None = None) -> None:
+        self.channel = (access or Access()).open(address, ())
         self.chat = chat_pb2_grpc.ChatServiceStub(self.channel)
         self.ingest = ingest_pb2_grpc.IngestServiceStub(self.channel)
         self.mapping = mapping_pb2_grpc.MappingServiceStub(self.channel)

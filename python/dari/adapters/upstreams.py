@@ -1,4 +1,8 @@
-"""Knows the neighbour behind each AI model: a client and a circuit for each target, and a circuit for each server."""
+"""Knows the neighbour behind each AI model: a client and a circuit for each target, and a circuit for each server.
+
+A target's neighbour is one tenant's own, also where another tenant has the same: its client may hold a secret of that
+tenant, and whoever drains it must not drain another's. A server is up or down for all, so its circuit is everybody's.
+"""
 
 import threading
 import time
@@ -28,6 +32,9 @@ FORGET_AFTER_S = 24 * 60 * 60.0
 MAX_NEIGHBOURS = 1_000
 """Neighbours remembered; beyond it the one that was come across longest ago is forgotten first."""
 
+_Place = tuple[str, Target]
+"""A target of one tenant."""
+
 
 @dataclass(slots=True)
 class _Neighbour:
@@ -56,6 +63,7 @@ class UpstreamDirectory:
     def __init__(
         self,
         *,
+        tenant: str,
         secrets: Mapping[str, SecretStr],
         local_model: LocalModel | None,
         local_model_id: str | None,
@@ -63,6 +71,7 @@ class UpstreamDirectory:
         max_neighbours: int = MAX_NEIGHBOURS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._tenant = tenant
         self._secrets = secrets
         self._local_model = local_model
         self._local_model_id = local_model_id
@@ -70,54 +79,66 @@ class UpstreamDirectory:
         self._max_neighbours = max_neighbours
         self._clock = clock
         self._lock = threading.Lock()  # guards the three below
-        self._neighbours: OrderedDict[Target, _Neighbour] = OrderedDict()
+        self._neighbours: OrderedDict[_Place, _Neighbour] = OrderedDict()
         """The one that was come across last stands last."""
         self._server_circuits: WeakValueDictionary[str, WindowedCircuit] = WeakValueDictionary()
         """By base URL; each lives as long as a neighbour on it."""
-        self._models: dict[str, AiModel] = {}
-        """Those that were asked, as they were then."""
+        self._models: dict[tuple[str, str], AiModel] = {}
+        """Those that were asked, as they were then, by tenant and id."""
 
-    def upstream(self, model: AiModel) -> Upstream:
+    def upstream(self, tenant: str, model: AiModel) -> Upstream:
         """See Directory."""
         target = model.target
         with self._lock:
-            neighbour = self._meet(target)
-            self._note_asked(model)
+            neighbour = self._meet((tenant, target))
+            self._note_asked(tenant, model)
             if isinstance(target, LocalTarget):
                 return self._local(target)
             if neighbour.client is None:
-                neighbour.client = self._connect(target)
+                neighbour.client = self._connect(tenant, target)
             return neighbour.client
 
-    def circuit(self, model: AiModel) -> OperatedCircuit:
+    def circuit(self, tenant: str, model: AiModel) -> OperatedCircuit:
         """See Directory."""
         with self._lock:
-            return self._meet(model.target).circuit
+            return self._meet((tenant, model.target)).circuit
 
-    def states(self) -> list[UpstreamState]:
-        """Every AI model that was asked and is not forgotten, by id.
+    def states(self, tenant: str) -> list[UpstreamState]:
+        """Every AI model of the tenant that was asked and is not forgotten, by id.
 
         Of a model that was never asked there is nothing to tell: its circuit is closed.
         """
         with self._lock:
-            asked = [(model, self._neighbours[model.target]) for model in self._models.values()]
+            asked = [
+                (model, self._neighbours[owner, model.target])
+                for (owner, _), model in self._models.items()
+                if owner == tenant
+            ]
         return sorted((self._state(model, neighbour) for model, neighbour in asked), key=lambda state: state.ai_model)
 
     def watched_circuits(self) -> list[WatchedCircuit]:
         """Those of every server and AI model that `states` tells of; a model's own, whatever its server's does."""
         with self._lock:
             servers = list(self._server_circuits.items())
-            own = [(f"aiModels/{model.id}", self._neighbours[model.target]) for model in self._models.values()]
+            own = [
+                (self._subject(tenant, model), self._neighbours[tenant, model.target])
+                for (tenant, _), model in self._models.items()
+            ]
         circuits: list[tuple[str, OperatedCircuit]] = [(_origin(url), circuit) for url, circuit in servers]
         circuits += [(subject, neighbour.own_circuit) for subject, neighbour in own]
         snapshots = [(subject, circuit.state()) for subject, circuit in circuits]
         return [WatchedCircuit(subject, snapshot.state, snapshot.last_failure) for subject, snapshot in snapshots]
 
+    def _subject(self, tenant: str, model: AiModel) -> str:
+        """Operators see all tenants: another one's than the settings' stands before the name."""
+        name = f"aiModels/{model.id}"
+        return name if tenant == self._tenant else f"{tenant}/{name}"
+
     def servers(self) -> list[ProbedServer]:
         """Every server that was asked and is not forgotten, by the way that its latest model has to it."""
         found: dict[str, ProbedServer] = {}
         with self._lock:
-            for target, neighbour in self._neighbours.items():
+            for (_, target), neighbour in self._neighbours.items():
                 if isinstance(target, LocalTarget) or neighbour.client is None or neighbour.server_circuit is None:
                     continue
                 url = target.base_url
@@ -125,15 +146,15 @@ class UpstreamDirectory:
                 found[url] = ProbedServer(_origin(url), neighbour.server_circuit, flows, neighbour.client.answers)
         return list(found.values())
 
-    def drain(self, ai_model: str) -> UpstreamState:
+    def drain(self, tenant: str, ai_model: str) -> UpstreamState:
         """Let no turn ask this AI model until it is reset. Raises NotFound where none has asked it since the start."""
-        model, neighbour = self._asked(ai_model)
+        model, neighbour = self._asked(tenant, ai_model)
         neighbour.circuit.drain()
         return self._state(model, neighbour)
 
-    def reset(self, ai_model: str) -> UpstreamState:
+    def reset(self, tenant: str, ai_model: str) -> UpstreamState:
         """Close the circuits of this AI model and its server. Raises NotFound as `drain`."""
-        model, neighbour = self._asked(ai_model)
+        model, neighbour = self._asked(tenant, ai_model)
         neighbour.circuit.reset()
         return self._state(model, neighbour)
 
@@ -144,12 +165,12 @@ class UpstreamDirectory:
                 if neighbour.client is not None:
                     neighbour.client.close()
 
-    def _asked(self, ai_model: str) -> tuple[AiModel, _Neighbour]:
+    def _asked(self, tenant: str, ai_model: str) -> tuple[AiModel, _Neighbour]:
         with self._lock:
-            model = self._models.get(ai_model)
+            model = self._models.get((tenant, ai_model))
             if model is None:
                 raise NotFound.of(f"aiModels/{ai_model}")
-            return model, self._neighbours[model.target]
+            return model, self._neighbours[tenant, model.target]
 
     def _state(self, model: AiModel, neighbour: _Neighbour) -> UpstreamState:
         process = None
@@ -157,15 +178,15 @@ class UpstreamDirectory:
             process = _process(self._local_model.state())
         return UpstreamState(model.id, model.kind, neighbour.circuit.state(), process)
 
-    def _meet(self, target: Target) -> _Neighbour:
-        """The neighbour behind a target; with the lock held."""
+    def _meet(self, place: _Place) -> _Neighbour:
+        """The neighbour at a place; with the lock held."""
         now_s = self._clock()
-        neighbour = self._neighbours.get(target)
+        neighbour = self._neighbours.get(place)
         if neighbour is None:
-            neighbour = self._neighbours[target] = self._new_neighbour(target, now_s)
+            neighbour = self._neighbours[place] = self._new_neighbour(place[1], now_s)
         neighbour.met_s = now_s
-        self._neighbours.move_to_end(target)
-        self._forget_old(target, now_s)
+        self._neighbours.move_to_end(place)
+        self._forget_old(place, now_s)
         return neighbour
 
     def _new_neighbour(self, target: Target, now_s: float) -> _Neighbour:
@@ -177,28 +198,35 @@ class UpstreamDirectory:
             server = self._server_circuits[target.base_url] = WindowedCircuit(self._circuit_rules)
         return _Neighbour(PairedCircuit(server, own), own, server, now_s)
 
-    def _note_asked(self, model: AiModel) -> None:
-        before = self._models.get(model.id)
+    def _note_asked(self, tenant: str, model: AiModel) -> None:
+        before = self._models.get((tenant, model.id))
         if before is not None and before.update_time > model.update_time:
             return  # As it was before a change: this turn began earlier, or over the mapping known last.
-        self._models[model.id] = model
+        self._models[tenant, model.id] = model
         if before is None or before.target == model.target:
             return
-        if all(other.target != before.target for other in self._models.values()):
-            self._neighbours.pop(before.target, None)
+        if (tenant, before.target) not in self._places():
+            self._neighbours.pop((tenant, before.target), None)
 
-    def _forget_old(self, newest: Target, now_s: float) -> None:
+    def _forget_old(self, newest: _Place, now_s: float) -> None:
         """Forget from the front. One that is drained begins another day instead: only a reset ends that."""
-        while (target := next(iter(self._neighbours))) != newest:
-            neighbour = self._neighbours[target]
+        while (place := next(iter(self._neighbours))) != newest:
+            neighbour = self._neighbours[place]
             if now_s - neighbour.met_s < FORGET_AFTER_S and len(self._neighbours) <= self._max_neighbours:
                 return
             if neighbour.own_circuit.state().state is CircuitState.DRAINED:
                 neighbour.met_s = now_s
-                self._neighbours.move_to_end(target)
+                self._neighbours.move_to_end(place)
             else:
-                del self._neighbours[target]
-                self._models = {id: model for id, model in self._models.items() if model.target != target}
+                del self._neighbours[place]
+                self._models = {
+                    (tenant, id): model
+                    for (tenant, id), model in self._models.items()
+                    if (tenant, model.target) != place
+                }
+
+    def _places(self) -> set[_Place]:
+        return {(tenant, model.target) for (tenant, _), model in self._models.items()}
 
     def _local(self, target: LocalTarget) -> Upstream:
         if self._local_model is None:
@@ -207,18 +235,26 @@ class UpstreamDirectory:
             raise UpstreamError(FailureKind.OURS, "model_file_not_loaded")
         return self._local_model
 
-    def _connect(self, target: FlowiseTarget | OpenAiCompatibleTarget) -> FlowiseUpstream | OpenAiCompatibleUpstream:
-        key = self._secret(target.api_key_secret)
+    def _connect(
+        self, tenant: str, target: FlowiseTarget | OpenAiCompatibleTarget
+    ) -> FlowiseUpstream | OpenAiCompatibleUpstream:
+        key = self._secret(tenant, target.api_key_secret)
         match target:
             case FlowiseTarget():
                 return FlowiseUpstream(target.base_url, target.flow_id, key)
             case OpenAiCompatibleTarget():
                 return OpenAiCompatibleUpstream(target.base_url, target.model, key)
 
-    def _secret(self, name: str) -> str | None:
+    def _secret(self, tenant: str, name: str) -> str | None:
+        """A tenant has the secrets under its own prefix; those without any are the settings' tenant's.
+
+        A model's `api_key_secret` cannot hold the `/`, so that nobody reaches another's.
+        """
         if not name:
             return None
-        secret = self._secrets.get(name)
+        secret = self._secrets.get(f"{tenant}/{name}")
+        if secret is None and tenant == self._tenant:
+            secret = self._secrets.get(name)
         if secret is None:
             raise UpstreamError(FailureKind.OURS, "unknown_secret")
         return secret.get_secret_value()

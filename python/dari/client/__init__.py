@@ -8,9 +8,12 @@
         for event in client.chat("chatConfigurations/support", "Which product sold best?"):
             ...
 
+A server that asks for it gets a token and TLS by `Client(address, access=Access(token=…, tls=True))`.
+
 Messages go in and come out as the generated `dari.v1` classes; nothing is wrapped that the wire says well already.
 """
 
+from dari.client.access import Access
 from dari.client.connection import DEFAULT_ADDRESS, Client
 from dari.client.decompression import Compression
 from dari.client.download import ENDED_STATES
@@ -32,6 +35,7 @@ __all__ = [
     "DEFAULT_ADDRESS",
     "ENDED_STATES",
     "REPLAY_LIMIT_BYTES",
+    "Access",
     "CallFailed",
     "CannotReplay",
     "Client",

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, Self
 
 import grpc
 
+from dari.client.access import Access
 from dari.client.decompression import Compression
 from dari.client.download import messages, save, states
 from dari.client.errors import CallFailed
@@ -65,15 +66,11 @@ class Client:
         address: str = DEFAULT_ADDRESS,
         *,
         timeout_s: float = 30.0,
-        credentials: grpc.ChannelCredentials | None = None,
+        access: Access | None = None,
     ) -> None:
-        """`timeout_s` bounds each unary call. `credentials` are for TLS; without them the connection is plain."""
+        """`timeout_s` bounds each unary call. `access` has token and TLS; without it the connection is plain."""
         self.address = address
-        self._channel = (
-            grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-            if credentials is None
-            else grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-        )
+        self._channel = (access or Access()).open(address, CHANNEL_OPTIONS)
         channel = grpc.intercept_channel(self._channel, _UnaryCalls(timeout_s))
         self.mapping = MappingServiceStub(channel)
         self.ingests = IngestServiceStub(channel)

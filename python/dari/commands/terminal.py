@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from dari.client import CallFailed, Client
+    from dari.commands.access_options import AccessOptions
 
 
 class Terminal:
     """One run of a command: which server, and how to print."""
 
-    def __init__(self, address: str | None, *, as_json: bool) -> None:
+    def __init__(self, address: str | None, *, as_json: bool, access: "AccessOptions | None" = None) -> None:
         """`address` None means the default one, and tells `demo` to start a server of its own."""
         self.given_address = address
+        self._access = access
         self.as_json = as_json
         # Markup and emoji codes are off: what is printed comes from files and models.
         self.out = Console(markup=False, emoji=False, highlight=False)
@@ -37,11 +39,11 @@ class Terminal:
 
         return self.given_address or DEFAULT_ADDRESS
 
-    def connect(self) -> "Client":
-        """A client; the caller closes it."""
+    def connect(self, address: str | None = None) -> "Client":
+        """A client of the server, or of one at another address; the caller closes it."""
         from dari.client import Client
 
-        return Client(self.address)
+        return Client(address or self.address, access=self._access.read() if self._access else None)
 
     def note(self, text: str) -> None:
         """Say something that is not the result."""

@@ -152,7 +152,7 @@ class Chat:
     ) -> Generator[ChatEvent, None, Answer]:
         """The models' events, or those of the reply made of rows; then the answer."""
         grounding = told.grounding
-        links = self._links_of(grounding)
+        links = self._links_of(tenant, grounding)
         asked = partial(self._asked, tenant, told, clock, attempts, on_interruption)
         answered = yield from asked(links)
         if answered is None and not grounding.has_data():
@@ -208,12 +208,12 @@ class Chat:
             reading=reading,
         )
 
-    def _links_of(self, grounding: Grounding) -> list[Link]:
+    def _links_of(self, tenant: str, grounding: Grounding) -> list[Link]:
         return [
             Link(
                 model,
-                partial(self._directory.upstream, model),
-                self._directory.circuit(model),
+                partial(self._directory.upstream, tenant, model),
+                self._directory.circuit(tenant, model),
                 partial(grounding.prompt, model, resolved),
                 resolved.visible_ids,
             )

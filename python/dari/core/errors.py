@@ -18,6 +18,8 @@
     ├── OffsetGap              a chunk starts beyond what was received
     ├── Exhausted              a limit is reached; later, or smaller, works
     ├── Unavailable            a neighbour is down; the same call works later
+    ├── Unauthenticated        nobody that this server knows: no token, or none that is valid
+    ├── PermissionDenied       the caller's role does not allow the call
     ├── DeadlineExceeded       the caller's deadline passed
     ├── Cancelled              the caller left
     └── InternalError          a defect of dari; logged by its id, never shown
@@ -186,6 +188,32 @@ class Unavailable(DariError):
     @classmethod
     def of(cls, neighbour: str) -> "Unavailable":
         return cls(f"{neighbour} is not reachable at the moment; retry with a back-off.", {"neighbour": neighbour})
+
+
+class Unauthenticated(DariError):
+    """The call brings no credentials, or none that are valid; `metadata["code"]` says what is wrong with them."""
+
+    reason = "UNAUTHENTICATED"
+
+    @classmethod
+    def of(cls, code: str) -> "Unauthenticated":
+        return cls(
+            f"The caller is not known ({code}); send `authorization: Bearer TOKEN` with a token of this server.",
+            {"code": code},
+        )
+
+
+class PermissionDenied(DariError):
+    """The caller is known, and their role does not allow the call."""
+
+    reason = "PERMISSION_DENIED"
+
+    @classmethod
+    def of(cls, required_role: str, role: str) -> "PermissionDenied":
+        return cls(
+            f"This call needs the role {required_role}; yours is {role}.",
+            {"required_role": required_role, "role": role},
+        )
 
 
 class DeadlineExceeded(DariError):

@@ -41,13 +41,13 @@ class Link:
 
 
 class Directory(Protocol):
-    """Knows the neighbour that stands behind each AI model, and its circuit."""
+    """Knows the neighbour that stands behind each AI model of each tenant, and its circuit."""
 
-    def upstream(self, model: AiModel) -> Upstream:
+    def upstream(self, tenant: str, model: AiModel) -> Upstream:
         """Raises `UpstreamError(OURS)` where the model's configuration cannot be used."""
         ...
 
-    def circuit(self, model: AiModel) -> Circuit: ...
+    def circuit(self, tenant: str, model: AiModel) -> Circuit: ...
 
 
 @dataclass(frozen=True, slots=True)

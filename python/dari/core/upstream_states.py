@@ -61,14 +61,14 @@ class UpstreamState:
 
 
 class Upstreams(Protocol):
-    """What this replica knows of the neighbours that it has asked. `drain` and `reset` raise NotFound."""
+    """What this replica knows of the neighbours that it has asked for a tenant. `drain` and `reset` raise NotFound."""
 
-    def states(self) -> Sequence[UpstreamState]:
+    def states(self, tenant: str) -> Sequence[UpstreamState]:
         """By AI model."""
         ...
 
-    def drain(self, ai_model: str) -> UpstreamState: ...
-    def reset(self, ai_model: str) -> UpstreamState: ...
+    def drain(self, tenant: str, ai_model: str) -> UpstreamState: ...
+    def reset(self, tenant: str, ai_model: str) -> UpstreamState: ...
 
 
 def watch_upstreams(

@@ -1,14 +1,34 @@
-"""What a call tells of its caller: when they leave, how long they wait, in which language they read."""
+"""What a call tells of its caller: who they are, when they leave, how long they wait, in which language they read."""
 
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 
+from dari.core.callers import Caller
 from dari.core.errors import Cancelled
 from dari.core.language import Language
 from dari.rpc.languages import preferred_language
 
 _LONGEST_CALL_S = 24 * 60 * 60.0
+
+
+class CallContext:
+    """gRPC's context of a call, and its caller: what the gate (`rpc.authentication`) hands to every handler."""
+
+    def __init__(self, context: grpc.ServicerContext, caller: Caller) -> None:
+        self._context = context
+        self.caller = caller
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
+def tenant_of(context: grpc.ServicerContext) -> str:
+    """Whose resources the call is about. There is no default: a handler that no gate stands before fails here."""
+    if not isinstance(context, CallContext):
+        raise TypeError("This call has passed no gate.")
+    return context.caller.tenant
 
 
 def call_when_left(context: grpc.ServicerContext, leave: Callable[[], None]) -> None:

@@ -37,13 +37,11 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     def __init__(
         self,
         *,
-        tenant: str,
         chat: Chat,
         conversations: ConversationStore,
         upstreams: Upstreams,
         watching: Watching,
     ) -> None:
-        self._tenant = tenant
         self._chat = chat
         self._conversations = conversations
         self._upstreams = upstreams
@@ -71,7 +69,9 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     ) -> pb.GetConversationResponse:
         """See chat.proto."""
         id = names.conversation_id("name", request.name)
-        return pb.GetConversationResponse(conversation=_conversation(self._conversations.get(self._tenant, id)))
+        return pb.GetConversationResponse(
+            conversation=_conversation(self._conversations.get(callers.tenant_of(context), id))
+        )
 
     def ListConversations(
         self, request: pb.ListConversationsRequest, context: grpc.ServicerContext
@@ -82,7 +82,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             "chat_configuration", request.chat_configuration, "chatConfigurations"
         )
         before = names.read_conversation_token(request.page_token)
-        found = self._conversations.list_conversations(self._tenant, configuration, before, size + 1)
+        found = self._conversations.list_conversations(callers.tenant_of(context), configuration, before, size + 1)
         conversations, token = names.page(
             found,
             size,
@@ -96,7 +96,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         size = names.page_size(request.page_size)
         conversation = names.conversation_id("conversation", request.conversation)
         after = names.read_offset_token(request.page_token)
-        found = self._conversations.list_turns(self._tenant, conversation, after, size + 1)
+        found = self._conversations.list_turns(callers.tenant_of(context), conversation, after, size + 1)
         in_their_language = partial(_turn, language=callers.language(context))
         turns, token = names.page(found, size, in_their_language, lambda turn: (str(turn.number),))
         return pb.ListTurnsResponse(turns=turns, next_page_token=token)
@@ -105,21 +105,22 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self, request: pb.DeleteConversationRequest, context: grpc.ServicerContext
     ) -> pb.DeleteConversationResponse:
         """See chat.proto."""
-        self._conversations.delete(self._tenant, names.conversation_id("name", request.name))
+        self._conversations.delete(callers.tenant_of(context), names.conversation_id("name", request.name))
         return pb.DeleteConversationResponse()
 
     def ListUpstreams(
         self, request: pb.ListUpstreamsRequest, context: grpc.ServicerContext
     ) -> pb.ListUpstreamsResponse:
         """See chat.proto."""
-        return pb.ListUpstreamsResponse(upstreams=map(_upstream, self._upstreams.states()))
+        return pb.ListUpstreamsResponse(upstreams=map(_upstream, self._upstreams.states(callers.tenant_of(context))))
 
     def WatchUpstreams(
         self, request: pb.WatchUpstreamsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.WatchUpstreamsResponse]:
         """See chat.proto."""
+        tenant = callers.tenant_of(context)
         with closing(self._watching.looks(partial(callers.call_when_left, context))) as looks:
-            for changed in watch_upstreams(self._upstreams.states, looks):
+            for changed in watch_upstreams(partial(self._upstreams.states, tenant), looks):
                 yield pb.WatchUpstreamsResponse(upstreams=map(_upstream, changed))
 
     def DrainUpstream(
@@ -127,14 +128,14 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     ) -> pb.DrainUpstreamResponse:
         """See chat.proto."""
         ai_model = names.resource_id("ai_model", request.ai_model, "aiModels")
-        return pb.DrainUpstreamResponse(upstream=_upstream(self._upstreams.drain(ai_model)))
+        return pb.DrainUpstreamResponse(upstream=_upstream(self._upstreams.drain(callers.tenant_of(context), ai_model)))
 
     def ResetUpstream(
         self, request: pb.ResetUpstreamRequest, context: grpc.ServicerContext
     ) -> pb.ResetUpstreamResponse:
         """See chat.proto."""
         ai_model = names.resource_id("ai_model", request.ai_model, "aiModels")
-        return pb.ResetUpstreamResponse(upstream=_upstream(self._upstreams.reset(ai_model)))
+        return pb.ResetUpstreamResponse(upstream=_upstream(self._upstreams.reset(callers.tenant_of(context), ai_model)))
 
     def _events(
         self, request: pb.ChatRequest | pb.AskRequest, context: grpc.ServicerContext, language: Language | None
@@ -149,7 +150,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             on_interruption=_on_interruption(request.on_interruption),
         )
         on_caller_left = partial(callers.call_when_left, context)
-        yield from self._chat.answer(self._tenant, asked, callers.timeout_s(context), on_caller_left, language)
+        tenant = callers.tenant_of(context)
+        yield from self._chat.answer(tenant, asked, callers.timeout_s(context), on_caller_left, language)
 
 
 _ON_INTERRUPTION = {

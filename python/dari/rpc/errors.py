@@ -7,7 +7,8 @@ may hold values.
 
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, cast
+from functools import partial
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf import any_pb2
@@ -15,6 +16,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from dari.core import errors
 from dari.core.event_log import EventLog, failure_fields
+from dari.rpc.rewrapping import rewrapped
 
 DOMAIN = "dari"
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -32,6 +34,8 @@ STATUS_OF: dict[type[errors.DariError], grpc.StatusCode] = {
     errors.OffsetGap: grpc.StatusCode.OUT_OF_RANGE,
     errors.Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Cancelled: grpc.StatusCode.CANCELLED,
     errors.InternalError: grpc.StatusCode.INTERNAL,
@@ -54,16 +58,7 @@ class ErrorInterceptor(grpc.ServerInterceptor):
         if handler is None:
             return None
         name = handler_call_details.method
-        if handler.response_streaming:
-            wrap, factory = self._streaming, _STREAMING[handler.request_streaming]
-        else:
-            wrap, factory = self._unary, _UNARY[handler.request_streaming]
-        behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        return factory(
-            wrap(name, cast(Callable[..., Any], behaviour)),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        return rewrapped(handler, partial(self._unary, name), partial(self._streaming, name))
 
     def _unary(self, name: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
@@ -105,10 +100,6 @@ class ErrorInterceptor(grpc.ServerInterceptor):
         return errors.InternalError(
             "An internal error occurred; its id finds it in the server's log.", {"error_id": error_id}
         )
-
-
-_UNARY = {False: grpc.unary_unary_rpc_method_handler, True: grpc.stream_unary_rpc_method_handler}
-_STREAMING = {False: grpc.unary_stream_rpc_method_handler, True: grpc.stream_stream_rpc_method_handler}
 
 
 def status_code(error: errors.DariError) -> grpc.StatusCode:

@@ -19,25 +19,26 @@ class ExportCalls:
     A caller who takes no message for `stall_timeout_s` is cut off: gRPC would keep the thread for it without an end.
     """
 
-    def __init__(self, *, tenant: str, exports: Exports, watchdog: Watchdog, stall_timeout_s: float) -> None:
-        self._tenant = tenant
+    def __init__(self, *, exports: Exports, watchdog: Watchdog, stall_timeout_s: float) -> None:
         self._exports = exports
         self._watchdog = watchdog
         self._stall_timeout_s = stall_timeout_s
 
-    def rows(self, request: pb.ExportRowsRequest, cancel: Callable[[], object]) -> Iterator[pb.ExportRowsResponse]:
+    def rows(
+        self, tenant: str, request: pb.ExportRowsRequest, cancel: Callable[[], object]
+    ) -> Iterator[pb.ExportRowsResponse]:
         """See ExportRows in ingest.proto. `cancel` ends the call, from any thread."""
         base = names.resource_id("knowledge_base", request.knowledge_base, "knowledgeBases")
         number = version_number(request.version)
-        pieces = self._exports.rows(self._tenant, base, number, escape_formulas=request.escape_formulas)
+        pieces = self._exports.rows(tenant, base, number, escape_formulas=request.escape_formulas)
         return self._watched((pb.ExportRowsResponse(data=piece) for piece in pieces), cancel)
 
     def rejected_rows(
-        self, request: pb.ExportRejectedRowsRequest, cancel: Callable[[], object]
+        self, tenant: str, request: pb.ExportRejectedRowsRequest, cancel: Callable[[], object]
     ) -> Iterator[pb.ExportRejectedRowsResponse]:
         """See ExportRejectedRows in ingest.proto. `cancel` ends the call, from any thread."""
         upload = names.upload_id("upload", request.upload)
-        pieces = self._exports.rejected_rows(self._tenant, upload)
+        pieces = self._exports.rejected_rows(tenant, upload)
         return self._watched((pb.ExportRejectedRowsResponse(data=piece) for piece in pieces), cancel)
 
     def _watched(self, messages: Iterator[Message], cancel: Callable[[], object]) -> Iterator[Message]:

@@ -51,7 +51,6 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
     def __init__(
         self,
         *,
-        tenant: str,
         uploads: Uploads,
         store: UploadStore,
         watching: Watching,
@@ -63,7 +62,6 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         max_rejected_rows: int,
         max_rejected_share: float,
     ) -> None:
-        self._tenant = tenant
         self._uploads = uploads
         self._store = store
         self._watching = watching
@@ -81,7 +79,7 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         """See ingest.proto."""
         with _inbox(request_iterator, self._idle_timeout_s) as inbox:
             request = self._open_request(inbox.take("open"))
-            with self._uploads.open(self._tenant, request, inbox.wake) as opened:
+            with self._uploads.open(callers.tenant_of(context), request, inbox.wake) as opened:
                 if isinstance(opened, Receipt):
                     yield _opened(f"uploads/{opened.upload}", opened.size_bytes)
                     yield _completed(opened)
@@ -94,14 +92,14 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
     def GetUpload(self, request: pb.GetUploadRequest, context: grpc.ServicerContext) -> pb.GetUploadResponse:
         """See ingest.proto."""
         id = names.upload_id("name", request.name)
-        return pb.GetUploadResponse(upload=_upload(self._store.get(self._tenant, id)))
+        return pb.GetUploadResponse(upload=_upload(self._store.get(callers.tenant_of(context), id)))
 
     def ListUploads(self, request: pb.ListUploadsRequest, context: grpc.ServicerContext) -> pb.ListUploadsResponse:
         """See ingest.proto."""
         size = names.page_size(request.page_size)
         base = names.optional_resource_id("knowledge_base", request.knowledge_base, "knowledgeBases")
         before = names.read_time_token(request.page_token)
-        found = self._store.list(self._tenant, base, before, size + 1)
+        found = self._store.list(callers.tenant_of(context), base, before, size + 1)
         uploads, token = names.page(found, size, _upload, lambda upload: (upload.create_time.isoformat(), upload.id))
         return pb.ListUploadsResponse(uploads=uploads, next_page_token=token)
 
@@ -111,12 +109,12 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         """See ingest.proto."""
         id = names.upload_id("name", request.name)
         with closing(self._watching.looks(partial(callers.call_when_left, context))) as looks:
-            for upload in watch_upload(partial(self._store.get, self._tenant, id), looks):
+            for upload in watch_upload(partial(self._store.get, callers.tenant_of(context), id), looks):
                 yield pb.WatchUploadResponse(upload=_upload(upload))
 
     def CancelUpload(self, request: pb.CancelUploadRequest, context: grpc.ServicerContext) -> pb.CancelUploadResponse:
         """See ingest.proto."""
-        upload = self._store.cancel(self._tenant, names.upload_id("name", request.name))
+        upload = self._store.cancel(callers.tenant_of(context), names.upload_id("name", request.name))
         self._log.info("upload_cancelled", upload=upload.name, state=upload.state.value)
         return pb.CancelUploadResponse(upload=_upload(upload))
 
@@ -127,7 +125,7 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         size = names.page_size(request.page_size)
         id = names.upload_id("upload", request.upload)
         after = names.read_offset_token(request.page_token)
-        found = self._store.list_rejected(self._tenant, id, after, size + 1)
+        found = self._store.list_rejected(callers.tenant_of(context), id, after, size + 1)
         rows, token = names.page(found, size, _rejected_row, lambda row: (str(row.byte_offset),))
         return pb.ListRejectedRowsResponse(rejected_rows=rows, next_page_token=token)
 
@@ -135,23 +133,23 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         self, request: pb.ExportRejectedRowsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ExportRejectedRowsResponse]:
         """See ingest.proto."""
-        return self._exports.rejected_rows(request, context.cancel)
+        return self._exports.rejected_rows(callers.tenant_of(context), request, context.cancel)
 
     def ExportRows(
         self, request: pb.ExportRowsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ExportRowsResponse]:
         """See ingest.proto."""
-        return self._exports.rows(request, context.cancel)
+        return self._exports.rows(callers.tenant_of(context), request, context.cancel)
 
     def GetProfile(self, request: pb.GetProfileRequest, context: grpc.ServicerContext) -> pb.GetProfileResponse:
         """See ingest.proto."""
-        return get_profile(self._profiles, self._tenant, request)
+        return get_profile(self._profiles, callers.tenant_of(context), request)
 
     def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
         """See ingest.proto."""
         bases = _check_search(request)
         limit = request.limit or _DEFAULT_HITS
-        hits = self._search.find(self._tenant, sorted(bases), request.query, limit, must_exist=True)
+        hits = self._search.find(callers.tenant_of(context), sorted(bases), request.query, limit, must_exist=True)
         return pb.SearchResponse(hits=names.fitting(map(_hit, hits)))
 
     def _open_request(self, message: pb.IngestRequest) -> OpenUpload:

@@ -26,6 +26,7 @@ from dari.core.mapping import (
     Target,
 )
 from dari.rpc import names
+from dari.rpc.callers import tenant_of
 from dari.rpc.times import duration, seconds, timestamp
 from dari.v1 import mapping_pb2 as pb
 from dari.v1 import mapping_pb2_grpc
@@ -52,12 +53,11 @@ class _Kind(Generic[Resource]):
 class _Road(Generic[Resource]):
     """What every kind of resource can do."""
 
-    def __init__(self, tenant: str, kind: _Kind[Resource], store: ResourceStore[Resource]) -> None:
-        self._tenant = tenant
+    def __init__(self, kind: _Kind[Resource], store: ResourceStore[Resource]) -> None:
         self._kind: _Kind[Resource] = kind
         self._store: ResourceStore[Resource] = store
 
-    def create(self, request: Any) -> Any:
+    def create(self, tenant: str, request: Any) -> Any:
         """The message of the resource that was made."""
         id = getattr(request, f"{self._kind.field}_id")
         if not core.is_resource_id(id):
@@ -65,21 +65,21 @@ class _Road(Generic[Resource]):
                 FieldViolation(f"{self._kind.field}_id", "must be 1 to 63 of a-z, 0-9 and '-', beginning with a letter")
             )
         resource = self._read(id, getattr(request, self._kind.field))
-        made = self._store.create(self._tenant, resource, names.request_id(request.request_id))
+        made = self._store.create(tenant, resource, names.request_id(request.request_id))
         return self._kind.to_message(made)
 
-    def get(self, request: Any) -> Any:
+    def get(self, tenant: str, request: Any) -> Any:
         """The message of the resource."""
-        return self._kind.to_message(self._store.get(self._tenant, self._id("name", request.name)))
+        return self._kind.to_message(self._store.get(tenant, self._id("name", request.name)))
 
-    def list(self, request: Any) -> tuple[list[Any], str]:
+    def list(self, tenant: str, request: Any) -> tuple[list[Any], str]:
         """The messages of a page, and the token of the next."""
         size = names.page_size(request.page_size)
         after = names.read_page_token(request.page_token, 1) or ("",)
-        found = self._store.list(self._tenant, after[0], size + 1)
+        found = self._store.list(tenant, after[0], size + 1)
         return names.page(found, size, self._kind.to_message, lambda resource: (resource.id,))
 
-    def update(self, request: Any) -> Any:
+    def update(self, tenant: str, request: Any) -> Any:
         """The message of the resource as it is now."""
         new = getattr(request, self._kind.field)
         id = self._id(f"{self._kind.field}.name", new.name)
@@ -93,11 +93,11 @@ class _Road(Generic[Resource]):
             mask.MergeMessage(new, merged, replace_message_field=True)
             return self._read(id, merged)
 
-        return self._kind.to_message(self._store.update(self._tenant, id, new.etag, change))
+        return self._kind.to_message(self._store.update(tenant, id, new.etag, change))
 
-    def delete(self, request: Any) -> None:
+    def delete(self, tenant: str, request: Any) -> None:
         """Delete the resource."""
-        self._store.delete(self._tenant, self._id("name", request.name), request.etag, request.force)
+        self._store.delete(tenant, self._id("name", request.name), request.etag, request.force)
 
     def _read(self, id: str, message: Any) -> Resource:
         """The resource in a message. Raises InvalidArgument that names every wrong field by its whole path."""
@@ -131,98 +131,102 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
     def __init__(
         self,
         *,
-        tenant: str,
         ai_models: ResourceStore[AiModel],
         chat_configurations: ResourceStore[ChatConfiguration],
         knowledge_bases: ResourceStore[KnowledgeBase],
         links: LinkStore,
     ) -> None:
-        self._tenant = tenant
-        self._ai_models = _Road(tenant, _AI_MODEL, ai_models)
-        self._chat_configurations = _Road(tenant, _CHAT_CONFIGURATION, chat_configurations)
-        self._knowledge_bases = _Road(tenant, _KNOWLEDGE_BASE, knowledge_bases)
+        self._ai_models = _Road(_AI_MODEL, ai_models)
+        self._chat_configurations = _Road(_CHAT_CONFIGURATION, chat_configurations)
+        self._knowledge_bases = _Road(_KNOWLEDGE_BASE, knowledge_bases)
         self._links = links
 
     def CreateAiModel(self, request: pb.CreateAiModelRequest, context: Any) -> pb.CreateAiModelResponse:
         """See mapping.proto."""
-        return pb.CreateAiModelResponse(ai_model=self._ai_models.create(request))
+        return pb.CreateAiModelResponse(ai_model=self._ai_models.create(tenant_of(context), request))
 
     def GetAiModel(self, request: pb.GetAiModelRequest, context: Any) -> pb.GetAiModelResponse:
         """See mapping.proto."""
-        return pb.GetAiModelResponse(ai_model=self._ai_models.get(request))
+        return pb.GetAiModelResponse(ai_model=self._ai_models.get(tenant_of(context), request))
 
     def ListAiModels(self, request: pb.ListAiModelsRequest, context: Any) -> pb.ListAiModelsResponse:
         """See mapping.proto."""
-        models, token = self._ai_models.list(request)
+        models, token = self._ai_models.list(tenant_of(context), request)
         return pb.ListAiModelsResponse(ai_models=models, next_page_token=token)
 
     def UpdateAiModel(self, request: pb.UpdateAiModelRequest, context: Any) -> pb.UpdateAiModelResponse:
         """See mapping.proto."""
-        return pb.UpdateAiModelResponse(ai_model=self._ai_models.update(request))
+        return pb.UpdateAiModelResponse(ai_model=self._ai_models.update(tenant_of(context), request))
 
     def DeleteAiModel(self, request: pb.DeleteAiModelRequest, context: Any) -> pb.DeleteAiModelResponse:
         """See mapping.proto."""
-        self._ai_models.delete(request)
+        self._ai_models.delete(tenant_of(context), request)
         return pb.DeleteAiModelResponse()
 
     def CreateChatConfiguration(
         self, request: pb.CreateChatConfigurationRequest, context: Any
     ) -> pb.CreateChatConfigurationResponse:
         """See mapping.proto."""
-        return pb.CreateChatConfigurationResponse(chat_configuration=self._chat_configurations.create(request))
+        return pb.CreateChatConfigurationResponse(
+            chat_configuration=self._chat_configurations.create(tenant_of(context), request)
+        )
 
     def GetChatConfiguration(
         self, request: pb.GetChatConfigurationRequest, context: Any
     ) -> pb.GetChatConfigurationResponse:
         """See mapping.proto."""
-        return pb.GetChatConfigurationResponse(chat_configuration=self._chat_configurations.get(request))
+        return pb.GetChatConfigurationResponse(
+            chat_configuration=self._chat_configurations.get(tenant_of(context), request)
+        )
 
     def ListChatConfigurations(
         self, request: pb.ListChatConfigurationsRequest, context: Any
     ) -> pb.ListChatConfigurationsResponse:
         """See mapping.proto."""
-        configurations, token = self._chat_configurations.list(request)
+        configurations, token = self._chat_configurations.list(tenant_of(context), request)
         return pb.ListChatConfigurationsResponse(chat_configurations=configurations, next_page_token=token)
 
     def UpdateChatConfiguration(
         self, request: pb.UpdateChatConfigurationRequest, context: Any
     ) -> pb.UpdateChatConfigurationResponse:
         """See mapping.proto."""
-        return pb.UpdateChatConfigurationResponse(chat_configuration=self._chat_configurations.update(request))
+        return pb.UpdateChatConfigurationResponse(
+            chat_configuration=self._chat_configurations.update(tenant_of(context), request)
+        )
 
     def DeleteChatConfiguration(
         self, request: pb.DeleteChatConfigurationRequest, context: Any
     ) -> pb.DeleteChatConfigurationResponse:
         """See mapping.proto."""
-        self._chat_configurations.delete(request)
+        self._chat_configurations.delete(tenant_of(context), request)
         return pb.DeleteChatConfigurationResponse()
 
     def CreateKnowledgeBase(
         self, request: pb.CreateKnowledgeBaseRequest, context: Any
     ) -> pb.CreateKnowledgeBaseResponse:
         """See mapping.proto."""
-        return pb.CreateKnowledgeBaseResponse(knowledge_base=self._knowledge_bases.create(request))
+        return pb.CreateKnowledgeBaseResponse(knowledge_base=self._knowledge_bases.create(tenant_of(context), request))
 
     def GetKnowledgeBase(self, request: pb.GetKnowledgeBaseRequest, context: Any) -> pb.GetKnowledgeBaseResponse:
         """See mapping.proto."""
-        return pb.GetKnowledgeBaseResponse(knowledge_base=self._knowledge_bases.get(request))
+        return pb.GetKnowledgeBaseResponse(knowledge_base=self._knowledge_bases.get(tenant_of(context), request))
 
     def ListKnowledgeBases(self, request: pb.ListKnowledgeBasesRequest, context: Any) -> pb.ListKnowledgeBasesResponse:
         """See mapping.proto."""
-        bases, token = self._knowledge_bases.list(request)
+        bases, token = self._knowledge_bases.list(tenant_of(context), request)
         return pb.ListKnowledgeBasesResponse(knowledge_bases=bases, next_page_token=token)
 
     def UpdateKnowledgeBase(
         self, request: pb.UpdateKnowledgeBaseRequest, context: Any
     ) -> pb.UpdateKnowledgeBaseResponse:
         """See mapping.proto."""
-        return pb.UpdateKnowledgeBaseResponse(knowledge_base=self._knowledge_bases.update(request))
+        return pb.UpdateKnowledgeBaseResponse(knowledge_base=self._knowledge_bases.update(tenant_of(context), request))
 
     def DeleteKnowledgeBase(
         self, request: pb.DeleteKnowledgeBaseRequest, context: Any
     ) -> pb.DeleteKnowledgeBaseResponse:
         """See mapping.proto."""
-        self._knowledge_bases.delete(request)
+        self._knowledge_bases.delete(tenant_of(context), request)
         return pb.DeleteKnowledgeBaseResponse()
 
     def LinkAiModel(self, request: pb.LinkAiModelRequest, context: Any) -> pb.LinkAiModelResponse:
@@ -230,19 +234,19 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
         if not 0 <= request.priority <= 1_000:
             raise InvalidArgument.of(FieldViolation("priority", "must be 0 to 1000"))
         link = self._links.link_ai_model(
-            self._tenant, _chat_configuration_id(request), _ai_model_id(request), request.priority
+            tenant_of(context), _chat_configuration_id(request), _ai_model_id(request), request.priority
         )
         return pb.LinkAiModelResponse(link=_model_link(link))
 
     def UnlinkAiModel(self, request: pb.UnlinkAiModelRequest, context: Any) -> pb.UnlinkAiModelResponse:
         """See mapping.proto."""
-        self._links.unlink_ai_model(self._tenant, _chat_configuration_id(request), _ai_model_id(request))
+        self._links.unlink_ai_model(tenant_of(context), _chat_configuration_id(request), _ai_model_id(request))
         return pb.UnlinkAiModelResponse()
 
     def LinkKnowledgeBase(self, request: pb.LinkKnowledgeBaseRequest, context: Any) -> pb.LinkKnowledgeBaseResponse:
         """See mapping.proto."""
         link = self._links.link_knowledge_base(
-            self._tenant, _chat_configuration_id(request), _knowledge_base_id(request)
+            tenant_of(context), _chat_configuration_id(request), _knowledge_base_id(request)
         )
         return pb.LinkKnowledgeBaseResponse(link=_base_link(link))
 
@@ -250,19 +254,21 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
         self, request: pb.UnlinkKnowledgeBaseRequest, context: Any
     ) -> pb.UnlinkKnowledgeBaseResponse:
         """See mapping.proto."""
-        self._links.unlink_knowledge_base(self._tenant, _chat_configuration_id(request), _knowledge_base_id(request))
+        self._links.unlink_knowledge_base(
+            tenant_of(context), _chat_configuration_id(request), _knowledge_base_id(request)
+        )
         return pb.UnlinkKnowledgeBaseResponse()
 
     def GrantKnowledgeBase(self, request: pb.GrantKnowledgeBaseRequest, context: Any) -> pb.GrantKnowledgeBaseResponse:
         """See mapping.proto."""
-        grant = self._links.grant_knowledge_base(self._tenant, _ai_model_id(request), _knowledge_base_id(request))
+        grant = self._links.grant_knowledge_base(tenant_of(context), _ai_model_id(request), _knowledge_base_id(request))
         return pb.GrantKnowledgeBaseResponse(grant=_grant(grant))
 
     def RevokeKnowledgeBase(
         self, request: pb.RevokeKnowledgeBaseRequest, context: Any
     ) -> pb.RevokeKnowledgeBaseResponse:
         """See mapping.proto."""
-        self._links.revoke_knowledge_base(self._tenant, _ai_model_id(request), _knowledge_base_id(request))
+        self._links.revoke_knowledge_base(tenant_of(context), _ai_model_id(request), _knowledge_base_id(request))
         return pb.RevokeKnowledgeBaseResponse()
 
     def ResolveChatConfiguration(
@@ -270,7 +276,7 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
     ) -> pb.ResolveChatConfigurationResponse:
         """See mapping.proto."""
         id = names.resource_id("name", request.name, _CHAT_CONFIGURATIONS)
-        chat = core.resolve(self._links.read_chat(self._tenant, id))
+        chat = core.resolve(self._links.read_chat(tenant_of(context), id))
         return pb.ResolveChatConfigurationResponse(
             chat_configuration=_chat_configuration_message(chat.configuration), chain=map(_resolved_link, chat.chain)
         )
@@ -284,7 +290,7 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
         after = names.read_page_token(request.page_token, 3)
         if after and after[0] not in _MAPPING_LISTS:
             raise InvalidArgument.of(FieldViolation("page_token", "must be a next_page_token of the same list"))
-        found = self._links.list(self._tenant, configuration, after, size + 1)
+        found = self._links.list(tenant_of(context), configuration, after, size + 1)
         mappings, token = names.page(found, size, _mapping, core.mapping_key)
         return pb.ListMappingsResponse(mappings=mappings, next_page_token=token)
 

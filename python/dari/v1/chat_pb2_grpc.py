@@ -27,6 +27,10 @@ if _version_not_supported:
 
 class ChatServiceStub:
     """Answers questions and keeps conversations.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads, `Chat` and `Ask`; an operator also the rest.
     """
 
     def __init__(self, channel):
@@ -89,6 +93,10 @@ class ChatServiceStub:
 
 class ChatServiceServicer:
     """Answers questions and keeps conversations.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads, `Chat` and `Ask`; an operator also the rest.
     """
 
     def Chat(self, request, context):
@@ -265,6 +273,10 @@ def add_ChatServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ChatService:
     """Answers questions and keeps conversations.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads, `Chat` and `Ask`; an operator also the rest.
     """
 
     @staticmethod

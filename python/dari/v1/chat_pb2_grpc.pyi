@@ -32,7 +32,12 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ChatServiceStub:
-    """Answers questions and keeps conversations."""
+    """Answers questions and keeps conversations.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads, `Chat` and `Ask`; an operator also the rest.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -112,7 +117,12 @@ class ChatServiceStub:
 
 @_typing.type_check_only
 class ChatServiceAsyncStub(ChatServiceStub):
-    """Answers questions and keeps conversations."""
+    """Answers questions and keeps conversations.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads, `Chat` and `Ask`; an operator also the rest.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Chat: _aio.UnaryStreamMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]  # type: ignore[assignment]
@@ -188,7 +198,12 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Answers questions and keeps conversations."""
+    """Answers questions and keeps conversations.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads, `Chat` and `Ask`; an operator also the rest.
+    """
 
     @_abc_1.abstractmethod
     def Chat(

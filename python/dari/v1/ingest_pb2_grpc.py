@@ -27,6 +27,11 @@ if _version_not_supported:
 
 class IngestServiceStub:
     """Takes files in, and finds rows in them.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads; an operator also `Ingest`, `CancelUpload` and
+    `WatchUpload`.
     """
 
     def __init__(self, channel):
@@ -89,6 +94,11 @@ class IngestServiceStub:
 
 class IngestServiceServicer:
     """Takes files in, and finds rows in them.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads; an operator also `Ingest`, `CancelUpload` and
+    `WatchUpload`.
     """
 
     def Ingest(self, request_iterator, context):
@@ -275,6 +285,11 @@ def add_IngestServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class IngestService:
     """Takes files in, and finds rows in them.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads; an operator also `Ingest`, `CancelUpload` and
+    `WatchUpload`.
     """
 
     @staticmethod

@@ -31,7 +31,13 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IngestServiceStub:
-    """Takes files in, and finds rows in them."""
+    """Takes files in, and finds rows in them.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads; an operator also `Ingest`, `CancelUpload` and
+    `WatchUpload`.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -121,7 +127,13 @@ class IngestServiceStub:
 
 @_typing.type_check_only
 class IngestServiceAsyncStub(IngestServiceStub):
-    """Takes files in, and finds rows in them."""
+    """Takes files in, and finds rows in them.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads; an operator also `Ingest`, `CancelUpload` and
+    `WatchUpload`.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Ingest: _aio.StreamStreamMultiCallable[_ingest_pb2.IngestRequest, _ingest_pb2.IngestResponse]  # type: ignore[assignment]
@@ -207,7 +219,13 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Takes files in, and finds rows in them."""
+    """Takes files in, and finds rows in them.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads; an operator also `Ingest`, `CancelUpload` and
+    `WatchUpload`.
+    """
 
     @_abc_1.abstractmethod
     def Ingest(

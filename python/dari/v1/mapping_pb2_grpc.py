@@ -27,6 +27,11 @@ if _version_not_supported:
 
 class MappingServiceStub:
     """Keeps AI models, chat configurations and knowledge bases, and what links them.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads; an operator also
+    `SyncKnowledgeBase`; an admin everything.
     """
 
     def __init__(self, channel):
@@ -169,6 +174,11 @@ class MappingServiceStub:
 
 class MappingServiceServicer:
     """Keeps AI models, chat configurations and knowledge bases, and what links them.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads; an operator also
+    `SyncKnowledgeBase`; an admin everything.
     """
 
     def CreateAiModel(self, request, context):
@@ -572,6 +582,11 @@ def add_MappingServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class MappingService:
     """Keeps AI models, chat configurations and knowledge bases, and what links them.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads; an operator also
+    `SyncKnowledgeBase`; an admin everything.
     """
 
     @staticmethod

@@ -31,7 +31,13 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MappingServiceStub:
-    """Keeps AI models, chat configurations and knowledge bases, and what links them."""
+    """Keeps AI models, chat configurations and knowledge bases, and what links them.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads; an operator also
+    `SyncKnowledgeBase`; an admin everything.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -194,7 +200,13 @@ class MappingServiceStub:
 
 @_typing.type_check_only
 class MappingServiceAsyncStub(MappingServiceStub):
-    """Keeps AI models, chat configurations and knowledge bases, and what links them."""
+    """Keeps AI models, chat configurations and knowledge bases, and what links them.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads; an operator also
+    `SyncKnowledgeBase`; an admin everything.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAiModel: _aio.UnaryUnaryMultiCallable[_mapping_pb2.CreateAiModelRequest, _mapping_pb2.CreateAiModelResponse]  # type: ignore[assignment]
@@ -353,7 +365,13 @@ class MappingServiceAsyncStub(MappingServiceStub):
     """
 
 class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps AI models, chat configurations and knowledge bases, and what links them."""
+    """Keeps AI models, chat configurations and knowledge bases, and what links them.
+
+    Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
+    the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
+    what does not exist. A reader may call whatever reads; an operator also
+    `SyncKnowledgeBase`; an admin everything.
+    """
 
     @_abc_1.abstractmethod
     def CreateAiModel(

@@ -1,0 +1,197 @@
+"""The gate before every handler: who calls, whether they may, and the record of it.
+
+It runs on the handler's own thread. gRPC's interceptors all share one thread that serves every call: here it only puts
+the gate around the handler, and checks nothing.
+"""
+
+import re
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from dari.core.audit import AuditedCall, AuditTrail, Outcome
+from dari.core.callers import Authenticator, Caller, Presented
+from dari.core.errors import DariError, NotFound, PermissionDenied, Unauthenticated
+from dari.rpc.callers import CallContext
+from dari.rpc.errors import status_code
+from dari.rpc.least_roles import rule_of
+from dari.rpc.rewrapping import Behaviour, rewrapped
+
+_SCHEME = "bearer "
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_RESOURCE_NAME = re.compile(r"[A-Za-z]{1,32}/[A-Za-z0-9._-]{1,128}")
+_NAMING_FIELDS = (
+    "name",
+    "ai_model",
+    "chat_configuration",
+    "knowledge_base",
+    "knowledge_bases",
+    "upload",
+    "conversation",
+)
+_ID_FIELDS = {
+    "ai_model_id": "aiModels",
+    "chat_configuration_id": "chatConfigurations",
+    "knowledge_base_id": "knowledgeBases",
+    "upload_id": "uploads",
+}
+_CERTIFICATE_NAMES = ("x509_subject_alternative_name", "x509_common_name")
+"""Of gRPC's authentication context, in the order in which they are tried; there only behind a verified handshake."""
+
+
+class CallerInterceptor(grpc.ServerInterceptor):
+    """Stands before every handler of a server. Inside an ErrorInterceptor, which makes statuses of what it raises."""
+
+    def __init__(self, authenticator: Authenticator, trail: AuditTrail) -> None:
+        self._authenticator = authenticator
+        self._trail = trail
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], "grpc.RpcMethodHandler[Any, Any] | None"],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Put the gate around the handler's function."""
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        return rewrapped(handler, partial(self._unary, method), partial(self._streaming, method))
+
+    def _unary(self, method: str, behaviour: Behaviour) -> Behaviour:
+        def call(request: Any, context: grpc.ServicerContext) -> Any:
+            with self._passed(method, names := _NamesOf(request), context) as known:
+                return behaviour(names.request, known)
+
+        return call
+
+    def _streaming(self, method: str, behaviour: Behaviour) -> Behaviour:
+        def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            with self._passed(method, names := _NamesOf(request), context) as known:
+                answers = behaviour(names.request, known)
+                yield from self._while_known(answers, known) if rule_of(method).is_watch else answers
+
+        return call
+
+    def _while_known(self, answers: Generator[Any], known: CallContext) -> Iterator[Any]:
+        """The answers, each only as long as the caller is still who they were. Raises Unauthenticated."""
+        with closing(answers):
+            for answer in answers:
+                if self._authenticator.authenticate(_presented(known)) != known.caller:
+                    raise Unauthenticated.of("caller_changed")
+                yield answer
+
+    @contextmanager
+    def _passed(self, method: str, names: "_NamesOf", context: grpc.ServicerContext) -> Iterator[CallContext]:
+        """A context that knows its caller, for those who may pass; what becomes of the call is recorded."""
+        rule = rule_of(method)
+        record = _Record(self._trail, AuditedCall(_request_id(context), method[1:], context.peer()), names)
+        try:
+            caller = self._authenticator.authenticate(_presented(context))
+            record.caller_is(caller)
+            if caller.role < rule.role:
+                raise PermissionDenied.of(rule.role.label, caller.role.label)
+            if rule.is_change:
+                record.change_begins()
+            yield CallContext(context, caller)
+        except BaseException as error:
+            record.ended_by(error)
+            raise
+        record.ended()
+
+
+class _Record:
+    """What the trail keeps of one call. Used by one thread."""
+
+    def __init__(self, trail: AuditTrail, call: AuditedCall, names: "_NamesOf") -> None:
+        self._trail = trail
+        self._call = call
+        self._names = names
+        self._is_change = False
+
+    def caller_is(self, caller: Caller) -> None:
+        self._call = replace(self._call, caller=caller)
+
+    def change_begins(self) -> None:
+        """Raises Unavailable where it cannot be recorded."""
+        self._trail.change_begins(self._named())
+        self._is_change = True
+
+    def ended(self) -> None:
+        if self._is_change:
+            self._trail.change_ended(self._named(), Outcome("OK"))
+
+    def ended_by(self, error: BaseException) -> None:
+        if self._is_change:
+            self._trail.change_ended(self._named(), _outcome(error))
+        elif isinstance(error, Unauthenticated | PermissionDenied | NotFound):
+            self._trail.refused(self._named(), _outcome(error))
+
+    def _named(self) -> AuditedCall:
+        return replace(self._call, resources=self._names.names)
+
+
+class _NamesOf:
+    """A request, and the resource names in it: of a stream, those in its first message, once that has come."""
+
+    def __init__(self, request: Any) -> None:
+        is_stream = not isinstance(request, Message)
+        self.names = () if is_stream else tuple(resource_names(request))
+        self.request = self._noting_first(request) if is_stream else request
+
+    def _noting_first(self, messages: Iterator[Any]) -> Iterator[Any]:
+        for message in messages:
+            if not self.names:
+                self.names = tuple(resource_names(message))
+            yield message
+
+
+def resource_names(message: Message) -> Iterator[str]:
+    """Every name in the fields that hold one. What has not the form of a name may be content, and is left out."""
+    for field, value in message.ListFields():
+        if field.name in _ID_FIELDS:
+            yield from _if_name(f"{_ID_FIELDS[field.name]}/{value}")
+        elif field.name in _NAMING_FIELDS:
+            for each in value if field.is_repeated else (value,):
+                yield from _if_name(getattr(each, "name", each))
+        elif field.name == "open":
+            yield from resource_names(value)
+
+
+def _if_name(text: object) -> Iterator[str]:
+    if isinstance(text, str) and _RESOURCE_NAME.fullmatch(text):
+        yield text
+
+
+def _presented(context: grpc.ServicerContext | CallContext) -> Presented:
+    """Raises Unauthenticated where the metadata hold no bearer token in the one form that there is (RFC 6750)."""
+    given = [value for key, value in context.invocation_metadata() if key == "authorization"]
+    if len(given) > 1 or any(not isinstance(value, str) for value in given):
+        raise Unauthenticated.of("authorization_malformed")
+    tokens = [str(value)[len(_SCHEME) :].strip() for value in given if str(value).lower().startswith(_SCHEME)]
+    if len(tokens) < len(given) or "" in tokens:
+        raise Unauthenticated.of("authorization_malformed")
+    return Presented(tokens[0] if tokens else None, tuple(_certificate_names(context)))
+
+
+def _certificate_names(context: grpc.ServicerContext | CallContext) -> Iterator[str]:
+    told: Any = context.auth_context()  # A list of bytes by each key, which the types tell as bytes.
+    return (name.decode(errors="replace") for key in _CERTIFICATE_NAMES for name in told.get(key, ()))
+
+
+def _request_id(context: grpc.ServicerContext) -> str:
+    """The caller's, or their gateway's; a new one where they send none that is fit for a record."""
+    given = [str(value) for key, value in context.invocation_metadata() if key == "x-request-id"]
+    return given[0] if given and _REQUEST_ID.fullmatch(given[0]) else str(uuid.uuid4())
+
+
+def _outcome(error: BaseException) -> Outcome:
+    if isinstance(error, DariError):
+        return Outcome(status_code(error).name, error.reason, error.metadata.get("code", ""))
+    return Outcome("CANCELLED" if isinstance(error, GeneratorExit) else "INTERNAL")
