@@ -75,14 +75,17 @@ def test_the_python_examples_chat_and_ingest(server: Server, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not installed")
-def test_the_grpcurl_examples_list_describe_ingest_search_ask_and_check_health(server: Server, tmp_path: Path) -> None:
+def test_the_grpcurl_examples_do_what_the_readme_says(server: Server, tmp_path: Path) -> None:
     make_chatbot(server, tmp_path)
-    (lines,) = blocks("sh", name="grpcurl")
-    printed = run(server, ["bash", "-euc"], tmp_path, lines)
+    first, when_something_breaks = blocks("sh", name="grpcurl")
+    printed = run(server, ["bash", "-euc"], tmp_path, first)
     for expected in ("dari.v1.ChatService", "rpc Ingest", "김포", "La Guardia", '"SERVING"'):
         assert expected in printed
     # Some versions of grpcurl print the fields' JSON names, some those of the proto file.
     assert re.search(r'"rows_?[sS]tored": "2"', printed)
+    printed = run(server, ["bash", "-euc"], tmp_path, when_something_breaks)
+    for expected in ("CIRCUIT_STATE_DRAINED", "NOTICE_KIND_ROWS_ONLY", "지금은 답변할 수 있는 AI 모델이 없어"):
+        assert expected in printed
 
 
 STRANGER = """

@@ -111,7 +111,7 @@ def test_a_caller_who_leaves_frees_the_local_model(start_local: StartDari, leave
     dari.make_chat("bot", "local", over=("airports",))
     dari.ask("Hello?")  # It is loaded now.
     for _ in range(2):
-        call = dari.stream(f"Where is LGA? {CANARY} " * 20)
+        call = dari.stream(f"Where is LGA? {CANARY} " * 5, timeout_s=PATIENT_S)
         conversation = next(each for each in call if kind_of(each) == "started").started.conversation
         if leaves_behind == "token":
             assert kind_of(next(call)) == "token"
