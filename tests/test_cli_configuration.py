@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -258,7 +259,20 @@ def test_a_stale_etag_is_refused_by_the_server(
     monkeypatch.setattr("dari.commands.configuration_calls.read_server", lambda client: seen)
     assert apply_text(address, tmp_path, "knowledge_bases: {faq: {description: two}}", "--yes") == ExitCode.FAILED
     assert mapping.resources["knowledgeBases/faq"].description == "one"
-    assert "0 done before this was refused" in capsys.readouterr().err
+    assert "0 of 1 changes are made" in capsys.readouterr().err
+
+
+def test_what_the_server_refuses_is_told_with_its_place(real: ServedDari, tmp_path: Path, capsys: Captured) -> None:
+    """The file's own check does not know what a flow id is; what was made before it stays."""
+    flow = "ai_models:\n  a:\n    kind: flowise\n    flowise:\n      base_url: http://a\n      flow_id: none\n"
+    text = f"{flow}knowledge_bases: {{faq: }}\n"
+    assert apply_text(real.server.address, tmp_path, text, "--yes") == ExitCode.FAILED
+    told = capsys.readouterr().err
+    assert "map.yaml:6: ai_models.a.flowise.flow_id: refused by the server" in told
+    assert "must be the UUID of a chatflow" in told
+    assert "1 of 2 changes are made" in told
+    text = text.replace("none", str(uuid4()))
+    assert apply_text(real.server.address, tmp_path, text, "--yes") == ExitCode.OK
 
 
 BAD_FILES: list[tuple[str, str]] = [

@@ -1,11 +1,13 @@
 """Reads the mapping of a server as one configuration, and makes the calls that change it.
 
 Only the public calls of MappingService. Changes of fields carry the etag that was read, so that what somebody else
-changed in between is refused with ABORTED; links have no etag, so `apply` is for a difference that was just computed.
+changed in between is refused with ABORTED; links have no etag, so calls are for a difference that was just computed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -78,30 +80,35 @@ def _pages(method: Callable[[Any], Any], request: Any, field: str) -> Iterator[A
         request.page_token = page.next_page_token
 
 
-def apply(client: Client, difference: Difference, on_done: Callable[[str], None]) -> None:
-    """Make the calls, in the order of the difference; `on_done` is told of each that was done.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that changes the mapping."""
 
-    Raises CallFailed at the first that is refused: what was done before it stays, and the same file can be applied
-    again.
-    """
+    path: tuple[str, ...]
+    """What of a file asks for it."""
+    make: Callable[[Client], None]
+    """Raises CallFailed."""
+
+
+def calls(difference: Difference) -> Iterator[Call]:
+    """What makes a difference, in its order."""
     for link in difference.unlinked:
-        _unlink(client, link)
-        on_done(str(link))
+        yield Call(_path(link), partial(_unlink, link))
     for resource in difference.created:
-        _create(client, resource)
-        on_done(resource.name)
+        yield Call((resource.kind.section, resource.id), partial(_create, resource))
     for changed in difference.changed:
-        _update(client, changed)
-        on_done(changed.resource.name)
+        yield Call((changed.resource.kind.section, changed.resource.id), partial(_update, changed))
     for link in (*difference.linked, *(after for _, after in difference.relinked)):
-        _link(client, link)
-        on_done(str(link))
+        yield Call(_path(link), partial(_link, link))
     for resource in difference.removed:
-        _delete(client, resource)
-        on_done(resource.name)
+        yield Call((resource.kind.section, resource.id), partial(_delete, resource))
 
 
-def _create(client: Client, resource: Resource) -> None:
+def _path(link: Link) -> tuple[str, ...]:
+    return link.list.holder.section, link.holder, link.list.section, link.target
+
+
+def _create(resource: Resource, client: Client) -> None:
     kind = resource.kind
     request = getattr(wire, f"Create{_PASCAL[kind]}Request")(**{f"{kind.singular}_id": resource.id})
     _fill(getattr(request, kind.singular), kind.fields, resource.fields)
@@ -109,7 +116,7 @@ def _create(client: Client, resource: Resource) -> None:
     getattr(client.mapping, f"Create{_PASCAL[kind]}")(request)
 
 
-def _update(client: Client, changed: Changed) -> None:
+def _update(changed: Changed, client: Client) -> None:
     kind = changed.resource.kind
     request = getattr(wire, f"Update{_PASCAL[kind]}Request")()
     message = getattr(request, kind.singular)
@@ -119,12 +126,12 @@ def _update(client: Client, changed: Changed) -> None:
     getattr(client.mapping, f"Update{_PASCAL[kind]}")(request)
 
 
-def _delete(client: Client, resource: Resource) -> None:
+def _delete(resource: Resource, client: Client) -> None:
     request = getattr(wire, f"Delete{_PASCAL[resource.kind]}Request")(name=resource.name, etag=resource.etag)
     getattr(client.mapping, f"Delete{_PASCAL[resource.kind]}")(request)
 
 
-def _link(client: Client, link: Link) -> None:
+def _link(link: Link, client: Client) -> None:
     holder, target = _ends(link)
     if link.list is LinkList.CHAIN:
         client.mapping.LinkAiModel(
@@ -144,7 +151,7 @@ def _link(client: Client, link: Link) -> None:
         )
 
 
-def _unlink(client: Client, link: Link) -> None:
+def _unlink(link: Link, client: Client) -> None:
     holder, target = _ends(link)
     if link.list is LinkList.CHAIN:
         client.mapping.UnlinkAiModel(wire.UnlinkAiModelRequest(chat_configuration=holder, ai_model=target))

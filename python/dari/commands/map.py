@@ -5,7 +5,7 @@
     dari map grant MODEL KB…                                          revoke MODEL KB…
     dari map resolve CHAT   who would answer, over what, and why
     dari map show [CHAT]    all links and grants
-    dari map export, apply FILE, import FILE…    the whole mapping as one file; see dari.commands.map_files
+    dari map export, apply FILE, import FILE…    the whole mapping as one file
 
 Loaded for every `--help`: messages and gRPC are imported inside the functions.
 """
@@ -384,6 +384,29 @@ def apply(
     from dari.commands import map_files
 
     raise typer.Exit(map_files.run_apply(context.obj, file, prune=prune, is_dry=dry_run, is_agreed=yes))
+
+
+@app.command("import")
+def import_tables(
+    context: typer.Context,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FILE...",
+            help="JSON with all tables, or JSON or CSV named aiModels, chatConfigurations, KnowledgeBase.",
+        ),
+    ] = None,
+    postgres: Annotated[
+        bool, typer.Option("--postgres", help="Read the tables from the PostgreSQL of DARI_IMPORT_DSN.")
+    ] = False,
+    output: Output = None,
+) -> None:
+    """Propose a file for `apply` out of an older system's tables: resources, and links with their reasons."""
+    if not files and not postgres:
+        raise typer.BadParameter("give files, or --postgres")
+    from dari.commands import map_import
+
+    raise typer.Exit(map_import.run(context.obj, files or (), output, from_postgres=postgres))
 
 
 def show_resolved(terminal: Terminal, answer: "ResolveChatConfigurationResponse") -> None:

@@ -1,12 +1,12 @@
-"""`dari map export|apply|import`: the whole mapping as one file.
+"""`dari map export` and `dari map apply`: the whole mapping as one file.
 
-    dari map export [-o FILE]            write all of it: names of secrets, never secrets
-    dari map apply FILE                  show what would change, ask, do it
-    dari map import FILE... [-o FILE]    propose a file out of the tables of an older system
+    dari map export [-o FILE]    write all of it: names of secrets, never secrets
+    dari map apply FILE          show what would change, ask, do it
 
 A file that was exported changes nothing when it is applied.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dari.commands.exit_codes import ExitCode
-from dari.commands.terminal import Terminal
+from dari.commands.terminal import Terminal, clean
 
 if TYPE_CHECKING:
-    from dari.client import CallFailed
+    from dari.client import Client
+    from dari.commands.configuration_calls import Call
     from dari.commands.configuration_yaml import ConfigurationFile
     from dari.core.configuration import Difference
 
@@ -56,8 +57,7 @@ def write_result(terminal: Terminal, text: str, output: Path | None) -> ExitCode
 
 def run_apply(terminal: Terminal, path: Path, *, prune: bool, is_dry: bool, is_agreed: bool) -> ExitCode:
     """Show what would change, ask, and do it unless somebody else changed the mapping in between."""
-    from dari.client import CallFailed
-    from dari.commands.configuration_calls import apply, read_server
+    from dari.commands.configuration_calls import calls, read_server
     from dari.commands.configuration_yaml import BadConfiguration, read_configuration
     from dari.core.configuration import difference
 
@@ -79,26 +79,31 @@ def run_apply(terminal: Terminal, path: Path, *, prune: bool, is_dry: bool, is_a
         if read_server(client) != before:
             terminal.note("The mapping was changed meanwhile; nothing was done. Apply the file again.")
             return ExitCode.FAILED
-        done: list[str] = []
-        try:
-            apply(client, found, done.append)
-        except CallFailed as failure:
-            _tell_refusal(terminal, file, failure, done)
-            raise
-    terminal.note(f"{len(done)} done")
+        _make(terminal, client, file, list(calls(found)))
     return ExitCode.OK
+
+
+def _make(terminal: Terminal, client: "Client", file: "ConfigurationFile", asked: Sequence["Call"]) -> None:
+    """Make the calls, up to the first that is refused: it is told with its place in the file, and raised."""
+    from dari.client import CallFailed
+
+    for done, call in enumerate(asked):
+        try:
+            call.make(client)
+        except CallFailed as failure:
+            for field in [violation.field for violation in failure.violations] or [""]:
+                # ai_model.flowise.flow_id: the first is the message's own name.
+                path = (*call.path, *field.split(".")[1:])
+                terminal.note(f"{file.place(path)}: refused by the server")
+            terminal.note(f"{done} of {len(asked)} changes are made and stay; the same file can be applied again")
+            raise
+    terminal.note(f"{len(asked)} changes made")
 
 
 def _refuse(terminal: Terminal, problems: Sequence[str]) -> ExitCode:
     for problem in problems:
         terminal.note(problem)
     return ExitCode.BAD_INPUT
-
-
-def _tell_refusal(terminal: Terminal, file: "ConfigurationFile", failure: "CallFailed", done: Sequence[str]) -> None:
-    terminal.note(f"{len(done)} done before this was refused; they stay, and the same file can be applied again")
-    for violation in failure.violations:
-        terminal.note(f"{file.path}: {violation.field}: {violation.description}")
 
 
 def _show(terminal: Terminal, found: "Difference") -> None:
@@ -166,16 +171,8 @@ def _text(line: dict[str, Any]) -> str:
         told.append(
             f"    {name}: {new}" if line["change"] == "create" else f"    {name}: {_shown(sides['before'])} → {new}"
         )
-    return _without_controls("\n".join(told))
+    return clean("\n".join(told))
 
 
 def _shown(value: Any) -> str:
-    import json
-
     return "not set" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _without_controls(text: str) -> str:
-    from dari.commands.terminal import clean
-
-    return clean(text)
