@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dari.core.configuration import LinkList
-from dari.core.link_proposals import Proposal, propose
+from dari.core.link_proposals import MOST_DOUBTFUL, Proposal, propose
 from dari.core.old_tables import OldRow, kind_of_table, read_rows, snake_case
 
 FLOW = "6f1c3c1e-0000-4000-8000-000000000001"
@@ -224,6 +224,15 @@ def test_a_model_is_granted_what_its_chatbot_answers_from_as_sure_as_both() -> N
     found = proposed(tables([FLOWISE], [chat], [{"id": 2, "name": "q"}]), LinkList.GRANTED)
     assert found is not None
     assert (found.link.holder, found.link.target, found.is_sure) == ("flow", "q", True)
+
+
+def test_of_many_doubtful_links_the_surest_are_proposed_and_every_sure_one() -> None:
+    bases = [{"id": f"base-{number}", "name": f"q {number}", "team": "cs"} for number in range(20)]
+    named = {"id": "base-named", "name": "payroll", "team": "cs"}
+    chat = {"name": "payroll bot", "team": "cs", "kb": [f"base-{number}" for number in range(7)]}
+    found = list(propose(read_rows(tables(chats=[chat], bases=[named, *bases]))))
+    assert sum(one.is_sure for one in found) == 8
+    assert sum(not one.is_sure for one in found) == MOST_DOUBTFUL
 
 
 def test_a_grant_across_owners_is_never_sure() -> None:

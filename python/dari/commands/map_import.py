@@ -16,13 +16,14 @@ from dari.commands.map_files import write_result
 from dari.commands.old_table_files import BadTable, read_tables
 from dari.commands.terminal import Terminal
 from dari.core.configuration import KINDS, Configuration, LinkList
-from dari.core.link_proposals import Proposal, propose
+from dari.core.link_proposals import MOST_DOUBTFUL, Proposal, propose
 from dari.core.old_tables import OldRow, kind_of_table, read_rows
 
 DSN_VARIABLE = "DARI_IMPORT_DSN"
 _HEADER = (
     "Proposed by `dari map import` out of the tables of an older system. Read it before you apply it:",
-    "each proposed link tells how sure it is (0 to 1) and why; what is doubtful is commented out.",
+    "each proposed link tells how sure it is (0 to 1) and why; what is doubtful is commented out,",
+    f"the {MOST_DOUBTFUL} surest of each list at most.",
     "Then: dari map apply FILE",
 )
 _LISTS = (LinkList.CHAIN, LinkList.LINKED, LinkList.GRANTED)

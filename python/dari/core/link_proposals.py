@@ -15,6 +15,8 @@ from dari.core.old_tables import OldRow
 
 SURE = 0.75
 """From here on a proposal counts unless a person strikes it out; below, only if a person accepts it."""
+MOST_DOUBTFUL = 5
+"""Of the doubtful ones so many are proposed for a list: nobody reads a hundred."""
 _WORTH_TELLING = 0.35
 _ID_NAMED, _FLOW_NAMED, _URL_NAMED, _NAME_NAMED = 0.95, 0.95, 0.8, 0.8
 _RARE_WORD, _FREQUENT_WORD, _SAME_OWNER = 0.6, 0.2, 0.4
@@ -84,16 +86,25 @@ def _between(holders: Sequence[OldRow], targets: Sequence[OldRow], list: LinkLis
         mentioned = "\n".join(holder.texts.values()).lower()
         references = _references(holder, list.target)
         holder_words = _words(holder)
+        proposals = []
         for target in targets:
             found = [
                 *_mentions(references, mentioned, target, common),
                 *_shared_words(holder_words, words[target.resource.id], common.words),
                 *_shared_owner(holder, target),
             ]
-            confidence = _capped(_together(found), holder, target)
+            confidence = _capped(_together(found), holder, target) if found else 0.0
             if confidence >= _WORTH_TELLING:
                 reasons = (*(reason for _, reason in found), *_caveats(holder, target))
-                yield Proposal(Link(list, holder.resource.id, target.resource.id), confidence, reasons)
+                proposals.append(Proposal(Link(list, holder.resource.id, target.resource.id), confidence, reasons))
+        yield from _worth_reading(proposals)
+
+
+def _worth_reading(proposals: Sequence[Proposal]) -> Iterator[Proposal]:
+    """All that are sure, and the surest of the doubtful."""
+    yield from (one for one in proposals if one.is_sure)
+    doubtful = sorted((one for one in proposals if not one.is_sure), key=lambda one: -one.confidence)
+    yield from doubtful[:MOST_DOUBTFUL]
 
 
 def _mentions(
