@@ -5,7 +5,8 @@
 | 0    | OK          | done                                                                                       |
 | 1    | FAILED      | the server, or the database of `migrate`, refused; a watched upload came to nothing        |
 | 2    | USAGE       | the command line is wrong                                                                  |
-| 65   | BAD_INPUT   | a file that was read is cut or damaged: its gzip or zstd is not whole                      |
+| 3    | DIFFERENT   | `map apply --dry-run`: the mapping is not as the file says                                 |
+| 65   | BAD_INPUT   | a file that was read is cut or damaged, its gzip or zstd not whole, or is no configuration |
 | 66   | NO_INPUT    | a file or URI that was to be read cannot be                                                |
 | 69   | UNAVAILABLE | the server, or a neighbour that it needs, was not reached: the same command may work later |
 | 70   | UNEXPECTED  | `demo` saw something else than it must                                                     |
@@ -25,6 +26,7 @@ class ExitCode(IntEnum):
     OK = 0
     FAILED = 1
     USAGE = 2
+    DIFFERENT = 3
     BAD_INPUT = 65
     NO_INPUT = 66
     UNAVAILABLE = 69

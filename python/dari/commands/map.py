@@ -5,12 +5,14 @@
     dari map grant MODEL KB…                                          revoke MODEL KB…
     dari map resolve CHAT   who would answer, over what, and why
     dari map show [CHAT]    all links and grants
+    dari map export, apply FILE, import FILE…    the whole mapping as one file
 
 Loaded for every `--help`: messages and gRPC are imported inside the functions.
 """
 
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -351,6 +353,60 @@ def show(context: typer.Context, chat: Annotated[str, typer.Argument(metavar="[C
         ("", "from", "to", "priority"),
         _mapping_row,
     )
+
+
+Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: stdout.")]
+
+
+@app.command("export")
+def export(context: typer.Context, output: Output = None) -> None:
+    """Write the whole mapping as one YAML file, which `apply` reads. Secrets are in it by name only."""
+    from dari.commands import map_files
+
+    raise typer.Exit(map_files.run_export(context.obj, output))
+
+
+@app.command("apply")
+def apply(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="As `export` and `import` write it. What it leaves out stays.")],
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove what the file's sections and lists do not name.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show; the exit code is 3 where there is something to do.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Make the mapping what a file says: show what would change, ask, do it."""
+    if context.obj.as_json and not (yes or dry_run):
+        raise typer.BadParameter("--json asks nothing; give --yes or --dry-run too")
+    from dari.commands import map_files
+
+    raise typer.Exit(map_files.run_apply(context.obj, file, prune=prune, is_dry=dry_run, is_agreed=yes))
+
+
+@app.command("import")
+def import_tables(
+    context: typer.Context,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FILE...",
+            help="JSON with all tables, or JSON or CSV named aiModels, chatConfigurations, KnowledgeBase.",
+        ),
+    ] = None,
+    postgres: Annotated[
+        bool, typer.Option("--postgres", help="Read the tables from the PostgreSQL of DARI_IMPORT_DSN.")
+    ] = False,
+    output: Output = None,
+) -> None:
+    """Propose a file for `apply` out of an older system's tables: resources, and links with their reasons."""
+    if not files and not postgres:
+        raise typer.BadParameter("give files, or --postgres")
+    from dari.commands import map_import
+
+    raise typer.Exit(map_import.run(context.obj, files or (), output, from_postgres=postgres))
 
 
 def show_resolved(terminal: Terminal, answer: "ResolveChatConfigurationResponse") -> None:
