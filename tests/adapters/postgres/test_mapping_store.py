@@ -357,16 +357,17 @@ def test_postgresql_chooses_what_the_selector_means(
     stores: Stores, labels: list[dict[str, str]], linked: str, granted: str
 ) -> None:
     """For any selectors and labels, of the chat and of the model."""
-    for store in (stores.models, stores.chats, stores.bases):
-        for each in store.list(TENANT, "", 10):
-            store.delete(TENANT, each.id, "", True)
+    for id in ("m", "c", "k0", "k1", "k2", "k3"):
+        for store in (stores.models, stores.chats, stores.bases):
+            with suppress(NotFound):
+                store.delete(TENANT, id, "", True)
     stores.models.create(TENANT, replace(MODEL, knowledge_base_selector=granted), None)
     stores.chats.create(TENANT, replace(CHAT, knowledge_base_selector=linked), None)
     stores.links.link_ai_model(TENANT, "c", "m", 0, False)
-    for place, each in enumerate(labels):
-        stores.bases.create(TENANT, replace(BASE, id=f"k{place}", labels=tuple(sorted(each.items()))), None)
+    for place, pairs in enumerate(labels):
+        stores.bases.create(TENANT, replace(BASE, id=f"k{place}", labels=tuple(sorted(pairs.items()))), None)
     chat = stores.links.read_chat(TENANT, "c")
-    chosen = {f"k{place}" for place, each in enumerate(labels) if chooses(parse_selector(linked), each)}
+    chosen = {f"k{place}" for place, pairs in enumerate(labels) if chooses(parse_selector(linked), pairs)}
     assert {base.id for base, _ in chat.knowledge_bases} == chosen
     assert {base for _, base in chat.grants} == {
         id for id in chosen if chooses(parse_selector(granted), labels[int(id[1:])])

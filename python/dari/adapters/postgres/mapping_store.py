@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-from peewee import JOIN, SQL, fn
+from peewee import JOIN, SQL, Value, fn
 from psycopg2 import sql
 
 from dari.adapters.postgres.database import Database, Role, Transaction
@@ -49,6 +49,9 @@ from dari.core.mapping import (
 )
 
 Result = TypeVar("Result")
+
+_MAX_LINKS_TOLD = 20
+"""In the refusal to delete what is linked."""
 
 
 class _Reference(NamedTuple):
@@ -142,20 +145,29 @@ class _Resources(Generic[Resource]):
         self.table.delete().where((self.table.tenant == tenant) & (self.table.id == id)).execute(transaction.peewee)
 
     def _release(self, transaction: Transaction, tenant: str, id: str, force: bool) -> None:
-        links: list[str] = []
-        for reference in self.references:
-            of_this = (reference.table.tenant == tenant) & (reference.column == id)
-            if force:
+        if force:
+            for reference in self.references:
+                of_this = (reference.table.tenant == tenant) & (reference.column == id)
                 reference.table.delete().where(of_this).execute(transaction.peewee)
-                continue
-            rows = reference.table.select(reference.other).where(of_this).order_by(reference.other).limit(20).tuples()
-            links += [f"{reference.other_collection}/{other}" for (other,) in rows.execute(transaction.peewee)]
+            return
+        links = self._linked(transaction, tenant, id)
         if links:
             name = f"{self.collection}/{id}"
             raise StillLinked(
                 f"{name} is linked with {', '.join(links)}; unlink it first, or delete it with force.",
                 {"resource": name, "links": ",".join(links)},
             )
+
+    def _linked(self, transaction: Transaction, tenant: str, id: str) -> Sequence[str]:
+        """The first of what it is linked with. One statement: two would see two moments."""
+        one, other = (
+            reference.table.select(Value(reference.other_collection), reference.other).where(
+                (reference.table.tenant == tenant) & (reference.column == id)
+            )
+            for reference in self.references
+        )
+        linked = (one | other).order_by(SQL("1"), SQL("2")).limit(_MAX_LINKS_TOLD).tuples()
+        return [f"{collection}/{id}" for collection, id in linked.execute(transaction.peewee)]
 
     def _made_before(self, row: dict[str, Any], resource: Resource) -> Resource:
         """What the same request made when it came first; it may have been changed since, so only the id is compared."""
