@@ -23,7 +23,8 @@ ALTER TABLE dari.chat_configurations
 ALTER TABLE dari.knowledge_bases
     ADD COLUMN labels dari.labels NOT NULL DEFAULT '{}',
     ADD COLUMN disabled boolean NOT NULL DEFAULT false;
-CREATE INDEX knowledge_bases_labels ON dari.knowledge_bases USING gin (labels);
+-- Labels change seldom and are asked for with every turn: no list of pending entries that each read would go through.
+CREATE INDEX knowledge_bases_labels ON dari.knowledge_bases USING gin (labels) WITH (fastupdate = off);
 
 ALTER TABLE dari.ai_model_chat_configurations ADD COLUMN disabled boolean NOT NULL DEFAULT false;
 ALTER TABLE dari.chat_configuration_knowledge_bases ADD COLUMN effect dari.link_effect NOT NULL DEFAULT 'ALLOW';
