@@ -94,14 +94,14 @@ def replica(dsn: str) -> Iterator[Client]:
 @contextmanager
 def bare_echo(answer: bytes) -> Iterator[Callable[[], bytes]]:
     """A call to a grpcio server that does nothing but give these bytes."""
-    handler = grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
+    handler: Any = grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
     server = grpc.server(ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare", {"Echo": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call = channel.unary_unary("/bare/Echo")
+            call: Any = channel.unary_unary("/bare/Echo")
             yield lambda: call(b"")
     finally:
         server.stop(0).wait()

@@ -189,13 +189,14 @@ class Race(RuleBasedStateMachine):
     @initialize(choosers=st.lists(st.sampled_from([MODELS, CHATS]), max_size=2))
     def make_all(self, choosers: list[str]) -> None:
         """A full house, so that the first round has something to break."""
-        for step in (
+        setting_up: tuple[Step, ...] = (
             *(Create(collection, id) for collection in (MODELS, CHATS, BASES) for id in ("x", "y")),
             *(Change(collection, "x", CHANGED_BY[collection][1], "") for collection in choosers),
             Put(CHAIN, "x", "x", 0),
             Put(LINKS, "x", "x", ALLOW),
             Put(GRANTS, "x", "y", BLOCK),
-        ):
+        )
+        for step in setting_up:
             self._state, expected = step.after(self._state)
             assert self._clients.do(step) == expected
 
@@ -220,8 +221,7 @@ class Race(RuleBasedStateMachine):
         if not isinstance(step, Change | Delete) or not step.etag:
             return step
         made = self._state.get((step.collection, step.id))
-        is_current = step.etag == CURRENT and made is not None
-        return replace(step, etag=str(made.revision) if is_current else "999")
+        return replace(step, etag=str(made.revision) if made is not None and step.etag == CURRENT else "999")
 
     def teardown(self) -> None:
         for collection in (CHATS, MODELS, BASES):
@@ -240,8 +240,8 @@ def clients(database: PostgresDsns) -> Iterator[Clients]:
 def test_calls_at_once_come_out_as_if_one_came_after_the_other(clients: Clients, database: PostgresDsns) -> None:
     """And no link is left whose ends are gone: the database is asked past all code of ours."""
     with ThreadPoolExecutor(CLIENTS) as threads:
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
-            lambda: Race(clients, threads),
+        run_state_machine_as_test(
+            lambda: Race(clients, threads),  # type: ignore[arg-type]
             settings=settings(
                 max_examples=SEEDS,
                 stateful_step_count=ROUNDS,
