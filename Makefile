@@ -50,7 +50,7 @@ test: install  ## All tests: Rust, then Python on real PostgreSQL and the real l
 	$(BIN)/pytest
 
 .PHONY: faults
-faults: faults-ingest faults-chat  ## All fault suites in full; `make test` runs a dozen seeds of each
+faults: faults-ingest faults-chat faults-mapping  ## All fault suites in full; `make test` runs a dozen seeds of each
 
 .PHONY: faults-ingest
 faults-ingest: install  ## Ingest under fire: 200 seeds; DARI_TEST_BIG_BYTES=10000000000 for the large files
@@ -59,6 +59,10 @@ faults-ingest: install  ## Ingest under fire: 200 seeds; DARI_TEST_BIG_BYTES=100
 .PHONY: faults-chat
 faults-chat: install  ## Chat under fire: each way to die at each token and byte; tests/faults/chat/README.md
 	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/chat
+
+.PHONY: faults-mapping
+faults-mapping: install  ## 16 clients race over the mapping; each round must fit a serial order
+	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/mapping
 
 .PHONY: storm
 storm: install  ## 5,000 chats while all behind dari is killed and frozen at random; STORM_SEED=… again; leaves a picture
@@ -104,7 +108,7 @@ $(VENV)/bench-installed: bench/requirements.lock $(VENV)/installed
 	touch $@
 
 .PHONY: bench
-bench: bench-ingest bench-parse bench-search bench-detect bench-export bench-chat bench-local-model  ## All benches
+bench: bench-ingest bench-parse bench-search bench-detect bench-export bench-chat bench-local-model bench-mapping  ## All benches
 
 .PHONY: bench-ingest
 bench-ingest: install  ## Rows from gRPC to disk beside psql \copy; memory of the server
@@ -133,6 +137,10 @@ bench-local-model: install  ## The local model through dari beside its engine al
 .PHONY: bench-chat
 bench-chat: install  ## Chat beside Flowise itself and a bare gRPC server: first token, failures, many streams
 	$(BIN)/python -m bench.chat
+
+.PHONY: bench-mapping
+bench-mapping: install  ## What the mapping costs a call and a turn, beside bare grpcio; how soon a label holds elsewhere
+	$(BIN)/python -m bench.mapping
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links

@@ -137,7 +137,9 @@ def _chat(dsn: str, clock: StepClock) -> Iterator[Chat]:
     links = clock.around(PostgresLinkStore(database), {"read_chat": "mapping"})
     conversations = PostgresConversationStore(database)
     store = clock.around(conversations, {"begin_turn": "begin", "complete_turn": "store"})
-    directory = UpstreamDirectory(secrets={}, local_model=None, local_model_id=None, circuit_rules=CircuitRules())
+    directory = UpstreamDirectory(
+        tenant="default", secrets={}, local_model=None, local_model_id=None, circuit_rules=CircuitRules()
+    )
     search = Search(PostgresRowReader(database, NativePostings()), NativeLexer())
     evidence = NativeEvidence()
     profiles = clock.around(Profiles(PostgresVersionReader(database, evidence), evidence), {"describe": "profile"})

@@ -29,11 +29,29 @@ from dari.core.conversations import (
     TurnRequest,
     TurnState,
 )
-from dari.core.errors import AnswerInterrupted, DeadlineExceeded, Exhausted, InternalError, NotFound, Unavailable
+from dari.core.errors import (
+    AnswerInterrupted,
+    DeadlineExceeded,
+    Exhausted,
+    FailedPrecondition,
+    InternalError,
+    NotFound,
+    Unavailable,
+)
 from dari.core.known_profiles import KnownProfiles
 from dari.core.language import Language
 from dari.core.last_known import LastKnownChats
-from dari.core.mapping import AiModel, ChatConfiguration, ChatMapping, KnowledgeBase, LinkStore, LocalTarget
+from dari.core.mapping import (
+    AiModel,
+    AiModelLink,
+    ChatConfiguration,
+    ChatMapping,
+    Choice,
+    KnowledgeBase,
+    LinkEffect,
+    LinkStore,
+    LocalTarget,
+)
 from dari.core.notices import Notice, NoticeKind, notices_of
 from dari.core.profiles import ColumnProfile, Profile
 from dari.core.prompt import LocalContext
@@ -48,6 +66,7 @@ from tests.adapters.local_model.fakes import fake_model
 from tests.support.operators import RecordedAlerts
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ALLOWED = Choice(LinkEffect.ALLOW)
 TIMEOUT_S = 60.0
 
 
@@ -86,10 +105,13 @@ class Links(LinkStore):
             raise self.fails
         return self._mapping
 
+    def disable(self) -> None:
+        self._mapping = replace(self._mapping, configuration=replace(self._mapping.configuration, disabled=True))
+
     def set_context_tokens(self, ai_model: str, context_tokens: int) -> None:
         models = tuple(
-            (priority, replace(model, context_tokens=context_tokens) if model.id == ai_model else model)
-            for priority, model in self._mapping.models
+            (link, replace(model, context_tokens=context_tokens) if model.id == ai_model else model)
+            for link, model in self._mapping.models
         )
         self._mapping = replace(self._mapping, models=models)
 
@@ -233,10 +255,14 @@ class Bot:
         mapping = ChatMapping(
             ChatConfiguration("bot", "bot"),
             tuple(
-                (n, AiModel(id, id, LocalTarget(), 30.0, context_tokens=context_tokens)) for n, id in enumerate(models)
+                (
+                    AiModelLink("bot", id, n, NOW),
+                    AiModel(id, id, LocalTarget(), 30.0, context_tokens=context_tokens),
+                )
+                for n, id in enumerate(models)
             ),
-            tuple(KnowledgeBase(id, id, current_version=1) for id in bases),
-            frozenset(grants),
+            tuple((KnowledgeBase(id, id, current_version=1), ALLOWED) for id in bases),
+            dict.fromkeys(grants, ALLOWED),
         )
         self.rows = Rows(search_fails or {})
         self.columns = Columns(describing_fails)
@@ -755,3 +781,15 @@ def test_operators_are_told_too_where_there_are_no_rows_to_answer_from(watchdog:
     with pytest.raises(Unavailable):
         list(bot.events())
     assert [alert.kind for alert in bot.alerts.told] == [AlertKind.NO_MODEL_ANSWERED]
+
+
+def test_a_disabled_chat_configuration_answers_nothing(watchdog: Watchdog) -> None:
+    """Also by the mapping that is known last; no model is asked, and no turn ends."""
+    script = Script("never said")
+    bot = Bot(watchdog, {"m": script})
+    bot.links.disable()
+    for fails in (None, Unavailable.of("database")):
+        bot.links.fails = fails
+        with pytest.raises(FailedPrecondition, match="chatConfigurations/bot is disabled"):
+            list(bot.events())
+    assert (script.prompts, bot.store.completed) == ([], [])

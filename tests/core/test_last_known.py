@@ -10,7 +10,7 @@ from dari.core.mapping import ChatConfiguration, ChatMapping, LinkStore
 
 
 def mapping(id: str, display_name: str = "") -> ChatMapping:
-    return ChatMapping(ChatConfiguration(id, display_name or id), (), (), frozenset())
+    return ChatMapping(ChatConfiguration(id, display_name or id), (), (), {})
 
 
 class Links(LinkStore):

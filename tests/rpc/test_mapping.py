@@ -134,6 +134,11 @@ WRONG_MODELS: list[tuple[str, pb.AiModel, tuple[str, ...]]] = [
         ("ai_model.context_tokens",),
     ),
     (
+        "labels and a selector that are none",
+        pb.AiModel(kind=LOCAL, labels={"a b": "c", "d": "e f"}, knowledge_base_selector="team in sales"),
+        ("ai_model.labels", "ai_model.labels.d", "ai_model.knowledge_base_selector"),
+    ),
+    (
         "a model file elsewhere",
         pb.AiModel(kind=LOCAL, local=pb.LocalTarget(model_file="../../etc/passwd")),
         ("ai_model.local.model_file",),
@@ -261,6 +266,9 @@ UPDATES: list[tuple[str, pb.AiModel, tuple[str, ...], pb.AiModel]] = [
     ),
     ("a context", pb.AiModel(context_tokens=512), (), pb.AiModel(context_tokens=512)),
     ("a cleared context is the default", pb.AiModel(), ("context_tokens",), pb.AiModel()),
+    ("labels", pb.AiModel(labels={"a": "b"}), ("labels",), pb.AiModel(labels={"a": "b"})),
+    ("a selector", pb.AiModel(knowledge_base_selector="a"), (), pb.AiModel(knowledge_base_selector="a")),
+    ("disabled", pb.AiModel(disabled=True), (), pb.AiModel(disabled=True)),
     ("an empty name is the id", pb.AiModel(), ("display_name",), pb.AiModel()),
     ("the same kind is no change", pb.AiModel(kind=FLOWISE, max_answer_tokens=9), (), pb.AiModel(max_answer_tokens=9)),
     ("output-only fields say nothing", pb.AiModel(create_time=None), (), pb.AiModel()),
@@ -295,6 +303,7 @@ WRONG_UPDATES: list[tuple[str, pb.AiModel, tuple[str, ...], str]] = [
     ("an output-only field", pb.AiModel(etag=""), ("create_time",), "update_mask"),
     ("the name", pb.AiModel(), ("name",), "update_mask"),
     ("the kind by mask", pb.AiModel(kind=LOCAL), ("kind",), "update_mask"),
+    ("one label of several", pb.AiModel(labels={"a": "b"}), ("labels.a",), "update_mask"),
     ("a field that is not there", pb.AiModel(), ("colour",), "update_mask"),
     ("a path that goes nowhere", pb.AiModel(), ("flowise.colour",), "update_mask"),
     ("odd paths", pb.AiModel(), ("", "flowise.", ".", "a\0"), "update_mask"),
@@ -581,3 +590,108 @@ def test_a_knowledge_base_goes_with_its_rows_and_uploads(mapping: RunningDari) -
     mapping.make_knowledge_base(id)
     again = mapping.mapping.GetKnowledgeBase(pb.GetKnowledgeBaseRequest(name=name)).knowledge_base
     assert (again.current_version, again.row_count, list(again.columns)) == (0, 0, [])
+
+
+def test_labels_are_replaced_as_a_whole_and_can_be_taken_away(mapping: RunningDari) -> None:
+    """By the mask; without it an empty map says nothing."""
+    base = make_base(mapping, labels={"team": "a", "env": "prod"})
+
+    def change(*paths: str, **fields: object) -> pb.KnowledgeBase:
+        new = pb.KnowledgeBase(name=base.name, **fields)  # type: ignore[arg-type]
+        mask = FieldMask(paths=paths) if paths else None
+        request = pb.UpdateKnowledgeBaseRequest(knowledge_base=new, update_mask=mask)
+        return mapping.mapping.UpdateKnowledgeBase(request).knowledge_base
+
+    assert change(labels={"team": "b"}).labels == {"team": "b"}
+    assert change(disabled=True).labels == {"team": "b"}
+    taken = change("labels", "disabled")
+    assert (dict(taken.labels), taken.disabled) == ({}, False)
+
+
+def resolved(dari: RunningDari, chat: str) -> pb.ResolveChatConfigurationResponse:
+    return dari.mapping.ResolveChatConfiguration(pb.ResolveChatConfigurationRequest(name=chat))
+
+
+def test_a_selector_is_told_with_all_that_overrules_it(mapping: RunningDari) -> None:
+    """From the labels of a knowledge base to what each model sees, and who decided."""
+    team, id = uuid4().hex, new_id()
+    selector = f"team={team}"
+    chat = make_chat(mapping, knowledge_base_selector=selector)
+    model = make_model(mapping, knowledge_base_selector=f"team in ({team}), !secret")
+    chat_id, model_id = (each.name.rpartition("/")[2] for each in (chat, model))
+    mapping.link_model(chat_id, model_id)
+    mapping.make_knowledge_base(id, "n\n1\n")
+    assert not resolved(mapping, chat.name).chain[0].knowledge_bases
+
+    def line(of: int = 0) -> tuple[int, int, int]:
+        (seen,) = resolved(mapping, chat.name).chain[of].knowledge_bases
+        return seen.reason, seen.link_origin, seen.grant_origin
+
+    def label(**labels: str) -> None:
+        new = pb.KnowledgeBase(name=f"knowledgeBases/{id}", labels=labels)
+        mapping.mapping.UpdateKnowledgeBase(pb.UpdateKnowledgeBaseRequest(knowledge_base=new))
+
+    nobody, person, chosen = pb.LINK_ORIGIN_UNSPECIFIED, pb.LINK_ORIGIN_PERSON, pb.LINK_ORIGIN_SELECTOR
+    label(team=team)
+    assert line() == (pb.VISIBILITY_REASON_LINKED_AND_GRANTED, chosen, chosen)
+    assert line(of=1) == (pb.VISIBILITY_REASON_LINKED, chosen, nobody)
+    label(team=team, secret="")
+    assert line() == (pb.VISIBILITY_REASON_NOT_GRANTED, chosen, nobody)
+    assert mapping.grant(model_id, id).effect == pb.LINK_EFFECT_ALLOW
+    assert line() == (pb.VISIBILITY_REASON_LINKED_AND_GRANTED, chosen, person)
+    blocked = mapping.mapping.LinkKnowledgeBase(
+        pb.LinkKnowledgeBaseRequest(
+            chat_configuration=chat.name, knowledge_base=f"knowledgeBases/{id}", effect=pb.LINK_EFFECT_BLOCK
+        )
+    )
+    assert blocked.link.effect == pb.LINK_EFFECT_BLOCK
+    assert line(of=1) == (pb.VISIBILITY_REASON_BLOCKED, person, nobody)
+    assert list(resolved(mapping, chat.name).warnings) == [pb.CHAIN_WARNING_NO_DATA]
+    strange = pb.GrantKnowledgeBaseRequest(
+        ai_model=model.name,
+        knowledge_base=f"knowledgeBases/{id}",
+        effect=9,  # type: ignore[arg-type]
+    )
+    assert refused(lambda: mapping.mapping.GrantKnowledgeBase(strange)).fields == ("effect",)
+
+
+def test_a_selector_that_cannot_be_read_is_refused_with_its_place(mapping: RunningDari) -> None:
+    """In what is made and in what is changed."""
+    told = refused(lambda: make_chat(mapping, knowledge_base_selector="team=a,env on (prod)"))
+    assert (told.status, told.fields) == ("INVALID_ARGUMENT", ("chat_configuration.knowledge_base_selector",))
+    assert "at character 12" in told.message
+    model = make_model(mapping)
+    told = refused(lambda: update(mapping, pb.AiModel(name=model.name, knowledge_base_selector="a;b")))
+    assert told.fields == ("ai_model.knowledge_base_selector",)
+
+
+def test_what_is_disabled_is_passed_by_and_a_disabled_chat_answers_nothing(mapping: RunningDari) -> None:
+    """A link, a model, a knowledge base, and the whole."""
+    first, second, base = new_id(), new_id(), new_id()
+    for model in (first, second):
+        make_model(mapping, model)
+    mapping.make_knowledge_base(base, "n\n1\n")
+    chat = new_id()
+    mapping.make_chat(chat, first, second, over=(base,))
+    name = f"chatConfigurations/{chat}"
+    mapping.mapping.LinkAiModel(
+        pb.LinkAiModelRequest(chat_configuration=name, ai_model=f"aiModels/{first}", priority=7, disabled=True)
+    )
+    update(mapping, pb.AiModel(name=f"aiModels/{second}", disabled=True))
+    told = resolved(mapping, name)
+    assert [(link.ai_model, link.priority, link.disabled) for link in told.passed_by] == [
+        (f"aiModels/{second}", 1, False),
+        (f"aiModels/{first}", 7, True),
+    ]
+    assert [link.HasField("ai_model") for link in told.chain] == [False]
+    assert list(told.warnings) == [pb.CHAIN_WARNING_NO_MODEL]
+    off = pb.KnowledgeBase(name=f"knowledgeBases/{base}", disabled=True)
+    mapping.mapping.UpdateKnowledgeBase(pb.UpdateKnowledgeBaseRequest(knowledge_base=off))
+    (line,) = resolved(mapping, name).chain[0].knowledge_bases
+    assert line.reason == pb.VISIBILITY_REASON_DISABLED
+    closed = pb.ChatConfiguration(name=name, disabled=True)
+    mapping.mapping.UpdateChatConfiguration(pb.UpdateChatConfigurationRequest(chat_configuration=closed))
+    refusal = refused(lambda: mapping.ask("why?", chat=chat))
+    assert (refusal.status, refusal.reason) == ("FAILED_PRECONDITION", "FAILED_PRECONDITION")
+    assert refusal.metadata == {"resource": name}
+    assert resolved(mapping, name).chat_configuration.disabled

@@ -358,6 +358,8 @@ class FakeMapping(mapping_pb2_grpc.MappingServiceServicer):
         self.versions = versions
         self.made: dict[str, Any] = {}
         self.asked: list[Any] = []
+        self.resolved = mapping_pb2.ResolveChatConfigurationResponse()
+        """Of every chat configuration."""
 
     def _make(self, name: str, message: Any, context: grpc.ServicerContext) -> Any:
         if name in self.made:
@@ -433,7 +435,10 @@ class FakeMapping(mapping_pb2_grpc.MappingServiceServicer):
         del context
         self.asked.append(request)
         link = mapping_pb2.AiModelLink(
-            chat_configuration=request.chat_configuration, ai_model=request.ai_model, priority=request.priority
+            chat_configuration=request.chat_configuration,
+            ai_model=request.ai_model,
+            priority=request.priority,
+            disabled=request.disabled,
         )
         return mapping_pb2.LinkAiModelResponse(link=link)
 
@@ -441,15 +446,33 @@ class FakeMapping(mapping_pb2_grpc.MappingServiceServicer):
         del context
         self.asked.append(request)
         link = mapping_pb2.KnowledgeBaseLink(
-            chat_configuration=request.chat_configuration, knowledge_base=request.knowledge_base
+            chat_configuration=request.chat_configuration,
+            knowledge_base=request.knowledge_base,
+            effect=request.effect,
         )
         return mapping_pb2.LinkKnowledgeBaseResponse(link=link)
 
     def GrantKnowledgeBase(self, request: Any, context: grpc.ServicerContext) -> Any:
         del context
         self.asked.append(request)
-        grant = mapping_pb2.KnowledgeBaseGrant(ai_model=request.ai_model, knowledge_base=request.knowledge_base)
+        grant = mapping_pb2.KnowledgeBaseGrant(
+            ai_model=request.ai_model, knowledge_base=request.knowledge_base, effect=request.effect
+        )
         return mapping_pb2.GrantKnowledgeBaseResponse(grant=grant)
+
+    def UpdateKnowledgeBase(self, request: Any, context: grpc.ServicerContext) -> Any:
+        now = self._get(request.knowledge_base.name, context)
+        request.update_mask.MergeMessage(request.knowledge_base, now, replace_repeated_field=True)
+        return mapping_pb2.UpdateKnowledgeBaseResponse(knowledge_base=now)
+
+    def UpdateChatConfiguration(self, request: Any, context: grpc.ServicerContext) -> Any:
+        now = self._get(request.chat_configuration.name, context)
+        request.update_mask.MergeMessage(request.chat_configuration, now, replace_repeated_field=True)
+        return mapping_pb2.UpdateChatConfigurationResponse(chat_configuration=now)
+
+    def ResolveChatConfiguration(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._get(request.name, context)
+        return self.resolved
 
 
 class FakeDari:

@@ -22,7 +22,14 @@ from dari.core.conversations import (
     Turn,
     TurnRequest,
 )
-from dari.core.errors import AnswerInterrupted, DariError, DeadlineExceeded, FieldViolation, InvalidArgument
+from dari.core.errors import (
+    AnswerInterrupted,
+    DariError,
+    DeadlineExceeded,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+)
 from dari.core.event_log import EventLog
 from dari.core.grounding import Grounding
 from dari.core.known_profiles import KnownProfiles
@@ -108,8 +115,8 @@ class Chat:
         """Answer one question; the events end with TurnCompleted.
 
         `on_caller_left` is given functions to call, from any thread, when the caller goes away. Notices are in
-        `language`, by default that of the question. Raises InvalidArgument, NotFound, TurnInProgress, Unavailable,
-        DeadlineExceeded, Cancelled, AnswerInterrupted.
+        `language`, by default that of the question. Raises InvalidArgument, NotFound, FailedPrecondition (the chat
+        configuration is disabled), TurnInProgress, Unavailable, DeadlineExceeded, Cancelled, AnswerInterrupted.
         """
         _check(request)
         timeout_s = self._default_timeout_s if timeout_s is None else timeout_s
@@ -119,6 +126,7 @@ class Chat:
             reading = partial(self._reading, clock, on_caller_left)
             with reading():
                 known = self._chats.read(tenant, request.chat_configuration)
+            _check_enabled(known.mapping.configuration)
             with self._patience(clock):
                 begun = self._turns.begin_turn(tenant, request, timeout_s, HISTORY_TURNS)
             if isinstance(begun, Turn):
@@ -309,6 +317,12 @@ class _Told:
         if self._known.is_current:
             return answer
         return replace(answer, degraded_reasons=(*answer.degraded_reasons, DegradedReason.LAST_KNOWN_MAPPING))
+
+
+def _check_enabled(configuration: ChatConfiguration) -> None:
+    if configuration.disabled:
+        name = f"chatConfigurations/{configuration.id}"
+        raise FailedPrecondition(f"{name} is disabled; enable it, or ask another.", {"resource": name})
 
 
 def _models(chat: ResolvedChat) -> Iterator[tuple[AiModel, ResolvedLink]]:

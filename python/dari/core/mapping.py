@@ -1,12 +1,15 @@
 """Which chatbot uses which AI models, in what order, over which data, and which model may see which data.
 
-The data are plain frozen values; `MappingStore` keeps them; `resolve` is the one place that decides what a chat sees:
-what its configuration is linked to *and* what the answering model is granted.
+The data are plain frozen values; the stores keep them; `resolve` is the one place that decides what a chat sees: what
+its configuration is linked to *and* what the answering model is granted. Either is so by what a person said, or else by
+a selector that chooses knowledge bases by their labels (`core.labels`). What a selector chooses is never stored: the
+store asks it anew with every read, so that it is never out of date.
 """
 
 import re
+from collections import abc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Protocol, TypeVar
@@ -14,6 +17,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from dari.core.errors import FieldViolation, InvalidArgument
+from dari.core.labels import Labels, label_violations, selector_violations
 
 _NEVER = datetime.fromtimestamp(0, UTC)
 _ID = re.compile(r"[a-z][a-z0-9-]{0,62}")
@@ -87,6 +91,11 @@ class AiModel:
     context_tokens: int = 0
     """What the model can hold, prompt and answer together. 0: for a local model what the server's engine holds, for
     another DEFAULT_CONTEXT_TOKENS."""
+    labels: Labels = ()
+    knowledge_base_selector: str = ""
+    """Which knowledge bases it is granted by their labels."""
+    disabled: bool = False
+    """Whether no chain asks it."""
     etag: str = ""
     create_time: datetime = _NEVER
     update_time: datetime = _NEVER
@@ -98,7 +107,8 @@ class AiModel:
 
     def violations(self) -> Iterator[FieldViolation]:
         """Every field that is out of range, by its path in an AiModel message."""
-        yield from _common_violations(self.id, self.display_name)
+        yield from _common_violations(self.id, self.display_name, self.labels)
+        yield from selector_violations("knowledge_base_selector", self.knowledge_base_selector)
         yield from _target_violations(self.target)
         for name, value, most in (
             ("first_token_timeout", self.first_token_timeout_s, 600),
@@ -135,13 +145,19 @@ class ChatConfiguration:
     stand_by: StandByMode = StandByMode.OFF
     stand_by_after_s: float = DEFAULT_STAND_BY_AFTER_S
     """How long a model may be silent before its stand-by is asked."""
+    labels: Labels = ()
+    knowledge_base_selector: str = ""
+    """Which knowledge bases are linked by their labels."""
+    disabled: bool = False
+    """Whether it answers no question."""
     etag: str = ""
     create_time: datetime = _NEVER
     update_time: datetime = _NEVER
 
     def violations(self) -> Iterator[FieldViolation]:
         """Every field that is out of range, by its path in a ChatConfiguration message."""
-        yield from _common_violations(self.id, self.display_name)
+        yield from _common_violations(self.id, self.display_name, self.labels)
+        yield from selector_violations("knowledge_base_selector", self.knowledge_base_selector)
         yield from _text_violations("instructions", self.instructions, 8_000)
         if not 0 <= self.max_rows <= 50:
             yield FieldViolation("max_rows", "must be 0 to 50")
@@ -159,13 +175,16 @@ class KnowledgeBase:
     current_version: int = 0
     row_count: int = 0
     columns: tuple[str, ...] = ()
+    labels: Labels = ()
+    disabled: bool = False
+    """Whether no chat sees it."""
     etag: str = ""
     create_time: datetime = _NEVER
     update_time: datetime = _NEVER
 
     def violations(self) -> Iterator[FieldViolation]:
         """Every field that is out of range, by its path in a KnowledgeBase message."""
-        yield from _common_violations(self.id, self.display_name)
+        yield from _common_violations(self.id, self.display_name, self.labels)
         yield from _text_violations("description", self.description, 2_000)
 
 
@@ -180,24 +199,35 @@ class AiModelLink:
     ai_model: str
     priority: int
     create_time: datetime
+    disabled: bool = False
+    """Whether the chain passes it by."""
+
+
+class LinkEffect(Enum):
+    """What a person said about a knowledge base; it wins over every selector."""
+
+    ALLOW = "ALLOW"
+    BLOCK = "BLOCK"
 
 
 @dataclass(frozen=True, slots=True)
 class KnowledgeBaseLink:
-    """A knowledge base of a chat configuration."""
+    """What a person said about a knowledge base of a chat configuration."""
 
     chat_configuration: str
     knowledge_base: str
     create_time: datetime
+    effect: LinkEffect = LinkEffect.ALLOW
 
 
 @dataclass(frozen=True, slots=True)
 class KnowledgeBaseGrant:
-    """A knowledge base that an AI model may see."""
+    """What a person said about an AI model's seeing a knowledge base."""
 
     ai_model: str
     knowledge_base: str
     create_time: datetime
+    effect: LinkEffect = LinkEffect.ALLOW
 
 
 Mapping = AiModelLink | KnowledgeBaseLink | KnowledgeBaseGrant
@@ -233,7 +263,9 @@ class ResourceStore(Protocol[Resource]):
 class LinkStore(Protocol):
     """Keeps links and grants. Making one twice, or taking a missing one away, changes nothing."""
 
-    def link_ai_model(self, tenant: str, chat_configuration: str, ai_model: str, priority: int) -> AiModelLink:
+    def link_ai_model(
+        self, tenant: str, chat_configuration: str, ai_model: str, priority: int, disabled: bool
+    ) -> AiModelLink:
         """Raises NotFound where either is missing."""
         ...
 
@@ -241,7 +273,9 @@ class LinkStore(Protocol):
         """Raises NotFound where either is missing."""
         ...
 
-    def link_knowledge_base(self, tenant: str, chat_configuration: str, knowledge_base: str) -> KnowledgeBaseLink:
+    def link_knowledge_base(
+        self, tenant: str, chat_configuration: str, knowledge_base: str, effect: LinkEffect
+    ) -> KnowledgeBaseLink:
         """Raises NotFound where either is missing."""
         ...
 
@@ -249,7 +283,9 @@ class LinkStore(Protocol):
         """Raises NotFound where either is missing."""
         ...
 
-    def grant_knowledge_base(self, tenant: str, ai_model: str, knowledge_base: str) -> KnowledgeBaseGrant:
+    def grant_knowledge_base(
+        self, tenant: str, ai_model: str, knowledge_base: str, effect: LinkEffect
+    ) -> KnowledgeBaseGrant:
         """Raises NotFound where either is missing."""
         ...
 
@@ -266,17 +302,56 @@ class LinkStore(Protocol):
         ...
 
 
+class LinkOrigin(Enum):
+    """How a link or a grant came about."""
+
+    PERSON = "PERSON"
+    """A person made it, or blocked it."""
+    SELECTOR = "SELECTOR"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was said about one knowledge base, by a person and by a selector: the person wins."""
+
+    effect: LinkEffect | None = None
+    """None where no person said anything."""
+    selected: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is linked, or granted."""
+        return self.effect is LinkEffect.ALLOW or (self.effect is None and self.selected)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a person said no."""
+        return self.effect is LinkEffect.BLOCK
+
+    @property
+    def origin(self) -> LinkOrigin | None:
+        """Who decided; None where nobody said anything."""
+        if self.effect is not None:
+            return LinkOrigin.PERSON
+        return LinkOrigin.SELECTOR if self.selected else None
+
+
+_UNSAID = Choice()
+
+Grants = abc.Mapping[tuple[str, str], Choice]
+"""By (AI model id, knowledge base id); what is not there is not granted."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChatMapping:
-    """A chat configuration with all that is linked to it, as the store reads it in one transaction."""
+    """A chat configuration with all that is said of its models and data, as the store reads it in one transaction."""
 
     configuration: ChatConfiguration
-    models: tuple[tuple[int, AiModel], ...]
-    """(priority, model), in the order of asking."""
-    knowledge_bases: tuple[KnowledgeBase, ...]
-    """Those linked to the configuration, by id."""
-    grants: frozenset[tuple[str, str]]
-    """(AI model id, knowledge base id)."""
+    models: tuple[tuple[AiModelLink, AiModel], ...]
+    """In the order of asking, those that are disabled among them."""
+    knowledge_bases: tuple[tuple[KnowledgeBase, Choice], ...]
+    """Those linked to the configuration or blocked for it, by id."""
+    grants: Grants
 
 
 class VisibilityReason(Enum):
@@ -286,6 +361,17 @@ class VisibilityReason(Enum):
     LINKED = "LINKED"
     NOT_GRANTED = "NOT_GRANTED"
     EMPTY = "EMPTY"
+    BLOCKED = "BLOCKED"
+    DISABLED = "DISABLED"
+
+
+class ChainWarning(Enum):
+    """What is unusual about a chain; see mapping.proto."""
+
+    LESS_DATA = "LESS_DATA"
+    OTHER_DATA = "OTHER_DATA"
+    NO_DATA = "NO_DATA"
+    NO_MODEL = "NO_MODEL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +381,9 @@ class ResolvedKnowledgeBase:
     knowledge_base: KnowledgeBase
     visible: bool
     reason: VisibilityReason
+    link_origin: LinkOrigin | None
+    grant_origin: LinkOrigin | None
+    """None also for the reply of rows alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +393,8 @@ class ResolvedLink:
     ai_model: AiModel | None
     priority: int
     knowledge_bases: tuple[ResolvedKnowledgeBase, ...]
+    warnings: tuple[ChainWarning, ...] = ()
+    """What is unusual about its data."""
     visible_ids: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -317,37 +408,75 @@ class ResolvedChat:
 
     configuration: ChatConfiguration
     chain: tuple[ResolvedLink, ...]
+    passed_by: tuple[AiModelLink, ...]
+    """Models that are linked and not asked: they, or their links, are disabled."""
+    warnings: tuple[ChainWarning, ...]
+    """What is unusual about the whole."""
 
 
 def resolve(mapping: ChatMapping) -> ResolvedChat:
     """Decide what each link of a chat's chain sees."""
     links = [
         ResolvedLink(
-            model,
-            priority,
-            tuple(
-                _seen_by_model(base, granted=(model.id, base.id) in mapping.grants) for base in mapping.knowledge_bases
-            ),
+            model, link.priority, tuple(_seen_by_model(mapping, model, *base) for base in mapping.knowledge_bases)
         )
-        for priority, model in mapping.models
+        for link, model in mapping.models
+        if not _is_passed_by(link, model)
     ]
     last_priority = max((link.priority for link in links), default=0)
-    rows_only = ResolvedLink(None, last_priority + 1, tuple(_seen_by_rows(base) for base in mapping.knowledge_bases))
-    return ResolvedChat(mapping.configuration, (*links, rows_only))
+    rows_only = ResolvedLink(None, last_priority + 1, tuple(_seen_by_rows(*base) for base in mapping.knowledge_bases))
+    chain = _warned([*links, rows_only])
+    passed_by = tuple(link for link, model in mapping.models if _is_passed_by(link, model))
+    return ResolvedChat(mapping.configuration, chain, passed_by, tuple(_warnings_of_all(chain)))
 
 
-def _seen_by_model(base: KnowledgeBase, *, granted: bool) -> ResolvedKnowledgeBase:
-    if not granted:
-        return ResolvedKnowledgeBase(base, False, VisibilityReason.NOT_GRANTED)
-    if not base.current_version:
-        return ResolvedKnowledgeBase(base, False, VisibilityReason.EMPTY)
-    return ResolvedKnowledgeBase(base, True, VisibilityReason.LINKED_AND_GRANTED)
+def _is_passed_by(link: AiModelLink, model: AiModel) -> bool:
+    return link.disabled or model.disabled
 
 
-def _seen_by_rows(base: KnowledgeBase) -> ResolvedKnowledgeBase:
-    if not base.current_version:
-        return ResolvedKnowledgeBase(base, False, VisibilityReason.EMPTY)
-    return ResolvedKnowledgeBase(base, True, VisibilityReason.LINKED)
+def _seen_by_model(mapping: ChatMapping, model: AiModel, base: KnowledgeBase, link: Choice) -> ResolvedKnowledgeBase:
+    grant = mapping.grants.get((model.id, base.id), _UNSAID)
+    reason = _why_not(base, link, grant) or VisibilityReason.LINKED_AND_GRANTED
+    visible = reason is VisibilityReason.LINKED_AND_GRANTED
+    return ResolvedKnowledgeBase(base, visible, reason, link.origin, grant.origin)
+
+
+def _seen_by_rows(base: KnowledgeBase, link: Choice) -> ResolvedKnowledgeBase:
+    reason = _why_not(base, link, None) or VisibilityReason.LINKED
+    return ResolvedKnowledgeBase(base, reason is VisibilityReason.LINKED, reason, link.origin, None)
+
+
+def _why_not(base: KnowledgeBase, link: Choice, grant: Choice | None) -> VisibilityReason | None:
+    """Why it is not seen; the grant is asked first, so that an empty one tells nothing of itself."""
+    if not link.holds or (grant is not None and grant.blocked):
+        return VisibilityReason.BLOCKED
+    if grant is not None and not grant.holds:
+        return VisibilityReason.NOT_GRANTED
+    if base.disabled:
+        return VisibilityReason.DISABLED
+    return None if base.current_version else VisibilityReason.EMPTY
+
+
+def _warned(chain: Sequence[ResolvedLink]) -> tuple[ResolvedLink, ...]:
+    """The links, each with what is unusual about its data beside that of those before it."""
+    warned: list[ResolvedLink] = []
+    seen_before: frozenset[str] = frozenset()
+    for link in chain:
+        warnings = []
+        if warned and warned[-1].visible_ids - link.visible_ids:
+            warnings.append(ChainWarning.LESS_DATA)
+        if warned and link.visible_ids - seen_before:
+            warnings.append(ChainWarning.OTHER_DATA)
+        warned.append(replace(link, warnings=tuple(warnings)))
+        seen_before |= link.visible_ids
+    return tuple(warned)
+
+
+def _warnings_of_all(chain: Sequence[ResolvedLink]) -> Iterator[ChainWarning]:
+    if not any(link.visible_ids for link in chain):
+        yield ChainWarning.NO_DATA
+    if all(link.ai_model is None for link in chain):
+        yield ChainWarning.NO_MODEL
 
 
 def mapping_key(mapping: Mapping) -> tuple[str, ...]:
@@ -373,10 +502,11 @@ def is_resource_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def _common_violations(id: str, display_name: str) -> Iterator[FieldViolation]:
+def _common_violations(id: str, display_name: str, labels: Labels) -> Iterator[FieldViolation]:
     if not is_resource_id(id):
         yield FieldViolation("id", "must be 1 to 63 of a-z, 0-9 and '-', beginning with a letter")
     yield from _text_violations("display_name", display_name, 200)
+    yield from label_violations(labels)
 
 
 def _text_violations(name: str, text: str, most: int) -> Iterator[FieldViolation]:

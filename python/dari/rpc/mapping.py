@@ -12,11 +12,13 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from dari.core import mapping as core
 from dari.core.errors import FieldViolation, InvalidArgument
+from dari.core.labels import Labels
 from dari.core.mapping import (
     AiModel,
     ChatConfiguration,
     FlowiseTarget,
     KnowledgeBase,
+    LinkEffect,
     LinkStore,
     LocalTarget,
     OpenAiCompatibleTarget,
@@ -90,7 +92,8 @@ class _Road(Generic[Resource]):
             for field in () if request.update_mask.paths else sorted(self._kind.fixed):
                 if getattr(new, field) not in (0, getattr(merged, field)):
                     raise InvalidArgument.of(FieldViolation(f"{self._kind.field}.{field}", "cannot be changed"))
-            mask.MergeMessage(new, merged, replace_message_field=True)
+            # Labels are replaced as a whole, as any other field: added to, none could be taken away.
+            mask.MergeMessage(new, merged, replace_message_field=True, replace_repeated_field=True)
             return self._read(id, merged)
 
         return self._kind.to_message(self._store.update(tenant, id, new.etag, change))
@@ -234,7 +237,11 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
         if not 0 <= request.priority <= 1_000:
             raise InvalidArgument.of(FieldViolation("priority", "must be 0 to 1000"))
         link = self._links.link_ai_model(
-            tenant_of(context), _chat_configuration_id(request), _ai_model_id(request), request.priority
+            tenant_of(context),
+            _chat_configuration_id(request),
+            _ai_model_id(request),
+            request.priority,
+            request.disabled,
         )
         return pb.LinkAiModelResponse(link=_model_link(link))
 
@@ -246,7 +253,7 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
     def LinkKnowledgeBase(self, request: pb.LinkKnowledgeBaseRequest, context: Any) -> pb.LinkKnowledgeBaseResponse:
         """See mapping.proto."""
         link = self._links.link_knowledge_base(
-            tenant_of(context), _chat_configuration_id(request), _knowledge_base_id(request)
+            tenant_of(context), _chat_configuration_id(request), _knowledge_base_id(request), _effect(request)
         )
         return pb.LinkKnowledgeBaseResponse(link=_base_link(link))
 
@@ -261,7 +268,9 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
 
     def GrantKnowledgeBase(self, request: pb.GrantKnowledgeBaseRequest, context: Any) -> pb.GrantKnowledgeBaseResponse:
         """See mapping.proto."""
-        grant = self._links.grant_knowledge_base(tenant_of(context), _ai_model_id(request), _knowledge_base_id(request))
+        grant = self._links.grant_knowledge_base(
+            tenant_of(context), _ai_model_id(request), _knowledge_base_id(request), _effect(request)
+        )
         return pb.GrantKnowledgeBaseResponse(grant=_grant(grant))
 
     def RevokeKnowledgeBase(
@@ -278,7 +287,10 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
         id = names.resource_id("name", request.name, _CHAT_CONFIGURATIONS)
         chat = core.resolve(self._links.read_chat(tenant_of(context), id))
         return pb.ResolveChatConfigurationResponse(
-            chat_configuration=_chat_configuration_message(chat.configuration), chain=map(_resolved_link, chat.chain)
+            chat_configuration=_chat_configuration_message(chat.configuration),
+            chain=map(_resolved_link, chat.chain),
+            passed_by=map(_model_link, chat.passed_by),
+            warnings=map(_warning, chat.warnings),
         )
 
     def ListMappings(self, request: pb.ListMappingsRequest, context: Any) -> pb.ListMappingsResponse:
@@ -310,6 +322,23 @@ def _knowledge_base_id(request: Any) -> str:
     return names.resource_id("knowledge_base", request.knowledge_base, _KNOWLEDGE_BASES)
 
 
+def _effect(request: Any) -> LinkEffect:
+    if request.effect == pb.LINK_EFFECT_UNSPECIFIED:
+        return LinkEffect.ALLOW
+    try:
+        return LinkEffect[pb.LinkEffect.Name(request.effect).removeprefix("LINK_EFFECT_")]
+    except ValueError:
+        raise InvalidArgument.of(FieldViolation("effect", "must be ALLOW or BLOCK")) from None
+
+
+def _effect_value(effect: LinkEffect) -> "pb.LinkEffect.ValueType":
+    return pb.LinkEffect.Value(f"LINK_EFFECT_{effect.value}")
+
+
+def _labels(message: Any) -> Labels:
+    return tuple(sorted(message.labels.items()))
+
+
 def _ai_model_message(model: AiModel) -> pb.AiModel:
     message = pb.AiModel(
         name=f"{_AI_MODELS}/{model.id}",
@@ -320,6 +349,9 @@ def _ai_model_message(model: AiModel) -> pb.AiModel:
         total_timeout=duration(model.total_timeout_s),
         max_answer_tokens=model.max_answer_tokens,
         context_tokens=model.context_tokens,
+        labels=dict(model.labels),
+        knowledge_base_selector=model.knowledge_base_selector,
+        disabled=model.disabled,
         etag=model.etag,
         create_time=timestamp(model.create_time),
         update_time=timestamp(model.update_time),
@@ -351,6 +383,9 @@ def _ai_model(id: str, message: pb.AiModel) -> AiModel:
         max_answer_tokens=message.max_answer_tokens or core.DEFAULT_MAX_ANSWER_TOKENS,
         context_tokens=message.context_tokens
         or (0 if isinstance(target, LocalTarget) else core.DEFAULT_CONTEXT_TOKENS),
+        labels=_labels(message),
+        knowledge_base_selector=message.knowledge_base_selector,
+        disabled=message.disabled,
     )
 
 
@@ -390,6 +425,9 @@ def _chat_configuration_message(configuration: ChatConfiguration) -> pb.ChatConf
         max_rows=configuration.max_rows,
         stand_by=pb.StandBy.Value(f"STAND_BY_{configuration.stand_by.value}"),
         stand_by_after=duration(configuration.stand_by_after_s),
+        labels=dict(configuration.labels),
+        knowledge_base_selector=configuration.knowledge_base_selector,
+        disabled=configuration.disabled,
         etag=configuration.etag,
         create_time=timestamp(configuration.create_time),
         update_time=timestamp(configuration.update_time),
@@ -404,6 +442,9 @@ def _chat_configuration(id: str, message: pb.ChatConfiguration) -> ChatConfigura
         max_rows=message.max_rows if message.HasField("max_rows") else core.DEFAULT_MAX_ROWS,
         stand_by=_stand_by(message.stand_by),
         stand_by_after_s=_timeout(message, "stand_by_after", core.DEFAULT_STAND_BY_AFTER_S),
+        labels=_labels(message),
+        knowledge_base_selector=message.knowledge_base_selector,
+        disabled=message.disabled,
     )
 
 
@@ -424,6 +465,8 @@ def _knowledge_base_message(base: KnowledgeBase) -> pb.KnowledgeBase:
         current_version=base.current_version,
         row_count=base.row_count,
         columns=base.columns,
+        labels=dict(base.labels),
+        disabled=base.disabled,
         etag=base.etag,
         create_time=timestamp(base.create_time),
         update_time=timestamp(base.update_time),
@@ -431,7 +474,13 @@ def _knowledge_base_message(base: KnowledgeBase) -> pb.KnowledgeBase:
 
 
 def _knowledge_base(id: str, message: pb.KnowledgeBase) -> KnowledgeBase:
-    return KnowledgeBase(id=id, display_name=message.display_name or id, description=message.description)
+    return KnowledgeBase(
+        id=id,
+        display_name=message.display_name or id,
+        description=message.description,
+        labels=_labels(message),
+        disabled=message.disabled,
+    )
 
 
 _AI_MODEL: _Kind[AiModel] = _Kind(
@@ -448,6 +497,9 @@ _AI_MODEL: _Kind[AiModel] = _Kind(
             "total_timeout",
             "max_answer_tokens",
             "context_tokens",
+            "labels",
+            "knowledge_base_selector",
+            "disabled",
         )
     ),
     frozenset(("kind",)),
@@ -457,7 +509,18 @@ _AI_MODEL: _Kind[AiModel] = _Kind(
 _CHAT_CONFIGURATION: _Kind[ChatConfiguration] = _Kind(
     _CHAT_CONFIGURATIONS,
     "chat_configuration",
-    frozenset(("display_name", "instructions", "max_rows", "stand_by", "stand_by_after")),
+    frozenset(
+        (
+            "display_name",
+            "instructions",
+            "max_rows",
+            "stand_by",
+            "stand_by_after",
+            "labels",
+            "knowledge_base_selector",
+            "disabled",
+        )
+    ),
     frozenset(),
     _chat_configuration_message,
     _chat_configuration,
@@ -465,7 +528,7 @@ _CHAT_CONFIGURATION: _Kind[ChatConfiguration] = _Kind(
 _KNOWLEDGE_BASE: _Kind[KnowledgeBase] = _Kind(
     _KNOWLEDGE_BASES,
     "knowledge_base",
-    frozenset(("display_name", "description")),
+    frozenset(("display_name", "description", "labels", "disabled")),
     frozenset(),
     _knowledge_base_message,
     _knowledge_base,
@@ -478,6 +541,7 @@ def _model_link(link: core.AiModelLink) -> pb.AiModelLink:
         ai_model=f"{_AI_MODELS}/{link.ai_model}",
         priority=link.priority,
         create_time=timestamp(link.create_time),
+        disabled=link.disabled,
     )
 
 
@@ -486,6 +550,7 @@ def _base_link(link: core.KnowledgeBaseLink) -> pb.KnowledgeBaseLink:
         chat_configuration=f"{_CHAT_CONFIGURATIONS}/{link.chat_configuration}",
         knowledge_base=f"{_KNOWLEDGE_BASES}/{link.knowledge_base}",
         create_time=timestamp(link.create_time),
+        effect=_effect_value(link.effect),
     )
 
 
@@ -494,6 +559,7 @@ def _grant(grant: core.KnowledgeBaseGrant) -> pb.KnowledgeBaseGrant:
         ai_model=f"{_AI_MODELS}/{grant.ai_model}",
         knowledge_base=f"{_KNOWLEDGE_BASES}/{grant.knowledge_base}",
         create_time=timestamp(grant.create_time),
+        effect=_effect_value(grant.effect),
     )
 
 
@@ -512,7 +578,16 @@ def _resolved_link(link: core.ResolvedLink) -> pb.ResolvedLink:
         ai_model=None if link.ai_model is None else _ai_model_message(link.ai_model),
         priority=link.priority,
         knowledge_bases=map(_resolved_base, link.knowledge_bases),
+        warnings=map(_warning, link.warnings),
     )
+
+
+def _warning(warning: core.ChainWarning) -> "pb.ChainWarning.ValueType":
+    return pb.ChainWarning.Value(f"CHAIN_WARNING_{warning.value}")
+
+
+def _origin(origin: core.LinkOrigin | None) -> "pb.LinkOrigin.ValueType":
+    return pb.LinkOrigin.Value(f"LINK_ORIGIN_{'UNSPECIFIED' if origin is None else origin.value}")
 
 
 def _resolved_base(seen: core.ResolvedKnowledgeBase) -> pb.ResolvedKnowledgeBase:
@@ -523,4 +598,6 @@ def _resolved_base(seen: core.ResolvedKnowledgeBase) -> pb.ResolvedKnowledgeBase
         reason=pb.VisibilityReason.Value(f"VISIBILITY_REASON_{seen.reason.value}"),
         version=base.current_version,
         row_count=base.row_count,
+        link_origin=_origin(seen.link_origin),
+        grant_origin=_origin(seen.grant_origin),
     )

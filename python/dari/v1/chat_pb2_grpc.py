@@ -111,7 +111,8 @@ class ChatServiceServicer:
         With a `request_id` seen before, the stored turn is sent again and no model is asked.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD; also where every model asked said that the question is too long for
-        it, which no reply of rows hides); NOT_FOUND (NOT_FOUND: chat configuration or conversation); ABORTED
+        it, which no reply of rows hides); NOT_FOUND (NOT_FOUND: chat configuration or conversation); FAILED_PRECONDITION
+        (FAILED_PRECONDITION: the chat configuration is disabled); ABORTED
         (TURN_IN_PROGRESS: the same request_id is being answered; ANSWER_INTERRUPTED: with STOP); RESOURCE_EXHAUSTED (RESOURCE_EXHAUSTED); UNAVAILABLE
         (UNAVAILABLE: no model lives and no data is linked, or the database is down); DEADLINE_EXCEEDED
         (DEADLINE_EXCEEDED); CANCELLED; INTERNAL (INTERNAL).

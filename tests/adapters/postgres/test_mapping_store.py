@@ -4,35 +4,47 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import psycopg2
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from psycopg2 import errors
 
 from dari.adapters.postgres.database import Database
+from dari.adapters.postgres.lost_races import MAX_ATTEMPTS
 from dari.adapters.postgres.mapping_store import (
     AiModelStore,
     ChatConfigurationStore,
     KnowledgeBaseStore,
     PostgresLinkStore,
 )
-from dari.core.errors import AlreadyExists, DariError, InvalidArgument, NotFound, StillLinked
+from dari.core.errors import AlreadyExists, DariError, InvalidArgument, NotFound, StillLinked, Unavailable
+from dari.core.labels import parse_selector
 from dari.core.mapping import (
     AiModel,
     ChatConfiguration,
+    Choice,
     FlowiseTarget,
     KnowledgeBase,
+    LinkEffect,
     LocalTarget,
     OpenAiCompatibleTarget,
     Target,
 )
 from tests.fix_postgres import PostgresDsns
+from tests.support.choosing import chooses
+from tests.support.waiting import until
 
 TENANT = "default"
 MODEL = AiModel("m", "m", LocalTarget(), 1.0)
 CHAT = ChatConfiguration("c", "c")
 BASE = KnowledgeBase("k", "k")
+WAITING_FOR_LOCKS = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+ALLOW, BLOCK = LinkEffect.ALLOW, LinkEffect.BLOCK
 
 
 class Stores:
@@ -49,9 +61,9 @@ class Stores:
         self.models.create(TENANT, MODEL, None)
         self.chats.create(TENANT, CHAT, None)
         self.bases.create(TENANT, BASE, None)
-        self.links.link_ai_model(TENANT, "c", "m", 0)
-        self.links.link_knowledge_base(TENANT, "c", "k")
-        self.links.grant_knowledge_base(TENANT, "m", "k")
+        self.links.link_ai_model(TENANT, "c", "m", 0, False)
+        self.links.link_knowledge_base(TENANT, "c", "k", ALLOW)
+        self.links.grant_knowledge_base(TENANT, "m", "k", ALLOW)
 
 
 @pytest.fixture
@@ -105,6 +117,13 @@ BROKEN: list[tuple[str, type[psycopg2.Error]]] = [
     ("UPDATE dari.chat_configurations SET stand_by_after_s = 0", errors.CheckViolation),
     ("INSERT INTO dari.knowledge_bases (tenant, id, display_name, description) VALUES ('default', 'A b', '', '')",
      errors.CheckViolation),
+    ("UPDATE dari.knowledge_bases SET labels = '[]'", errors.CheckViolation),
+    ("UPDATE dari.ai_models SET labels = '{\"a\": 1}'", errors.CheckViolation),
+    ("UPDATE dari.chat_configurations SET labels = '{\"a\": [\"b\"]}'", errors.CheckViolation),
+    ("UPDATE dari.ai_models SET labels = NULL", errors.NotNullViolation),
+    ("UPDATE dari.ai_models SET knowledge_base_selector = repeat('a', 1025)", errors.CheckViolation),
+    ("UPDATE dari.chat_configuration_knowledge_bases SET effect = 'MAYBE'", errors.CheckViolation),
+    ("UPDATE dari.ai_model_knowledge_bases SET effect = NULL", errors.NotNullViolation),
 ]  # fmt: skip
 
 
@@ -179,9 +198,9 @@ def test_links_made_while_their_ends_are_deleted_never_dangle(stores: Stores, da
         lambda: stores.models.create(TENANT, MODEL, None),
         lambda: stores.chats.create(TENANT, CHAT, None),
         lambda: stores.bases.create(TENANT, BASE, None),
-        lambda: stores.links.link_ai_model(TENANT, "c", "m", 3),
-        lambda: stores.links.link_knowledge_base(TENANT, "c", "k"),
-        lambda: stores.links.grant_knowledge_base(TENANT, "m", "k"),
+        lambda: stores.links.link_ai_model(TENANT, "c", "m", 3, False),
+        lambda: stores.links.link_knowledge_base(TENANT, "c", "k", ALLOW),
+        lambda: stores.links.grant_knowledge_base(TENANT, "m", "k", ALLOW),
         lambda: stores.links.unlink_ai_model(TENANT, "c", "m"),
         lambda: stores.links.unlink_knowledge_base(TENANT, "c", "k"),
         lambda: stores.links.revoke_knowledge_base(TENANT, "m", "k"),
@@ -245,10 +264,7 @@ def test_a_knowledge_base_is_not_deleted_under_a_batch_that_is_being_stored(
             cur.execute("UPDATE dari.uploads SET committed_offset_bytes = 10 WHERE id = 'u'")
             cur.execute("SET ROLE dari_ingest")
             deleted = threads.submit(stores.bases.delete, TENANT, "k", "", False)
-            while not run(
-                database,
-                "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()",
-            ):
+            while not run(database, WAITING_FOR_LOCKS):
                 assert not deleted.done()
             cur.execute(f"CREATE TABLE dari_rows.rows_{segment} (n integer)")
             cur.execute(f"CREATE TABLE dari_rows.postings_{segment} (n integer)")
@@ -267,7 +283,7 @@ def test_another_tenant_sees_and_changes_nothing(stores: Stores) -> None:
         lambda: stores.models.get("other", "m"),
         lambda: stores.models.delete("other", "m", "", True),
         lambda: stores.chats.update("other", "c", "", lambda chat: chat),
-        lambda: stores.links.link_ai_model("other", "c", "m", 0),
+        lambda: stores.links.link_ai_model("other", "c", "m", 0, False),
         lambda: stores.links.revoke_knowledge_base("other", "m", "k"),
         lambda: stores.links.read_chat("other", "c"),
     ):
@@ -278,15 +294,118 @@ def test_another_tenant_sees_and_changes_nothing(stores: Stores) -> None:
 
 
 def test_a_chat_is_read_with_all_that_it_is_linked_to(stores: Stores) -> None:
-    """In the order of asking; the grants of its models, and no others."""
+    """In the order of asking; the grants of its models to its knowledge bases, and no others."""
     stores.make_all()
     for id in ("a", "z"):
         stores.models.create(TENANT, AiModel(id, id, LocalTarget(), 1.0), None)
         stores.bases.create(TENANT, KnowledgeBase(id, id), None)
-    stores.links.link_ai_model(TENANT, "c", "z", 0)
-    stores.links.grant_knowledge_base(TENANT, "z", "a")
-    stores.links.grant_knowledge_base(TENANT, "a", "k")
+    stores.links.link_ai_model(TENANT, "c", "z", 0, False)
+    stores.links.grant_knowledge_base(TENANT, "z", "a", ALLOW)
+    stores.links.grant_knowledge_base(TENANT, "a", "k", ALLOW)
     chat = stores.links.read_chat(TENANT, "c")
-    assert [(priority, model.id) for priority, model in chat.models] == [(0, "m"), (0, "z")]
-    assert [base.id for base in chat.knowledge_bases] == ["k"]
-    assert chat.grants == {("m", "k"), ("z", "a")}
+    assert [(link.priority, model.id) for link, model in chat.models] == [(0, "m"), (0, "z")]
+    assert [(base.id, link) for base, link in chat.knowledge_bases] == [("k", Choice(ALLOW))]
+    assert chat.grants == {("m", "k"): Choice(ALLOW)}
+
+
+def test_a_selector_links_and_grants_by_itself_until_a_person_says_otherwise(stores: Stores) -> None:
+    """As knowledge bases come, go, and change their labels; a person's line wins and can be taken back."""
+    stores.models.create(TENANT, replace(MODEL, knowledge_base_selector="team"), None)
+    stores.chats.create(TENANT, replace(CHAT, knowledge_base_selector="team=a,!secret"), None)
+    stores.links.link_ai_model(TENANT, "c", "m", 0, False)
+
+    def seen() -> dict[str, tuple[Choice, Choice | None]]:
+        chat = stores.links.read_chat(TENANT, "c")
+        return {base.id: (link, chat.grants.get(("m", base.id))) for base, link in chat.knowledge_bases}
+
+    selected = Choice(None, True)
+    stores.bases.create(TENANT, replace(BASE, labels=(("team", "a"),)), None)
+    stores.bases.create("other", replace(BASE, id="theirs", labels=(("team", "a"),)), None)
+    assert seen() == {"k": (selected, selected)}
+    stores.links.grant_knowledge_base(TENANT, "m", "k", BLOCK)
+    assert seen() == {"k": (selected, Choice(BLOCK, True))}
+    stores.links.link_knowledge_base(TENANT, "c", "k", BLOCK)
+    assert seen() == {"k": (Choice(BLOCK, True), Choice(BLOCK, True))}
+    stores.links.link_knowledge_base(TENANT, "c", "k", ALLOW)
+    stores.links.revoke_knowledge_base(TENANT, "m", "k")
+    assert seen() == {"k": (Choice(ALLOW, True), selected)}
+    stores.bases.update(TENANT, "k", "", lambda base: replace(base, labels=(("team", "b"),)))
+    assert seen() == {"k": (Choice(ALLOW, False), selected)}
+    stores.links.unlink_knowledge_base(TENANT, "c", "k")
+    assert seen() == {}
+
+
+keys = st.sampled_from(["a", "b", "x.y/z"])
+values = st.sampled_from(["", "1", "2"])
+label_sets = st.dictionaries(keys, values, max_size=3)
+selectors = st.lists(
+    st.one_of(
+        keys,
+        keys.map("!{}".format),
+        st.tuples(keys, st.sampled_from(["=", "==", "!="]), values).map("".join),
+        st.tuples(keys, st.sampled_from(["in", "notin"]), st.lists(values, min_size=1, max_size=3)).map(
+            lambda parts: f"{parts[0]} {parts[1]} ({','.join(parts[2]) or ','})"
+        ),
+    ),
+    max_size=3,
+).map(",".join)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(label_sets, min_size=4, max_size=4), selectors, selectors)
+def test_postgresql_chooses_what_the_selector_means(
+    stores: Stores, labels: list[dict[str, str]], linked: str, granted: str
+) -> None:
+    """For any selectors and labels, of the chat and of the model."""
+    for id in ("m", "c", "k0", "k1", "k2", "k3"):
+        for store in (stores.models, stores.chats, stores.bases):
+            with suppress(NotFound):
+                store.delete(TENANT, id, "", True)
+    stores.models.create(TENANT, replace(MODEL, knowledge_base_selector=granted), None)
+    stores.chats.create(TENANT, replace(CHAT, knowledge_base_selector=linked), None)
+    stores.links.link_ai_model(TENANT, "c", "m", 0, False)
+    for place, pairs in enumerate(labels):
+        stores.bases.create(TENANT, replace(BASE, id=f"k{place}", labels=tuple(sorted(pairs.items()))), None)
+    chat = stores.links.read_chat(TENANT, "c")
+    chosen = {f"k{place}" for place, pairs in enumerate(labels) if chooses(parse_selector(linked), pairs)}
+    assert {base.id for base, _ in chat.knowledge_bases} == chosen
+    assert {base for _, base in chat.grants} == {
+        id for id in chosen if chooses(parse_selector(granted), labels[int(id[1:])])
+    }
+
+
+def test_a_deadlock_is_seen_by_nobody(stores: Stores, database: PostgresDsns) -> None:
+    """PostgreSQL gives up the one of the two that asks first; it is done again, and is told as done."""
+    stores.make_all()
+    with closing(psycopg2.connect(database.admin_dsn)) as rival, ThreadPoolExecutor(1) as threads:
+        with rival.cursor() as cur:
+            # The rival waits longer before it looks for a deadlock: the other finds it, and is given up.
+            cur.execute("SET deadlock_timeout = '20s'")
+            cur.execute("SELECT 1 FROM dari.ai_model_chat_configurations FOR UPDATE")
+            deleted = threads.submit(stores.models.delete, TENANT, "m", "", True)
+            until(lambda: run(database, WAITING_FOR_LOCKS) != [])
+            cur.execute("SELECT 1 FROM dari.ai_models FOR UPDATE")
+        rival.commit()
+        deleted.result()
+    until(lambda: run(database, DEADLOCKS) == [(1,)])
+    assert stores.models.list(TENANT, "", 10) == []
+
+
+def test_a_transaction_that_always_loses_is_unavailable_in_the_end(stores: Stores, database: PostgresDsns) -> None:
+    """After so many times, and not for ever."""
+    run(
+        database,
+        """
+        CREATE SEQUENCE dari.times;
+        GRANT USAGE ON SEQUENCE dari.times TO dari_app;
+        CREATE FUNCTION dari.lose() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM nextval('dari.times');
+            RAISE EXCEPTION 'lost' USING ERRCODE = '40001';
+        END $$;
+        CREATE TRIGGER lose BEFORE INSERT ON dari.ai_models FOR EACH ROW EXECUTE FUNCTION dari.lose();
+        """,
+    )
+    with pytest.raises(Unavailable):
+        stores.models.create(TENANT, MODEL, None)
+    assert run(database, "SELECT last_value FROM dari.times") == [(MAX_ATTEMPTS,)]

@@ -1,14 +1,22 @@
-"""Keeps AI models, chat configurations, knowledge bases and their links."""
+"""Keeps AI models, chat configurations, knowledge bases and their links.
+
+What deletes or links locks its resources first, so that nothing dangles and a refusal names all links; what loses a
+race is done again, unseen.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Generic, NamedTuple
+from functools import partial
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-from peewee import JOIN, SQL, fn
+from peewee import JOIN, SQL, Value, fn
+from psycopg2 import sql
 
 from dari.adapters.postgres.database import Database, Role, Transaction
+from dari.adapters.postgres.lost_races import won
 from dari.adapters.postgres.segments import drop_segment
+from dari.adapters.postgres.selecting import Condition, chooses
 from dari.adapters.postgres.tables import (
     AiModelChatConfigurations,
     AiModelKnowledgeBases,
@@ -20,15 +28,18 @@ from dari.adapters.postgres.tables import (
     Uploads,
 )
 from dari.core.errors import AlreadyExists, EtagMismatch, FieldViolation, InvalidArgument, NotFound, StillLinked
+from dari.core.labels import Labels, parse_selector
 from dari.core.mapping import (
     AiModel,
     AiModelLink,
     ChatConfiguration,
     ChatMapping,
+    Choice,
     FlowiseTarget,
     KnowledgeBase,
     KnowledgeBaseGrant,
     KnowledgeBaseLink,
+    LinkEffect,
     LocalTarget,
     Mapping,
     OpenAiCompatibleTarget,
@@ -36,6 +47,11 @@ from dari.core.mapping import (
     StandByMode,
     Target,
 )
+
+Result = TypeVar("Result")
+
+_MAX_LINKS_TOLD = 20
+"""In the refusal to delete what is linked."""
 
 
 class _Reference(NamedTuple):
@@ -62,79 +78,96 @@ class _Resources(Generic[Resource]):
 
     def create(self, tenant: str, resource: Resource, request_id: UUID | None) -> Resource:
         """See ResourceStore."""
-        with self._database.transaction(Role.APP) as transaction:
-            made = (
-                self.table.insert({"tenant": tenant, "request_id": request_id, **self._row(resource)})
-                .on_conflict_ignore()
-                .returning(self.table.id)
-                .tuples()
-                .execute(transaction.peewee)
-            )
-            if list(made):
-                return self._resource(self._find(transaction, tenant, resource.id))
-            if request_id is not None:
-                earlier = self._select(tenant).where(self.table.request_id == request_id).first(transaction.peewee)
-                if earlier is not None:
-                    return self._made_before(earlier, resource)
-            raise AlreadyExists.of(f"{self.collection}/{resource.id}")
+        return _in_transaction(self._database, tenant, partial(self._create, tenant, resource, request_id))
 
     def get(self, tenant: str, id: str) -> Resource:
         """See ResourceStore."""
-        with self._database.transaction(Role.APP) as transaction:
-            return self._resource(self._find(transaction, tenant, id))
+        return _in_transaction(
+            self._database, tenant, lambda transaction: self._resource(self._find(transaction, tenant, id))
+        )
 
     def list(self, tenant: str, after: str, limit: int) -> list[Resource]:
         """See ResourceStore."""
         query = self._select(tenant).where(self.table.id > after).order_by(self.table.id).limit(limit)
-        with self._database.transaction(Role.APP) as transaction:
-            return [self._resource(row) for row in query.execute(transaction.peewee)]
+        return _in_transaction(
+            self._database,
+            tenant,
+            lambda transaction: [self._resource(row) for row in query.execute(transaction.peewee)],
+        )
 
     def update(self, tenant: str, id: str, etag: str, change: Callable[[Resource], Resource]) -> Resource:
         """See ResourceStore."""
-        with self._database.transaction(Role.APP) as transaction:
-            current = self._resource(self._lock(transaction, tenant, id, etag))
-            row = self._row(change(current))
-            del row["id"]
-            (
-                self.table.update(
-                    {
-                        **{getattr(self.table, key): value for key, value in row.items()},
-                        self.table.revision: self.table.revision + 1,
-                        self.table.update_time: fn.now(),
-                    }
-                )
-                .where((self.table.tenant == tenant) & (self.table.id == id))
-                .execute(transaction.peewee)
-            )
-            return self._resource(self._find(transaction, tenant, id))
+        return _in_transaction(self._database, tenant, partial(self._update, tenant, id, etag, change))
 
     def delete(self, tenant: str, id: str, etag: str, force: bool) -> None:
         """See ResourceStore."""
-        with self._database.transaction(Role.APP) as transaction:
-            self._lock(transaction, tenant, id, etag)
-            self._release(transaction, tenant, id, force)
-            self._before_delete(transaction, tenant, id)
-            (
-                self.table.delete()
-                .where((self.table.tenant == tenant) & (self.table.id == id))
-                .execute(transaction.peewee)
+        _in_transaction(self._database, tenant, partial(self._delete, tenant, id, etag, force))
+
+    def _create(self, tenant: str, resource: Resource, request_id: UUID | None, transaction: Transaction) -> Resource:
+        made = (
+            self.table.insert({"tenant": tenant, "request_id": request_id, **self._row(resource)})
+            .on_conflict_ignore()
+            .returning(self.table.id)
+            .tuples()
+            .execute(transaction.peewee)
+        )
+        if list(made):
+            return self._resource(self._find(transaction, tenant, resource.id))
+        if request_id is not None:
+            earlier = self._select(tenant).where(self.table.request_id == request_id).first(transaction.peewee)
+            if earlier is not None:
+                return self._made_before(earlier, resource)
+        raise AlreadyExists.of(f"{self.collection}/{resource.id}")
+
+    def _update(
+        self, tenant: str, id: str, etag: str, change: Callable[[Resource], Resource], transaction: Transaction
+    ) -> Resource:
+        current = self._resource(self._lock(transaction, tenant, id, etag))
+        row = self._row(change(current))
+        del row["id"]
+        (
+            self.table.update(
+                {
+                    **{getattr(self.table, key): value for key, value in row.items()},
+                    self.table.revision: self.table.revision + 1,
+                    self.table.update_time: fn.now(),
+                }
             )
+            .where((self.table.tenant == tenant) & (self.table.id == id))
+            .execute(transaction.peewee)
+        )
+        return self._resource(self._find(transaction, tenant, id))
+
+    def _delete(self, tenant: str, id: str, etag: str, force: bool, transaction: Transaction) -> None:
+        self._lock(transaction, tenant, id, etag)
+        self._release(transaction, tenant, id, force)
+        self._before_delete(transaction, tenant, id)
+        self.table.delete().where((self.table.tenant == tenant) & (self.table.id == id)).execute(transaction.peewee)
 
     def _release(self, transaction: Transaction, tenant: str, id: str, force: bool) -> None:
-        links: list[str] = []
-        for reference in self.references:
-            of_this = (reference.table.tenant == tenant) & (reference.column == id)
-            if force:
+        if force:
+            for reference in self.references:
+                of_this = (reference.table.tenant == tenant) & (reference.column == id)
                 reference.table.delete().where(of_this).execute(transaction.peewee)
-                continue
-            rows = reference.table.select(reference.other).where(of_this).order_by(reference.other).limit(20).tuples()
-            links += [f"{reference.other_collection}/{other}" for (other,) in rows.execute(transaction.peewee)]
+            return
+        links = self._linked(transaction, tenant, id)
         if links:
             name = f"{self.collection}/{id}"
             raise StillLinked(
                 f"{name} is linked with {', '.join(links)}; unlink it first, or delete it with force.",
                 {"resource": name, "links": ",".join(links)},
             )
+
+    def _linked(self, transaction: Transaction, tenant: str, id: str) -> Sequence[str]:
+        """The first of what it is linked with. One statement: two would see two moments."""
+        one, other = (
+            reference.table.select(Value(reference.other_collection), reference.other).where(
+                (reference.table.tenant == tenant) & (reference.column == id)
+            )
+            for reference in self.references
+        )
+        linked = (one | other).order_by(SQL("1"), SQL("2")).limit(_MAX_LINKS_TOLD).tuples()
+        return [f"{collection}/{id}" for collection, id in linked.execute(transaction.peewee)]
 
     def _made_before(self, row: dict[str, Any], resource: Resource) -> Resource:
         """What the same request made when it came first; it may have been changed since, so only the id is compared."""
@@ -201,6 +234,9 @@ class AiModelStore(_Resources[AiModel]):
             "total_timeout_s": resource.total_timeout_s,
             "max_answer_tokens": resource.max_answer_tokens,
             "context_tokens": resource.context_tokens,
+            "labels": dict(resource.labels),
+            "knowledge_base_selector": resource.knowledge_base_selector,
+            "disabled": resource.disabled,
         }
 
     def _resource(self, row: dict[str, Any]) -> AiModel:
@@ -229,6 +265,9 @@ class ChatConfigurationStore(_Resources[ChatConfiguration]):
             "max_rows": resource.max_rows,
             "stand_by": resource.stand_by.value,
             "stand_by_after_s": resource.stand_by_after_s,
+            "labels": dict(resource.labels),
+            "knowledge_base_selector": resource.knowledge_base_selector,
+            "disabled": resource.disabled,
         }
 
     def _resource(self, row: dict[str, Any]) -> ChatConfiguration:
@@ -268,7 +307,13 @@ class KnowledgeBaseStore(_Resources[KnowledgeBase]):
         transaction.become(Role.APP)
 
     def _row(self, resource: KnowledgeBase) -> dict[str, Any]:
-        return {"id": resource.id, "display_name": resource.display_name, "description": resource.description}
+        return {
+            "id": resource.id,
+            "display_name": resource.display_name,
+            "description": resource.description,
+            "labels": dict(resource.labels),
+            "disabled": resource.disabled,
+        }
 
     def _resource(self, row: dict[str, Any]) -> KnowledgeBase:
         return _knowledge_base(row)
@@ -280,34 +325,38 @@ class PostgresLinkStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def link_ai_model(self, tenant: str, chat_configuration: str, ai_model: str, priority: int) -> AiModelLink:
+    def link_ai_model(
+        self, tenant: str, chat_configuration: str, ai_model: str, priority: int, disabled: bool
+    ) -> AiModelLink:
         """See LinkStore."""
         key = _model_link_key(tenant, chat_configuration, ai_model)
-        with self._database.transaction(Role.APP) as transaction:
-            create_time = _make(transaction, AiModelChatConfigurations, key, {"priority": priority})
-            return AiModelLink(chat_configuration, ai_model, priority, create_time)
+        create_time = self._make(AiModelChatConfigurations, key, {"priority": priority, "disabled": disabled})
+        return AiModelLink(chat_configuration, ai_model, priority, create_time, disabled)
 
     def unlink_ai_model(self, tenant: str, chat_configuration: str, ai_model: str) -> None:
         """See LinkStore."""
         self._take(AiModelChatConfigurations, _model_link_key(tenant, chat_configuration, ai_model))
 
-    def link_knowledge_base(self, tenant: str, chat_configuration: str, knowledge_base: str) -> KnowledgeBaseLink:
+    def link_knowledge_base(
+        self, tenant: str, chat_configuration: str, knowledge_base: str, effect: LinkEffect
+    ) -> KnowledgeBaseLink:
         """See LinkStore."""
         key = _base_link_key(tenant, chat_configuration, knowledge_base)
-        with self._database.transaction(Role.APP) as transaction:
-            create_time = _make(transaction, ChatConfigurationKnowledgeBases, key, {})
-            return KnowledgeBaseLink(chat_configuration, knowledge_base, create_time)
+        create_time = self._make(ChatConfigurationKnowledgeBases, key, {"effect": effect.value})
+        return KnowledgeBaseLink(chat_configuration, knowledge_base, create_time, effect)
 
     def unlink_knowledge_base(self, tenant: str, chat_configuration: str, knowledge_base: str) -> None:
         """See LinkStore."""
         self._take(ChatConfigurationKnowledgeBases, _base_link_key(tenant, chat_configuration, knowledge_base))
 
-    def grant_knowledge_base(self, tenant: str, ai_model: str, knowledge_base: str) -> KnowledgeBaseGrant:
+    def grant_knowledge_base(
+        self, tenant: str, ai_model: str, knowledge_base: str, effect: LinkEffect
+    ) -> KnowledgeBaseGrant:
         """See LinkStore."""
-        key = _grant_key(tenant, ai_model, knowledge_base)
-        with self._database.transaction(Role.APP) as transaction:
-            create_time = _make(transaction, AiModelKnowledgeBases, key, {})
-            return KnowledgeBaseGrant(ai_model, knowledge_base, create_time)
+        create_time = self._make(
+            AiModelKnowledgeBases, _grant_key(tenant, ai_model, knowledge_base), {"effect": effect.value}
+        )
+        return KnowledgeBaseGrant(ai_model, knowledge_base, create_time, effect)
 
     def revoke_knowledge_base(self, tenant: str, ai_model: str, knowledge_base: str) -> None:
         """See LinkStore."""
@@ -315,42 +364,31 @@ class PostgresLinkStore:
 
     def list(self, tenant: str, chat_configuration: str, after: tuple[str, ...], limit: int) -> list[Mapping]:
         """See LinkStore."""
-        with self._database.transaction(Role.APP) as transaction:
-            found: list[Mapping] = []
-            for table, make in _MAPPINGS:
-                columns = [getattr(table, name) for name in _key_columns(table)]
-                query = table.select().where(table.tenant == tenant).order_by(*columns).limit(limit).dicts()
-                if chat_configuration:
-                    if table is AiModelKnowledgeBases:
-                        continue
-                    query = query.where(table.chat_configuration == chat_configuration)
-                found += [make(row) for row in query.where(_behind(table, columns, after)).execute(transaction.peewee)]
-                if len(found) >= limit:
-                    break
-            return found[:limit]
+        return _in_transaction(
+            self._database, tenant, partial(_list_mappings, tenant, chat_configuration, after, limit)
+        )
 
     def read_chat(self, tenant: str, chat_configuration: str) -> ChatMapping:
         """See LinkStore."""
-        found: dict[str, list[dict[str, Any]]] = {"configuration": [], "model": [], "base": [], "grant": []}
-        for row in self._database.run(Role.APP, _CHAT, (tenant, chat_configuration) * len(found)):
-            found[row["part"]].append(_with_times(row["row"]))
-        if not found["configuration"]:
-            raise NotFound.of(f"chatConfigurations/{chat_configuration}")
-        models = sorted(found["model"], key=lambda row: (row["priority"], row["id"]))
-        bases = sorted(found["base"], key=lambda row: str(row["id"]))
-        return ChatMapping(
-            _chat_configuration(found["configuration"][0]),
-            tuple((row["priority"], _ai_model(row)) for row in models),
-            tuple(map(_knowledge_base, bases)),
-            frozenset((row["ai_model"], row["knowledge_base"]) for row in found["grant"]),
-        )
+        return _in_transaction(self._database, tenant, partial(_read_chat, tenant, chat_configuration), snapshot=True)
+
+    def _make(self, table: Any, key: dict[str, str], values: dict[str, object]) -> datetime:
+        return _in_transaction(self._database, key["tenant"], partial(_make, table, key, values))
 
     def _take(self, table: Any, key: dict[str, str]) -> None:
-        with self._database.transaction(Role.APP) as transaction:
-            for column, collection in _REFERRED:
-                if column in key:
-                    _check_exists(transaction, collection, key["tenant"], key[column])
-            table.delete().where(_matches(table, key)).execute(transaction.peewee)
+        _in_transaction(self._database, key["tenant"], partial(_take, table, key))
+
+
+def _in_transaction(
+    database: Database, tenant: str, work: Callable[[Transaction], Result], *, snapshot: bool = False
+) -> Result:
+    """Do the work in a transaction of its own; again, where it lost a race."""
+
+    def once() -> Result:
+        with database.transaction(Role.APP, tenant=tenant, snapshot=snapshot) as transaction:
+            return work(transaction)
+
+    return won(once)
 
 
 def _model_link_key(tenant: str, chat_configuration: str, ai_model: str) -> dict[str, str]:
@@ -377,22 +415,30 @@ _TABLES: dict[str, Any] = {
 }
 
 
-def _make(transaction: Transaction, table: Any, key: dict[str, str], values: dict[str, object]) -> datetime:
+def _make(table: Any, key: dict[str, str], values: dict[str, object], transaction: Transaction) -> datetime:
     """Insert the link or set its values; returns when it was first made."""
-    for column, collection in _REFERRED:
-        if column in key:
-            _check_exists(transaction, collection, key["tenant"], key[column])
-    update = values or {"tenant": key["tenant"]}
+    _check_ends(transaction, key)
     (
         table.insert({**key, **values})
         .on_conflict(
             conflict_target=[getattr(table, name) for name in key],
-            update={getattr(table, name): value for name, value in update.items()},
+            update={getattr(table, name): value for name, value in values.items()},
         )
         .execute(transaction.peewee)
     )
     made: datetime = table.select(table.create_time).where(_matches(table, key)).tuples().first(transaction.peewee)[0]
     return made
+
+
+def _take(table: Any, key: dict[str, str], transaction: Transaction) -> None:
+    _check_ends(transaction, key)
+    table.delete().where(_matches(table, key)).execute(transaction.peewee)
+
+
+def _check_ends(transaction: Transaction, key: dict[str, str]) -> None:
+    for column, collection in _REFERRED:
+        if column in key:
+            _check_exists(transaction, collection, key["tenant"], key[column])
 
 
 def _check_exists(transaction: Transaction, collection: str, tenant: str, id: str) -> None:
@@ -421,19 +467,41 @@ def _key_columns(table: Any) -> Sequence[str]:
     return [column for column, _ in _REFERRED if hasattr(table, column)]
 
 
+def _list_mappings(
+    tenant: str, chat_configuration: str, after: tuple[str, ...], limit: int, transaction: Transaction
+) -> list[Mapping]:
+    found: list[Mapping] = []
+    for table, make in _MAPPINGS:
+        columns = [getattr(table, name) for name in _key_columns(table)]
+        query = table.select().where(table.tenant == tenant).order_by(*columns).limit(limit).dicts()
+        if chat_configuration:
+            if table is AiModelKnowledgeBases:
+                continue
+            query = query.where(table.chat_configuration == chat_configuration)
+        found += [make(row) for row in query.where(_behind(table, columns, after)).execute(transaction.peewee)]
+        if len(found) >= limit:
+            break
+    return found[:limit]
+
+
+def _model_link(row: dict[str, Any]) -> AiModelLink:
+    return AiModelLink(row["chat_configuration"], row["ai_model"], row["priority"], row["create_time"], row["disabled"])
+
+
+def _base_link(row: dict[str, Any]) -> KnowledgeBaseLink:
+    return KnowledgeBaseLink(
+        row["chat_configuration"], row["knowledge_base"], row["create_time"], LinkEffect(row["effect"])
+    )
+
+
+def _grant(row: dict[str, Any]) -> KnowledgeBaseGrant:
+    return KnowledgeBaseGrant(row["ai_model"], row["knowledge_base"], row["create_time"], LinkEffect(row["effect"]))
+
+
 _MAPPINGS: Sequence[tuple[Any, Callable[[dict[str, Any]], Mapping]]] = (
-    (
-        AiModelChatConfigurations,
-        lambda row: AiModelLink(row["chat_configuration"], row["ai_model"], row["priority"], row["create_time"]),
-    ),
-    (
-        ChatConfigurationKnowledgeBases,
-        lambda row: KnowledgeBaseLink(row["chat_configuration"], row["knowledge_base"], row["create_time"]),
-    ),
-    (
-        AiModelKnowledgeBases,
-        lambda row: KnowledgeBaseGrant(row["ai_model"], row["knowledge_base"], row["create_time"]),
-    ),
+    (AiModelChatConfigurations, _model_link),
+    (ChatConfigurationKnowledgeBases, _base_link),
+    (AiModelKnowledgeBases, _grant),
 )
 
 
@@ -448,34 +516,94 @@ def _behind(table: Any, columns: Sequence[Any], after: tuple[str, ...]) -> Any:
     return (first > after[1]) | ((first == after[1]) & (second > after[2]))
 
 
-# Every turn of a chat reads this, so that it is one statement, whose rows are of four kinds.
-_CHAT = """
-SELECT 'configuration' AS part, to_jsonb(c) AS row FROM dari.chat_configurations c WHERE c.tenant = %s AND c.id = %s
-UNION ALL
-SELECT 'model', to_jsonb(m) || jsonb_build_object('priority', l.priority)
-FROM dari.ai_model_chat_configurations l JOIN dari.ai_models m ON m.tenant = l.tenant AND m.id = l.ai_model
+# A chat is read with every turn: these are SQL, since peewee took as long to write them as PostgreSQL to answer.
+
+_CONFIGURATION = "SELECT * FROM dari.chat_configurations WHERE tenant = %s AND id = %s"
+
+_CHAIN = """
+SELECT m.*, l.priority AS link_priority, l.disabled AS link_disabled, l.create_time AS link_create_time
+FROM dari.ai_model_chat_configurations l
+JOIN dari.ai_models m ON m.tenant = l.tenant AND m.id = l.ai_model
 WHERE l.tenant = %s AND l.chat_configuration = %s
-UNION ALL
-SELECT 'base', to_jsonb(b) || jsonb_build_object('row_count', v.row_count, 'columns', v.columns)
-FROM dari.chat_configuration_knowledge_bases l
-JOIN dari.knowledge_bases b ON b.tenant = l.tenant AND b.id = l.knowledge_base
+ORDER BY l.priority, l.ai_model
+"""
+
+_BASES = sql.SQL("""
+SELECT b.*, v.row_count, v.columns, l.effect AS link_effect, {linked} AS link_selected,
+    array_remove(ARRAY[{granted}]::text[], NULL) AS granted_to
+FROM dari.knowledge_bases b
 LEFT JOIN dari.knowledge_base_versions v
     ON v.tenant = b.tenant AND v.knowledge_base = b.id AND v.number = b.current_version
-WHERE l.tenant = %s AND l.chat_configuration = %s
-UNION ALL
-SELECT 'grant', jsonb_build_object('ai_model', g.ai_model, 'knowledge_base', g.knowledge_base)
-FROM dari.ai_model_chat_configurations l
-JOIN dari.ai_model_knowledge_bases g ON g.tenant = l.tenant AND g.ai_model = l.ai_model
-WHERE l.tenant = %s AND l.chat_configuration = %s
+LEFT JOIN dari.chat_configuration_knowledge_bases l
+    ON l.tenant = b.tenant AND l.knowledge_base = b.id AND l.chat_configuration = %(chat_configuration)s
+WHERE b.tenant = %(tenant)s AND b.id IN (
+    SELECT knowledge_base FROM dari.chat_configuration_knowledge_bases
+    WHERE tenant = %(tenant)s AND chat_configuration = %(chat_configuration)s
+    UNION ALL SELECT b.id FROM dari.knowledge_bases b WHERE b.tenant = %(tenant)s AND {linked})
+ORDER BY b.id
+""")
+_GRANTED_TO = sql.SQL("CASE WHEN {} THEN {} END")
+_LABELS = sql.SQL("b.labels")
+
+_GRANTS = """
+SELECT ai_model, knowledge_base, effect FROM dari.ai_model_knowledge_bases
+WHERE tenant = %s AND ai_model = ANY (%s) AND knowledge_base = ANY (%s)
 """
 
 
-def _with_times(row: dict[str, Any]) -> dict[str, Any]:
-    """A row that came as JSON, with its times as those of a row that did not."""
-    return {
-        name: datetime.fromisoformat(value) if name in ("create_time", "update_time") else value
-        for name, value in row.items()
-    }
+def _read_chat(tenant: str, id: str, transaction: Transaction) -> ChatMapping:
+    configurations = _dicts(transaction, _CONFIGURATION, (tenant, id))
+    if not configurations:
+        raise NotFound.of(f"chatConfigurations/{id}")
+    configuration = _chat_configuration(configurations[0])
+    models = [(_chain_link(id, row), _ai_model(row)) for row in _dicts(transaction, _CHAIN, (tenant, id))]
+    bases = _read_bases(transaction, tenant, configuration, [model for _, model in models])
+    said = transaction.execute(
+        _GRANTS, (tenant, [model.id for _, model in models], [row["id"] for row in bases])
+    ).fetchall()
+    grants = {(model, row["id"]): Choice(None, True) for row in bases for model in row["granted_to"]}
+    for model, base, effect in said:
+        grants[model, base] = Choice(LinkEffect(effect), (model, base) in grants)
+    return ChatMapping(configuration, tuple(models), tuple(map(_linked_base, bases)), grants)
+
+
+def _read_bases(
+    transaction: Transaction, tenant: str, configuration: ChatConfiguration, models: Sequence[AiModel]
+) -> list[dict[str, Any]]:
+    """Every knowledge base that is linked, blocked or chosen, each with the models whose selectors choose it."""
+    linked = _chosen_by(configuration, "linked_")
+    granted = [_chosen_by(model, f"granted_{place}_") for place, model in enumerate(models)]
+    parameters = {"tenant": tenant, "chat_configuration": configuration.id}
+    cases = []
+    for place, (model, condition) in enumerate(zip(models, granted, strict=True)):
+        parameters |= {f"model_{place}": model.id, **condition.parameters}
+        cases.append(_GRANTED_TO.format(condition.text, sql.Placeholder(f"model_{place}")))
+    statement = _BASES.format(linked=linked.text, granted=sql.SQL(", ").join(cases))
+    return _dicts(transaction, statement, parameters | linked.parameters)
+
+
+def _chosen_by(chooser: AiModel | ChatConfiguration, prefix: str) -> Condition:
+    return chooses(parse_selector(chooser.knowledge_base_selector), _LABELS, prefix)
+
+
+def _chain_link(chat_configuration: str, row: dict[str, Any]) -> AiModelLink:
+    return AiModelLink(
+        chat_configuration, row["id"], row["link_priority"], row["link_create_time"], row["link_disabled"]
+    )
+
+
+def _linked_base(row: dict[str, Any]) -> tuple[KnowledgeBase, Choice]:
+    effect = row["link_effect"] and LinkEffect(row["link_effect"])
+    return _knowledge_base(row), Choice(effect, row["link_selected"])
+
+
+def _dicts(
+    transaction: Transaction, statement: str | sql.Composable, parameters: Sequence[str] | dict[str, str]
+) -> list[dict[str, Any]]:
+    cursor = transaction.cursor()
+    cursor.execute(statement, parameters)
+    names = [column.name for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def _knowledge_bases() -> Any:
@@ -522,6 +650,10 @@ def _target(row: dict[str, Any]) -> Target:
             return LocalTarget(row["model_file"] or "")
 
 
+def _labels(row: dict[str, Any]) -> Labels:
+    return tuple(sorted(row["labels"].items()))
+
+
 def _ai_model(row: dict[str, Any]) -> AiModel:
     return AiModel(
         id=row["id"],
@@ -532,6 +664,9 @@ def _ai_model(row: dict[str, Any]) -> AiModel:
         total_timeout_s=row["total_timeout_s"],
         max_answer_tokens=row["max_answer_tokens"],
         context_tokens=row["context_tokens"],
+        labels=_labels(row),
+        knowledge_base_selector=row["knowledge_base_selector"],
+        disabled=row["disabled"],
         etag=str(row["revision"]),
         create_time=row["create_time"],
         update_time=row["update_time"],
@@ -546,6 +681,9 @@ def _chat_configuration(row: dict[str, Any]) -> ChatConfiguration:
         max_rows=row["max_rows"],
         stand_by=StandByMode(row["stand_by"]),
         stand_by_after_s=row["stand_by_after_s"],
+        labels=_labels(row),
+        knowledge_base_selector=row["knowledge_base_selector"],
+        disabled=row["disabled"],
         etag=str(row["revision"]),
         create_time=row["create_time"],
         update_time=row["update_time"],
@@ -560,6 +698,8 @@ def _knowledge_base(row: dict[str, Any]) -> KnowledgeBase:
         current_version=row["current_version"] or 0,
         row_count=row["row_count"] or 0,
         columns=tuple(row["columns"] or ()),
+        labels=_labels(row),
+        disabled=row["disabled"],
         etag=str(row["revision"]),
         create_time=row["create_time"],
         update_time=row["update_time"],

@@ -75,6 +75,9 @@ class AiModels(_Table):
     total_timeout_s = DoubleField()
     max_answer_tokens = IntegerField()
     context_tokens = IntegerField()
+    labels = JsonbField()
+    knowledge_base_selector = TextField()
+    disabled = BooleanField()
     revision = BigIntegerField()
     request_id = UUIDField(null=True)
     create_time = DateTimeTZField()
@@ -95,6 +98,9 @@ class ChatConfigurations(_Table):
     max_rows = IntegerField()
     stand_by = TextField()
     stand_by_after_s = DoubleField()
+    labels = JsonbField()
+    knowledge_base_selector = TextField()
+    disabled = BooleanField()
     revision = BigIntegerField()
     request_id = UUIDField(null=True)
     create_time = DateTimeTZField()
@@ -113,6 +119,8 @@ class KnowledgeBases(_Table):
     display_name = TextField()
     description = TextField()
     current_version = BigIntegerField(null=True)
+    labels = JsonbField()
+    disabled = BooleanField()
     revision = BigIntegerField()
     request_id = UUIDField(null=True)
     create_time = DateTimeTZField()
@@ -130,6 +138,7 @@ class AiModelChatConfigurations(_Table):
     chat_configuration = TextField()
     ai_model = TextField()
     priority = IntegerField()
+    disabled = BooleanField()
     create_time = DateTimeTZField()
 
     class Meta:
@@ -143,6 +152,7 @@ class ChatConfigurationKnowledgeBases(_Table):
     tenant = TextField()
     chat_configuration = TextField()
     knowledge_base = TextField()
+    effect = TextField()
     create_time = DateTimeTZField()
 
     class Meta:
@@ -156,6 +166,7 @@ class AiModelKnowledgeBases(_Table):
     tenant = TextField()
     ai_model = TextField()
     knowledge_base = TextField()
+    effect = TextField()
     create_time = DateTimeTZField()
 
     class Meta:
