@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from dari.core.errors import FieldViolation, InvalidArgument
+from dari.core.sources import KnowledgeBaseSource
 
 _NEVER = datetime.fromtimestamp(0, UTC)
 _ID = re.compile(r"[a-z][a-z0-9-]{0,62}")
@@ -159,6 +160,8 @@ class KnowledgeBase:
     current_version: int = 0
     row_count: int = 0
     columns: tuple[str, ...] = ()
+    source: KnowledgeBaseSource | None = None
+    """None: uploads only."""
     etag: str = ""
     create_time: datetime = _NEVER
     update_time: datetime = _NEVER
@@ -167,6 +170,8 @@ class KnowledgeBase:
         """Every field that is out of range, by its path in a KnowledgeBase message."""
         yield from _common_violations(self.id, self.display_name)
         yield from _text_violations("description", self.description, 2_000)
+        if self.source is not None:
+            yield from self.source.violations()
 
 
 Resource = TypeVar("Resource", AiModel, ChatConfiguration, KnowledgeBase)

@@ -26,6 +26,7 @@ from dari.core.mapping import (
     Target,
 )
 from dari.rpc import names
+from dari.rpc.syncs import SyncCalls, read_source, source_message
 from dari.rpc.times import duration, seconds, timestamp
 from dari.v1 import mapping_pb2 as pb
 from dari.v1 import mapping_pb2_grpc
@@ -136,12 +137,14 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
         chat_configurations: ResourceStore[ChatConfiguration],
         knowledge_bases: ResourceStore[KnowledgeBase],
         links: LinkStore,
+        syncs: SyncCalls,
     ) -> None:
         self._tenant = tenant
         self._ai_models = _Road(tenant, _AI_MODEL, ai_models)
         self._chat_configurations = _Road(tenant, _CHAT_CONFIGURATION, chat_configurations)
         self._knowledge_bases = _Road(tenant, _KNOWLEDGE_BASE, knowledge_bases)
         self._links = links
+        self._syncs = syncs
 
     def CreateAiModel(self, request: pb.CreateAiModelRequest, context: Any) -> pb.CreateAiModelResponse:
         """See mapping.proto."""
@@ -274,6 +277,18 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
         return pb.ResolveChatConfigurationResponse(
             chat_configuration=_chat_configuration_message(chat.configuration), chain=map(_resolved_link, chat.chain)
         )
+
+    def SyncKnowledgeBase(self, request: pb.SyncKnowledgeBaseRequest, context: Any) -> pb.SyncKnowledgeBaseResponse:
+        """See mapping.proto."""
+        return self._syncs.sync(self._tenant, request)
+
+    def ListSyncs(self, request: pb.ListSyncsRequest, context: Any) -> pb.ListSyncsResponse:
+        """See mapping.proto."""
+        return self._syncs.list(self._tenant, request)
+
+    def CompareVersions(self, request: pb.CompareVersionsRequest, context: Any) -> pb.CompareVersionsResponse:
+        """See mapping.proto."""
+        return self._syncs.compare(self._tenant, request)
 
     def ListMappings(self, request: pb.ListMappingsRequest, context: Any) -> pb.ListMappingsResponse:
         """See mapping.proto."""
@@ -418,6 +433,7 @@ def _knowledge_base_message(base: KnowledgeBase) -> pb.KnowledgeBase:
         current_version=base.current_version,
         row_count=base.row_count,
         columns=base.columns,
+        source=None if base.source is None else source_message(base.source),
         etag=base.etag,
         create_time=timestamp(base.create_time),
         update_time=timestamp(base.update_time),
@@ -425,7 +441,12 @@ def _knowledge_base_message(base: KnowledgeBase) -> pb.KnowledgeBase:
 
 
 def _knowledge_base(id: str, message: pb.KnowledgeBase) -> KnowledgeBase:
-    return KnowledgeBase(id=id, display_name=message.display_name or id, description=message.description)
+    return KnowledgeBase(
+        id=id,
+        display_name=message.display_name or id,
+        description=message.description,
+        source=read_source(message),
+    )
 
 
 _AI_MODEL: _Kind[AiModel] = _Kind(
@@ -459,7 +480,7 @@ _CHAT_CONFIGURATION: _Kind[ChatConfiguration] = _Kind(
 _KNOWLEDGE_BASE: _Kind[KnowledgeBase] = _Kind(
     _KNOWLEDGE_BASES,
     "knowledge_base",
-    frozenset(("display_name", "description")),
+    frozenset(("display_name", "description", "source")),
     frozenset(),
     _knowledge_base_message,
     _knowledge_base,

@@ -9,6 +9,7 @@ from peewee import JOIN, SQL, fn
 
 from dari.adapters.postgres.database import Database, Role, Transaction
 from dari.adapters.postgres.segments import drop_segment
+from dari.adapters.postgres.sync_store import SOURCE_COLUMNS, read_source, write_source
 from dari.adapters.postgres.tables import (
     AiModelChatConfigurations,
     AiModelKnowledgeBases,
@@ -16,6 +17,7 @@ from dari.adapters.postgres.tables import (
     ChatConfigurationKnowledgeBases,
     ChatConfigurations,
     KnowledgeBases,
+    KnowledgeBaseSources,
     KnowledgeBaseVersions,
     Uploads,
 )
@@ -71,6 +73,7 @@ class _Resources(Generic[Resource]):
                 .execute(transaction.peewee)
             )
             if list(made):
+                self._after_write(transaction, tenant, resource)
                 return self._resource(self._find(transaction, tenant, resource.id))
             if request_id is not None:
                 earlier = self._select(tenant).where(self.table.request_id == request_id).first(transaction.peewee)
@@ -93,7 +96,8 @@ class _Resources(Generic[Resource]):
         """See ResourceStore."""
         with self._database.transaction(Role.APP) as transaction:
             current = self._resource(self._lock(transaction, tenant, id, etag))
-            row = self._row(change(current))
+            changed = change(current)
+            row = self._row(changed)
             del row["id"]
             (
                 self.table.update(
@@ -106,6 +110,7 @@ class _Resources(Generic[Resource]):
                 .where((self.table.tenant == tenant) & (self.table.id == id))
                 .execute(transaction.peewee)
             )
+            self._after_write(transaction, tenant, changed)
             return self._resource(self._find(transaction, tenant, id))
 
     def delete(self, tenant: str, id: str, etag: str, force: bool) -> None:
@@ -167,6 +172,9 @@ class _Resources(Generic[Resource]):
 
     def _select(self, tenant: str) -> Any:
         return self.table.select().where(self.table.tenant == tenant).dicts()
+
+    def _after_write(self, transaction: Transaction, tenant: str, resource: Resource) -> None:
+        """What is written behind the row; nothing for most."""
 
     def _before_delete(self, transaction: Transaction, tenant: str, id: str) -> None:
         """What must go before the row can; nothing for most."""
@@ -266,6 +274,9 @@ class KnowledgeBaseStore(_Resources[KnowledgeBase]):
         for (segment,) in segments:
             drop_segment(transaction, segment)
         transaction.become(Role.APP)
+
+    def _after_write(self, transaction: Transaction, tenant: str, resource: KnowledgeBase) -> None:
+        write_source(transaction, tenant, resource.id, resource.source)
 
     def _row(self, resource: KnowledgeBase) -> dict[str, Any]:
         return {"id": resource.id, "display_name": resource.display_name, "description": resource.description}
@@ -495,9 +506,17 @@ def _knowledge_bases() -> Any:
         & (version.knowledge_base == KnowledgeBases.id)
         & (version.number == KnowledgeBases.current_version)
     )
+    source = KnowledgeBaseSources
+    of_source = [getattr(source, name) for name in SOURCE_COLUMNS]
     return (
-        KnowledgeBases.select(KnowledgeBases, version.row_count, version.columns)
+        KnowledgeBases.select(KnowledgeBases, version.row_count, version.columns, *of_source)
         .join(version, JOIN.LEFT_OUTER, on=on)
+        .switch(KnowledgeBases)
+        .join(
+            source,
+            JOIN.LEFT_OUTER,
+            on=(source.tenant == KnowledgeBases.tenant) & (source.knowledge_base == KnowledgeBases.id),
+        )
         .dicts()
     )
 
@@ -569,6 +588,7 @@ def _knowledge_base(row: dict[str, Any]) -> KnowledgeBase:
         current_version=row["current_version"] or 0,
         row_count=row["row_count"] or 0,
         columns=tuple(row["columns"] or ()),
+        source=read_source(row),
         etag=str(row["revision"]),
         create_time=row["create_time"],
         update_time=row["update_time"],
