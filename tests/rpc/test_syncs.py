@@ -1,5 +1,7 @@
 """Syncs through a real channel: real files, a real web server, real PostgreSQL."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -7,10 +9,13 @@ import psycopg2
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from dari.v1 import ingest_pb2
 from dari.v1 import mapping_pb2 as pb
+from tests.fix_postgres import PostgresDsns
 from tests.fix_server import ServedDari, StartServer
 from tests.support.file_server import FileServer
 from tests.support.running_dari import RunningDari, refusal
+from tests.support.serving_process import ServingProcess
 from tests.support.waiting import until
 
 KB = "knowledgeBases/kb"
@@ -158,3 +163,29 @@ def test_a_knowledge_base_without_a_source_cannot_be_synced(server: ServedDari) 
     with pytest.raises(grpc.RpcError) as caught:
         server.dari.mapping.SyncKnowledgeBase(pb.SyncKnowledgeBaseRequest(name=KB))
     assert refusal(caught.value).status == "FAILED_PRECONDITION"
+
+
+def test_a_replica_that_is_killed_in_the_middle_leaves_each_row_once(
+    start_server: StartServer, database: PostgresDsns, tmp_path: Path, file: Path
+) -> None:
+    file.write_bytes(rows(300_000))
+    folders = json.dumps([str(file.parent)])
+    with ServingProcess(database, tmp_path / "killed", source_folders=folders, sync_lease_s=2) as killed:
+        with RunningDari(killed.address) as dari:
+            make(dari, pb.KnowledgeBaseSource(uri=file.as_uri()))
+            dari.mapping.SyncKnowledgeBase(pb.SyncKnowledgeBaseRequest(name=KB))
+            until(lambda: any(one.committed_offset_bytes for one in uploads(dari)))
+        killed.kill()
+    survivor = start_server(source_folders=[file.parent], sync_poll_interval_s=0.1)
+    assert end_of(survivor.dari, 1).state == pb.SYNC_STATE_COMPLETED
+    assert (base(survivor.dari).current_version, base(survivor.dari).row_count) == (1, 300_000)
+    assert len(uploads(survivor.dari)) == 1
+    file.write_bytes(rows(300_001).replace(b"\n7,n7\n", b"\n7,other\n"))
+    assert sync(survivor.dari).version == 2
+    request = pb.CompareVersionsRequest(knowledge_base=KB, key_columns=["id"])
+    found = survivor.dari.mapping.CompareVersions(request)
+    assert (found.rows_added, found.rows_removed, found.rows_changed, found.rows_unchanged) == (1, 0, 1, 299_999)
+
+
+def uploads(dari: RunningDari) -> Sequence[ingest_pb2.Upload]:
+    return dari.ingest.ListUploads(ingest_pb2.ListUploadsRequest()).uploads

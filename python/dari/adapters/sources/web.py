@@ -82,7 +82,9 @@ class WebFetcher:
         headers |= {"Authorization": f"Bearer {token}"} if token else {}
         headers |= {"If-None-Match": known.etag} if known.etag else {}
         headers |= {"If-Modified-Since": known.last_modified} if known.last_modified else {}
-        return opened.enter_context(pool.stream("GET", url, headers=headers, extensions={"timeout": dict(_TIMEOUTS_S)}))
+        return opened.enter_context(
+            pool.stream("GET", url, headers=list(headers.items()), extensions={"timeout": dict(_TIMEOUTS_S)})
+        )
 
     def _taken(
         self, response: httpcore.Response, into: BinaryIO, deadline_s: float, stopped: threading.Event
