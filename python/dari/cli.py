@@ -403,6 +403,31 @@ def uploads(
 
 
 @app.command()
+def sync(
+    context: typer.Context,
+    knowledge_base: Annotated[str, typer.Argument(metavar="KB", help="The knowledge base.")],
+    accept_shrink: Annotated[bool, typer.Option("--accept-shrink", help="Take the new rows however few.")] = False,
+) -> None:
+    """Fetch the source of a knowledge base now, where it has changed."""
+    from dari.commands import sync as command
+
+    name = resource_name("knowledgeBases", knowledge_base)
+    raise typer.Exit(command.run_sync(context.obj, name, accept_shrink=accept_shrink))
+
+
+@app.command()
+def syncs(
+    context: typer.Context,
+    knowledge_base: Annotated[str | None, typer.Argument(metavar="[KB]", help="Only this one. Default: all.")] = None,
+) -> None:
+    """List what came of the looks at sources, the latest first."""
+    from dari.commands import sync as command
+
+    name = resource_name("knowledgeBases", knowledge_base) if knowledge_base else ""
+    raise typer.Exit(command.run_list(context.obj, name))
+
+
+@app.command()
 def watch(context: typer.Context, upload: UploadName) -> None:
     """Show how far an upload is until it ends; the exit code tells whether its rows are in."""
     from dari.commands import uploads as command

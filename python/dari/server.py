@@ -33,10 +33,16 @@ from dari.adapters.postgres.mapping_store import (
 from dari.adapters.postgres.migrate import MigrationError, create_database, migrate, require_migrated
 from dari.adapters.postgres.outbox_store import PostgresOutbox
 from dari.adapters.postgres.row_reader import PostgresRowReader
+from dari.adapters.postgres.sync_store import PostgresSyncStore
 from dari.adapters.postgres.upload_store import PostgresUploadStore
+from dari.adapters.postgres.version_comparer import PostgresVersionComparer
 from dari.adapters.postgres.version_reader import PostgresVersionReader
+from dari.adapters.sources.addresses import AllowedAddresses
+from dari.adapters.sources.reader import SourceFiles, SourcePlaces
+from dari.adapters.sources.web import FetchLimits, WebFetcher
 from dari.adapters.upstreams import UpstreamDirectory
 from dari.adapters.watched_files import UnusableFile
+from dari.client.decompression import unpacked
 from dari.core.alert_dispatch import AlertDispatcher, Target
 from dari.core.alerts import AlertSink
 from dari.core.chat import Chat
@@ -51,6 +57,7 @@ from dari.core.profiles import Profiles
 from dari.core.prompt import LocalContext
 from dari.core.search import Search
 from dari.core.stand_by import SpareThreads
+from dari.core.sync import Syncs
 from dari.core.timed_attempt import ServerTimeouts
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upload_session import UploadLimits, Uploads
@@ -65,6 +72,7 @@ from dari.rpc.errors import ErrorInterceptor
 from dari.rpc.exports import ExportCalls
 from dari.rpc.ingest import IngestService
 from dari.rpc.mapping import MappingService
+from dari.rpc.syncs import SyncCalls
 from dari.settings import Settings, SettingsError
 from dari.v1 import chat_pb2, chat_pb2_grpc, ingest_pb2, ingest_pb2_grpc, mapping_pb2, mapping_pb2_grpc
 
@@ -349,6 +357,9 @@ class Server:
             database_timeout_s=settings.chat_database_timeout_s,
         )
 
+        uploads = Uploads(upload_store, make_parser, committers, upload_limits)
+        syncs = _start_syncs(settings, database, uploads, alerts, self._log, opened)
+
         server = grpc.server(
             self._pool(settings.rpc_threads, "rpc"),
             interceptors=[ErrorInterceptor(self._log), gate],
@@ -361,7 +372,7 @@ class Server:
         )
         ingest_pb2_grpc.add_IngestServiceServicer_to_server(
             IngestService(
-                uploads=Uploads(upload_store, make_parser, committers, upload_limits),
+                uploads=uploads,
                 store=upload_store,
                 watching=watching,
                 search=search,
@@ -384,6 +395,7 @@ class Server:
                 chat_configurations=ChatConfigurationStore(database),
                 knowledge_bases=KnowledgeBaseStore(database),
                 links=links,
+                syncs=SyncCalls(syncs=syncs, comparer=PostgresVersionComparer(database)),
             ),
             server,
         )
@@ -396,6 +408,35 @@ _SERVER_OPTIONS = (
     # Two servers on one port would share its calls at random; an address in use must be an error.
     ("grpc.so_reuseport", 0),
 )
+
+
+def _start_syncs(
+    settings: Settings, database: Database, uploads: Uploads, alerts: AlertSink, log: EventLog, opened: ExitStack
+) -> Syncs:
+    addresses = AllowedAddresses(map(str, settings.source_networks_allowed))
+    limits = FetchLimits(settings.max_upload_bytes, settings.source_timeout_s)
+    reader = SourceFiles(
+        WebFetcher(addresses, limits),
+        SourcePlaces(settings.source_folders, settings.source_schemes),
+        settings.secrets,
+        unpacked,
+        spool_dir=settings.data_dir / "sources",
+        max_bytes=settings.max_upload_bytes,
+    )
+    syncs = Syncs(
+        PostgresSyncStore(database),
+        reader,
+        uploads,
+        alerts,
+        log,
+        interval_s=settings.sync_poll_interval_s,
+        lease_s=settings.sync_lease_s,
+        max_at_once=settings.max_syncs,
+        max_rejected=(settings.max_rejected_rows, settings.max_rejected_share),
+    )
+    syncs.start()
+    opened.callback(syncs.close)
+    return syncs
 
 
 def _second_streams(settings: Settings) -> int:

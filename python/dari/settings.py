@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 ENVIRONMENT_PREFIX = "DARI_"
@@ -160,6 +168,24 @@ class Settings(BaseSettings):
     """Callers of WatchUpload and WatchUpstreams at once; each holds one of `rpc_threads`."""
     export_stall_timeout_s: Seconds = 60.0
     """An export whose caller takes nothing for so long is ended."""
+
+    # Sources of knowledge bases.
+    source_folders: tuple[Path, ...] = ()
+    """Folders whose files may be sources (`file:`). Default: none."""
+    source_networks_allowed: tuple[IPvAnyNetwork, ...] = ()
+    """Networks that http(s) sources may be in though they are not public:
+    DARI_SOURCE_NETWORKS_ALLOWED='["10.2.0.0/16"]'."""
+    source_schemes: frozenset[str] = frozenset({"s3", "gs", "gcs", "az", "abfs", "adl", "oss"})
+    """Schemes of sources that fsspec reads."""
+    source_timeout_s: Seconds = 3_600.0
+    """Longest fetch of a source over http(s)."""
+    sync_poll_interval_s: Seconds = 2.0
+    """Between two looks whether a source is due."""
+    sync_lease_s: float = Field(default=30.0, ge=0.5, le=3_600)
+    """How long after a server's death another one goes on with its sync."""
+    max_syncs: int = Field(default=2, ge=1, le=100)
+    """Sources that this server fetches at once; each takes an upload of `max_open_uploads`, and the size of the source
+    on the disk of `data_dir`."""
 
     # Housekeeping.
     housekeeping_interval_s: Seconds = 30.0

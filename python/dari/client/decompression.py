@@ -129,6 +129,14 @@ class DecompressedFile:
         return compressed
 
 
+def unpacked(file: ReadableFile, name: str) -> ReadableFile:
+    """The content of a seekable file from where it stands, packed or not. Raises SourceUnreadable, OSError."""
+    start = file.tell()
+    compression = compression_of(file.read(HEAD_BYTES), name)
+    file.seek(start)
+    return file if compression is Compression.NONE else DecompressedFile(file, compression, name)
+
+
 def compression_of(head: bytes, name: str) -> Compression:
     """The format that begins with these bytes, `HEAD_BYTES` or all there are.
 

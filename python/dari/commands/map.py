@@ -268,11 +268,23 @@ def create_knowledge_base(
     description: Annotated[str, typer.Option(help="What its rows are about, told to models.")] = "",
     label: LabelOption = None,
     display_name: DisplayName = "",
+    source: Annotated[str, typer.Option(help="Where its rows come from by themselves: https://…, file:///….")] = "",
+    every: Annotated[str, typer.Option(help="Time between two looks at the source: 30s, 15m, 1h, 1d.")] = "",
+    cron: Annotated[str, typer.Option(help="When to look at the source: five fields of cron, in UTC.")] = "",
+    key: Annotated[list[str] | None, typer.Option(help="A column that names a row; may be repeated.")] = None,
+    key_secret: Annotated[str, typer.Option(help="Name of the source's credentials in the server's settings.")] = "",
 ) -> None:
     """Make a knowledge base."""
     from dari.v1 import mapping_pb2 as wire
 
     made = wire.KnowledgeBase(display_name=display_name, description=description, labels=_labels(label))
+    if source:
+        made.source.uri, made.source.cron, made.source.credentials_secret = source, cron, key_secret
+        made.source.key_columns.extend(key or ())
+        if every:
+            made.source.interval.FromSeconds(_seconds(every))
+    elif every or cron or key or key_secret:
+        raise typer.BadParameter("--every, --cron, --key and --key-secret go with a --source")
     request = wire.CreateKnowledgeBaseRequest(
         knowledge_base_id=_id(KNOWLEDGE_BASE, knowledge_base_id), knowledge_base=made
     )
@@ -702,6 +714,13 @@ def _kind_text(kind: Any) -> str:
 
 def _id(collection: str, name: str) -> str:
     return name.removeprefix(f"{collection}/")
+
+
+def _seconds(text: str) -> int:
+    unit = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}.get(text[-1])
+    if unit is None or not (text[:-1].isascii() and text[:-1].isdecimal()):
+        raise typer.BadParameter("must be a number with s, m, h or d, such as 15m", param_hint="--every")
+    return int(text[:-1]) * unit
 
 
 def _require_some(model: list[str] | None, kb: list[str] | None) -> None:

@@ -32,6 +32,8 @@ class AlertKind(Enum):
     """Every AI model of a chat failed: it answers from rows alone, if at all. Subject: chatConfigurations/{id}."""
     UPLOAD_FAILED = "UPLOAD_FAILED"
     """Subject: knowledgeBases/{id}, so that a job that fails again and again is one matter; item: uploads/{id}."""
+    SYNC_FAILED = "SYNC_FAILED"
+    """A source gave no new rows. Subject: knowledgeBases/{id}."""
     DATABASE_GONE = "DATABASE_GONE"
     """PostgreSQL does not answer a server. Subject: DATABASE."""
     DATABASE_BACK = "DATABASE_BACK"
@@ -176,6 +178,13 @@ _WORDS: Mapping[AlertKind, _Words] = {
         "dari: an upload into {subject} failed",
         "{item} into {subject} failed and none of its rows are in; what was there before still serves.",
         "`dari uploads {base}` says why. Send the mended file under a new upload_id.",
+    ),
+    AlertKind.SYNC_FAILED: _Words(
+        Severity.WARNING,
+        "dari: the source of {subject} cannot be read",
+        "The source of {subject} gave no new rows; the version before serves on.",
+        "`dari syncs {base}` shows what was tried. Mend the source; it is tried again by itself where it has a"
+        " schedule.",
     ),
     AlertKind.DATABASE_GONE: _Words(
         Severity.BAD,

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from dari.core.errors import FieldViolation, InvalidArgument
 from dari.core.labels import Labels, label_violations, selector_violations
+from dari.core.sources import KnowledgeBaseSource
 
 _NEVER = datetime.fromtimestamp(0, UTC)
 _ID = re.compile(r"[a-z][a-z0-9-]{0,62}")
@@ -178,6 +179,8 @@ class KnowledgeBase:
     labels: Labels = ()
     disabled: bool = False
     """Whether no chat sees it."""
+    source: KnowledgeBaseSource | None = None
+    """None: uploads only."""
     etag: str = ""
     create_time: datetime = _NEVER
     update_time: datetime = _NEVER
@@ -186,6 +189,8 @@ class KnowledgeBase:
         """Every field that is out of range, by its path in a KnowledgeBase message."""
         yield from _common_violations(self.id, self.display_name, self.labels)
         yield from _text_violations("description", self.description, 2_000)
+        if self.source is not None:
+            yield from self.source.violations()
 
 
 Resource = TypeVar("Resource", AiModel, ChatConfiguration, KnowledgeBase)

@@ -157,10 +157,13 @@ class UploadSession:
         while self._streams.is_oldest_done:
             yield self._drained()
 
-    def finish(self, total_size_bytes: int, sha256: bytes) -> Iterator[Committed | Receipt]:
+    def finish(
+        self, total_size_bytes: int, sha256: bytes, accept: Callable[[int], None] = lambda _: None
+    ) -> Iterator[Committed | Receipt]:
         """Compare size and digest, commit what is left, publish; the last item is the receipt.
 
-        Raises ChecksumMismatch (the upload has failed), and what `chunk` raises.
+        `accept` is called with the rows of the whole file before its last batch is committed: what it raises leaves
+        the upload open, to be finished later. Raises ChecksumMismatch (the upload has failed), and what `chunk` raises.
         """
         received = self._parser.received_bytes
         if total_size_bytes > received:
@@ -180,6 +183,7 @@ class UploadSession:
                 f"finish says SHA-256 {sha256.hex()}, but the bytes received have {digest.hex()}.",
                 {"declared_sha256": sha256.hex(), "received_sha256": digest.hex()},
             )
+        accept(last.checkpoint.rows_stored)
         if self._upload.state is UploadState.OPEN:
             for batch in batches:
                 yield from self._commit(batch)

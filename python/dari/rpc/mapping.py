@@ -29,6 +29,7 @@ from dari.core.mapping import (
 )
 from dari.rpc import names
 from dari.rpc.callers import tenant_of
+from dari.rpc.syncs import SyncCalls, read_source, source_message
 from dari.rpc.times import duration, seconds, timestamp
 from dari.v1 import mapping_pb2 as pb
 from dari.v1 import mapping_pb2_grpc
@@ -138,11 +139,13 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
         chat_configurations: ResourceStore[ChatConfiguration],
         knowledge_bases: ResourceStore[KnowledgeBase],
         links: LinkStore,
+        syncs: SyncCalls,
     ) -> None:
         self._ai_models = _Road(_AI_MODEL, ai_models)
         self._chat_configurations = _Road(_CHAT_CONFIGURATION, chat_configurations)
         self._knowledge_bases = _Road(_KNOWLEDGE_BASE, knowledge_bases)
         self._links = links
+        self._syncs = syncs
 
     def CreateAiModel(self, request: pb.CreateAiModelRequest, context: Any) -> pb.CreateAiModelResponse:
         """See mapping.proto."""
@@ -292,6 +295,18 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
             passed_by=map(_model_link, chat.passed_by),
             warnings=map(_warning, chat.warnings),
         )
+
+    def SyncKnowledgeBase(self, request: pb.SyncKnowledgeBaseRequest, context: Any) -> pb.SyncKnowledgeBaseResponse:
+        """See mapping.proto."""
+        return self._syncs.sync(tenant_of(context), request)
+
+    def ListSyncs(self, request: pb.ListSyncsRequest, context: Any) -> pb.ListSyncsResponse:
+        """See mapping.proto."""
+        return self._syncs.list(tenant_of(context), request)
+
+    def CompareVersions(self, request: pb.CompareVersionsRequest, context: Any) -> pb.CompareVersionsResponse:
+        """See mapping.proto."""
+        return self._syncs.compare(tenant_of(context), request)
 
     def ListMappings(self, request: pb.ListMappingsRequest, context: Any) -> pb.ListMappingsResponse:
         """See mapping.proto."""
@@ -467,6 +482,7 @@ def _knowledge_base_message(base: KnowledgeBase) -> pb.KnowledgeBase:
         columns=base.columns,
         labels=dict(base.labels),
         disabled=base.disabled,
+        source=None if base.source is None else source_message(base.source),
         etag=base.etag,
         create_time=timestamp(base.create_time),
         update_time=timestamp(base.update_time),
@@ -480,6 +496,7 @@ def _knowledge_base(id: str, message: pb.KnowledgeBase) -> KnowledgeBase:
         description=message.description,
         labels=_labels(message),
         disabled=message.disabled,
+        source=read_source(message),
     )
 
 
@@ -528,7 +545,7 @@ _CHAT_CONFIGURATION: _Kind[ChatConfiguration] = _Kind(
 _KNOWLEDGE_BASE: _Kind[KnowledgeBase] = _Kind(
     _KNOWLEDGE_BASES,
     "knowledge_base",
-    frozenset(("display_name", "description", "labels", "disabled")),
+    frozenset(("display_name", "description", "labels", "disabled", "source")),
     frozenset(),
     _knowledge_base_message,
     _knowledge_base,

@@ -591,9 +591,8 @@ class KnowledgeBaseSource(_message.Message):
     PAUSED_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
     """A CSV file, also gzip or zstd: file:///folder/name.csv (in a folder that the server's settings allow), https://…,
-    http://…, or, where the server has the package for it, s3://… and whatever else fsspec reads. A path ending in '/'
-    or with '*' is every file that matches, in the order of their names. Required; 1 to 2,048 characters, without a
-    password.
+    http://…, or, where the server has the package for it, s3://… and whatever else fsspec reads. One file:
+    no '*', and no '/' at the end. Required; 1 to 2,048 characters, without a password.
     """
     credentials_secret: _builtins.str
     """Name of the credentials among the server's settings (secrets), never they themselves: a bearer token for http(s), a

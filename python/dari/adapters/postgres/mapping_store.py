@@ -17,6 +17,7 @@ from dari.adapters.postgres.database import Database, Role, Transaction
 from dari.adapters.postgres.lost_races import won
 from dari.adapters.postgres.segments import drop_segment
 from dari.adapters.postgres.selecting import Condition, chooses
+from dari.adapters.postgres.sync_store import SOURCE_COLUMNS, read_source, write_source
 from dari.adapters.postgres.tables import (
     AiModelChatConfigurations,
     AiModelKnowledgeBases,
@@ -24,6 +25,7 @@ from dari.adapters.postgres.tables import (
     ChatConfigurationKnowledgeBases,
     ChatConfigurations,
     KnowledgeBases,
+    KnowledgeBaseSources,
     KnowledgeBaseVersions,
     Uploads,
 )
@@ -112,6 +114,7 @@ class _Resources(Generic[Resource]):
             .execute(transaction.peewee)
         )
         if list(made):
+            self._after_write(transaction, tenant, resource)
             return self._resource(self._find(transaction, tenant, resource.id))
         if request_id is not None:
             earlier = self._select(tenant).where(self.table.request_id == request_id).first(transaction.peewee)
@@ -123,7 +126,8 @@ class _Resources(Generic[Resource]):
         self, tenant: str, id: str, etag: str, change: Callable[[Resource], Resource], transaction: Transaction
     ) -> Resource:
         current = self._resource(self._lock(transaction, tenant, id, etag))
-        row = self._row(change(current))
+        changed = change(current)
+        row = self._row(changed)
         del row["id"]
         (
             self.table.update(
@@ -136,6 +140,7 @@ class _Resources(Generic[Resource]):
             .where((self.table.tenant == tenant) & (self.table.id == id))
             .execute(transaction.peewee)
         )
+        self._after_write(transaction, tenant, changed)
         return self._resource(self._find(transaction, tenant, id))
 
     def _delete(self, tenant: str, id: str, etag: str, force: bool, transaction: Transaction) -> None:
@@ -200,6 +205,9 @@ class _Resources(Generic[Resource]):
 
     def _select(self, tenant: str) -> Any:
         return self.table.select().where(self.table.tenant == tenant).dicts()
+
+    def _after_write(self, transaction: Transaction, tenant: str, resource: Resource) -> None:
+        """What is written behind the row; nothing for most."""
 
     def _before_delete(self, transaction: Transaction, tenant: str, id: str) -> None:
         """What must go before the row can; nothing for most."""
@@ -305,6 +313,9 @@ class KnowledgeBaseStore(_Resources[KnowledgeBase]):
         for (segment,) in segments:
             drop_segment(transaction, segment)
         transaction.become(Role.APP)
+
+    def _after_write(self, transaction: Transaction, tenant: str, resource: KnowledgeBase) -> None:
+        write_source(transaction, tenant, resource.id, resource.source)
 
     def _row(self, resource: KnowledgeBase) -> dict[str, Any]:
         return {
@@ -614,9 +625,17 @@ def _knowledge_bases() -> Any:
         & (version.knowledge_base == KnowledgeBases.id)
         & (version.number == KnowledgeBases.current_version)
     )
+    source = KnowledgeBaseSources
+    of_source = [getattr(source, name) for name in SOURCE_COLUMNS]
     return (
-        KnowledgeBases.select(KnowledgeBases, version.row_count, version.columns)
+        KnowledgeBases.select(KnowledgeBases, version.row_count, version.columns, *of_source)
         .join(version, JOIN.LEFT_OUTER, on=on)
+        .switch(KnowledgeBases)
+        .join(
+            source,
+            JOIN.LEFT_OUTER,
+            on=(source.tenant == KnowledgeBases.tenant) & (source.knowledge_base == KnowledgeBases.id),
+        )
         .dicts()
     )
 
@@ -700,6 +719,7 @@ def _knowledge_base(row: dict[str, Any]) -> KnowledgeBase:
         columns=tuple(row["columns"] or ()),
         labels=_labels(row),
         disabled=row["disabled"],
+        source=read_source(row),
         etag=str(row["revision"]),
         create_time=row["create_time"],
         update_time=row["update_time"],

@@ -28,6 +28,7 @@ __all__ = [
     "ChatConfigurationKnowledgeBases",
     "ChatConfigurations",
     "Conversations",
+    "KnowledgeBaseSources",
     "KnowledgeBaseVersions",
     "KnowledgeBases",
     "RejectedRows",
@@ -129,6 +130,25 @@ class KnowledgeBases(_Table):
     class Meta:
         table_name = "knowledge_bases"
         primary_key = CompositeKey("tenant", "id")
+
+
+class KnowledgeBaseSources(_Table):
+    """dari.knowledge_base_sources, what operators say of it; see `sync_store` for the rest"""
+
+    tenant = TextField()
+    knowledge_base = TextField()
+    uri = TextField()
+    credentials_secret = TextField()
+    interval_s = DoubleField()
+    cron = TextField()
+    on_shrink = TextField()
+    max_shrink_share = DoubleField()
+    key_columns = ArrayField(TextField)
+    paused = BooleanField()
+
+    class Meta:
+        table_name = "knowledge_base_sources"
+        primary_key = CompositeKey("tenant", "knowledge_base")
 
 
 class AiModelChatConfigurations(_Table):
