@@ -57,12 +57,14 @@ _SNAPSHOT = " ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
 class Role(Enum):
-    """Whom a transaction runs as; each role may do one thing (see `migrations/0001_foundation.sql`)."""
+    """Whom a transaction runs as; each role may do one thing (see `migrate`)."""
 
     APP = "dari_app"
-    """Reads and writes metadata."""
+    """Reads and writes the metadata of the tenant that the transaction names, and of no other."""
+    HOUSEKEEPER = "dari_housekeeper"
+    """Ends uploads, removes versions and keeps alerts, of all tenants; sees no chat, no mapping and no row."""
     INGEST = "dari_ingest"
-    """Owns the segment tables: makes, fills, drops them."""
+    """Owns the segment tables: makes, fills, drops them, and reads none of their rows."""
     READER = "dari_reader"
     """Owns nothing; sees the rows of the knowledge bases that the transaction names, and no others."""
 
@@ -114,16 +116,18 @@ class Database:
         self,
         role: Role,
         *,
+        tenant: str | None,
+        knowledge_bases: Sequence[str] = (),
         snapshot: bool = False,
         statement_timeout_s: float | None = None,
-        tenant: str = "",
-        knowledge_bases: Sequence[str] = (),
     ) -> Iterator[Transaction]:
         """Open a transaction as `role`; commit at the end, roll back on any exception.
 
-        `snapshot` reads everything as of one moment, and nothing may be written. `tenant` and `knowledge_bases` (ids)
-        are what row-level security lets the READER see. Raises `Unavailable` where the database is not to be reached,
-        `Exhausted` where its disk is full or all connections are taken, `Cancelled` where the thread's patience ended.
+        `tenant` is whose rows row-level security lets the transaction see and write, None nobody's: what the
+        HOUSEKEEPER does needs none. `knowledge_bases` (ids) are those whose rows the READER sees. `snapshot` reads
+        everything as of one moment, and nothing may be written. Raises `Unavailable` where the database is not to be
+        reached, `Exhausted` where its disk is full or all connections are taken, `Cancelled` where the thread's
+        patience ended.
         """
         timeout_s = self._statement_timeout_s if statement_timeout_s is None else statement_timeout_s
         patience = patience_of_this_thread()
@@ -134,7 +138,7 @@ class Database:
             " SELECT set_config('statement_timeout', %s, true), set_config('dari.tenant', %s, true),"
             " set_config('dari.knowledge_bases', %s, true)"
         )
-        parameters = (str(int(timeout_s * 1000)), tenant, ",".join(knowledge_bases))
+        parameters = (str(int(timeout_s * 1000)), tenant or "", ",".join(knowledge_bases))
         with _cancelled_by(patience), translated_errors(), self._slot(timeout_s):
             connection = self._begun(begin, parameters, timeout_s, patience)
             transaction = Transaction(connection)

@@ -62,7 +62,7 @@ class _Resources(Generic[Resource]):
 
     def create(self, tenant: str, resource: Resource, request_id: UUID | None) -> Resource:
         """See ResourceStore."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             made = (
                 self.table.insert({"tenant": tenant, "request_id": request_id, **self._row(resource)})
                 .on_conflict_ignore()
@@ -80,18 +80,18 @@ class _Resources(Generic[Resource]):
 
     def get(self, tenant: str, id: str) -> Resource:
         """See ResourceStore."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             return self._resource(self._find(transaction, tenant, id))
 
     def list(self, tenant: str, after: str, limit: int) -> list[Resource]:
         """See ResourceStore."""
         query = self._select(tenant).where(self.table.id > after).order_by(self.table.id).limit(limit)
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             return [self._resource(row) for row in query.execute(transaction.peewee)]
 
     def update(self, tenant: str, id: str, etag: str, change: Callable[[Resource], Resource]) -> Resource:
         """See ResourceStore."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             current = self._resource(self._lock(transaction, tenant, id, etag))
             row = self._row(change(current))
             del row["id"]
@@ -110,7 +110,7 @@ class _Resources(Generic[Resource]):
 
     def delete(self, tenant: str, id: str, etag: str, force: bool) -> None:
         """See ResourceStore."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             self._lock(transaction, tenant, id, etag)
             self._release(transaction, tenant, id, force)
             self._before_delete(transaction, tenant, id)
@@ -283,7 +283,7 @@ class PostgresLinkStore:
     def link_ai_model(self, tenant: str, chat_configuration: str, ai_model: str, priority: int) -> AiModelLink:
         """See LinkStore."""
         key = _model_link_key(tenant, chat_configuration, ai_model)
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             create_time = _make(transaction, AiModelChatConfigurations, key, {"priority": priority})
             return AiModelLink(chat_configuration, ai_model, priority, create_time)
 
@@ -294,7 +294,7 @@ class PostgresLinkStore:
     def link_knowledge_base(self, tenant: str, chat_configuration: str, knowledge_base: str) -> KnowledgeBaseLink:
         """See LinkStore."""
         key = _base_link_key(tenant, chat_configuration, knowledge_base)
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             create_time = _make(transaction, ChatConfigurationKnowledgeBases, key, {})
             return KnowledgeBaseLink(chat_configuration, knowledge_base, create_time)
 
@@ -305,7 +305,7 @@ class PostgresLinkStore:
     def grant_knowledge_base(self, tenant: str, ai_model: str, knowledge_base: str) -> KnowledgeBaseGrant:
         """See LinkStore."""
         key = _grant_key(tenant, ai_model, knowledge_base)
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             create_time = _make(transaction, AiModelKnowledgeBases, key, {})
             return KnowledgeBaseGrant(ai_model, knowledge_base, create_time)
 
@@ -315,7 +315,7 @@ class PostgresLinkStore:
 
     def list(self, tenant: str, chat_configuration: str, after: tuple[str, ...], limit: int) -> list[Mapping]:
         """See LinkStore."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             found: list[Mapping] = []
             for table, make in _MAPPINGS:
                 columns = [getattr(table, name) for name in _key_columns(table)]
@@ -331,7 +331,7 @@ class PostgresLinkStore:
 
     def read_chat(self, tenant: str, chat_configuration: str) -> ChatMapping:
         """See LinkStore."""
-        with self._database.transaction(Role.APP, snapshot=True) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant, snapshot=True) as transaction:
             database = transaction.peewee
             configuration = (
                 ChatConfigurations.select()
@@ -352,7 +352,7 @@ class PostgresLinkStore:
             )
 
     def _take(self, table: Any, key: dict[str, str]) -> None:
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=key["tenant"]) as transaction:
             for column, collection in _REFERRED:
                 if column in key:
                     _check_exists(transaction, collection, key["tenant"], key[column])
