@@ -28,8 +28,9 @@ _OF_ALL_TENANTS = {
     "dari.version_segments": {"SELECT"},
 }
 """What the housekeeper may do: another table here is another hole in the wall."""
+_METADATA_RIGHTS = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 _EVIDENCE_RIGHTS = {"SELECT", "INSERT", "TRUNCATE", "MAINTAIN"}
-_FILLING_RIGHTS = {"INSERT", "MAINTAIN"}
+_EVERY = {*_METADATA_RIGHTS, "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN"}
 
 
 def gaps(cur: cursor, service_user: str) -> list[str]:
@@ -137,25 +138,30 @@ def _rights(cur: cursor) -> Iterator[str]:
 
 
 def _allowed(schema: str, name: str, kind: str, is_forced: bool, grantee: str) -> set[str]:
-    every = {"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN"}
-    table = f"{schema}.{name}"
     if schema == "dari_rows":
-        if grantee == "dari_ingest":
-            filling = set() if is_forced else _FILLING_RIGHTS
-            return (
-                every if kind == "v" else _EVIDENCE_RIGHTS if name.startswith("evidence_") else filling | {"MAINTAIN"}
-            )
-        return {"SELECT"} if grantee == "dari_reader" else set()
+        return _allowed_on_rows(name, kind, is_forced, grantee)
     if grantee == OWNER_ROLE:
-        return every
+        return _EVERY
+    table = f"{schema}.{name}"
     if table == _LEDGER:
         return {"SELECT"}
-    if grantee == "dari_housekeeper":
-        return _OF_ALL_TENANTS.get(table, set())
-    is_alert = name in ("alerts", "alert_matters", "alert_deliveries")
-    if grantee != "dari_app" or schema != "dari" or is_alert:
-        return {"INSERT"} if (grantee, name) == ("dari_app", "alerts") else set()
-    return {"SELECT", "INSERT", "UPDATE", "DELETE"}
+    if (table, grantee) == ("dari.alerts", "dari_app"):
+        return {"INSERT"}
+    if grantee == "dari_app" and schema == "dari" and not name.startswith("alert"):
+        return _METADATA_RIGHTS
+    return _OF_ALL_TENANTS.get(table, set()) if grantee == "dari_housekeeper" else set()
+
+
+def _allowed_on_rows(name: str, kind: str, is_forced: bool, grantee: str) -> set[str]:
+    if grantee == "dari_reader":
+        return {"SELECT"}
+    if grantee != "dari_ingest":
+        return set()
+    if kind == "v":
+        return _EVERY
+    if name.startswith("evidence_"):
+        return _EVIDENCE_RIGHTS
+    return {"MAINTAIN"} if is_forced else {"INSERT", "MAINTAIN"}
 
 
 def _schemas(cur: cursor) -> Iterator[str]:
