@@ -185,3 +185,23 @@ def test_the_indexes_are_used_in_spite_of_row_level_security(filled: Filled) -> 
             plan = transaction.execute(f"EXPLAIN {select}").fetchall()
         (condition,) = [line for (line,) in plan if "Index Cond" in line]
         assert all(part in condition for part in expected), "the whole condition comes from the index"
+
+
+LOOKED_UP = [
+    "SELECT * FROM dari.turns WHERE tenant = 'default' AND conversation = '00000000-0000-0000-0000-000000000000' AND number = 1",
+    "SELECT * FROM dari.rejected_rows WHERE tenant = 'default' AND upload = 'alpha' AND offset_bytes > 7",
+    "SELECT * FROM dari.ai_model_knowledge_bases WHERE tenant = 'default' AND ai_model = 'm'",
+    "SELECT * FROM dari.version_segments WHERE tenant = 'default' AND knowledge_base = 'alpha' AND version = 1",
+]
+
+
+@pytest.mark.parametrize("select", LOOKED_UP)
+def test_metadata_is_looked_up_by_its_indexes_and_the_tenant_is_read_once(filled: Filled, select: str) -> None:
+    """The policy's condition is a constant of the plan, and keeps no condition of the query from the index."""
+    with filled.database.transaction(Role.APP, tenant="default") as transaction:
+        transaction.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
+        plan = [line for (line,) in transaction.execute(f"EXPLAIN {select}").fetchall()]
+    (condition,) = [line for line in plan if "Index Cond" in line]
+    assert all(part.split()[0] in condition for part in select.partition(" WHERE ")[2].split(" AND "))
+    assert any("InitPlan" in line for line in plan)
+    assert not any("current_setting" in line for line in plan if "Filter" in line or "Cond" in line)

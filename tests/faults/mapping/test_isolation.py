@@ -24,8 +24,8 @@ from dari.server import Server
 from dari.settings import load_settings
 from dari.v1 import chat_pb2, ingest_pb2, mapping_pb2
 from tests.fix_postgres import PostgresDsns, copied_database
-from tests.fix_server import settings_for
-from tests.flowise_stand_in import StandIn, openai_answer
+from tests.fix_server import StartServer, settings_for
+from tests.flowise_stand_in import Play, StandIn, headers_only, openai_answer, openai_stall_after, web_page
 from tests.support.event_log import RecordedEvents
 from tests.support.running_dari import SOON_S, RunningDari, conversation_of
 from tests.support.uploading import Uploader
@@ -261,11 +261,52 @@ def test_a_model_is_sent_nothing_that_it_is_not_granted(tenants: tuple[list[Tena
     made, _ = tenants
     for tenant, other in (made, made[::-1]):
         tenant.dari.ask(QUESTION, chat=f"c{tenant.mark}")
-        sent = "\n".join(str(request.json) for request in tenant.model.questions)
+        sent = _sent(tenant.model)
         assert tenant.cell("granted") in sent
         assert tenant.cell("ungranted") not in sent
         assert tenant.cell("unlinked") not in sent
         assert _leaks(sent, other) == []
+
+
+SECRET_CELL, OPEN_CELL = "cell-of-both", "cell-of-one"
+HAND_OVERS: list[tuple[str, Play, Any, Any]] = [
+    ("after a failure", web_page(), mapping_pb2.STAND_BY_OFF, chat_pb2.ON_INTERRUPTION_RESTART),
+    ("from the start", openai_stall_after(SECRET_CELL), mapping_pb2.STAND_BY_OFF, chat_pb2.ON_INTERRUPTION_RESTART),
+    ("where it stopped", openai_stall_after(SECRET_CELL), mapping_pb2.STAND_BY_OFF, chat_pb2.ON_INTERRUPTION_CONTINUE),
+    ("in a race", headers_only(), mapping_pb2.STAND_BY_RACE, chat_pb2.ON_INTERRUPTION_RESTART),
+    ("made ready", headers_only(), mapping_pb2.STAND_BY_WARM, chat_pb2.ON_INTERRUPTION_RESTART),
+]
+
+
+@pytest.mark.parametrize(
+    ("first", "mode", "on_interruption"), [each[1:] for each in HAND_OVERS], ids=[way for way, *_ in HAND_OVERS]
+)
+def test_a_model_that_takes_over_is_sent_what_it_is_granted_and_not_what_the_first_was(
+    start_server: StartServer, first: Play, mode: Any, on_interruption: Any
+) -> None:
+    """However it takes over: neither the rows of the first model, nor what that said of them, nor an earlier turn."""
+    dari = start_server().dari
+    with StandIn() as seeing, StandIn() as lesser:
+        dari.make_openai("seeing", seeing.url, first_token_timeout_s=0.5, stall_timeout_s=0.5)
+        dari.make_openai("lesser", lesser.url)
+        dari.make_knowledge_base("both", f"city,note\nshared city,{SECRET_CELL}\n")
+        dari.make_knowledge_base("one", f"city,note\nshared city,{OPEN_CELL}\n")
+        granted = {"seeing": ("both", "one"), "lesser": ("one",)}
+        dari.make_chat("bot", "seeing", "lesser", over=("both", "one"), granted=granted)
+        seeing.script(openai_answer(f"said {SECRET_CELL}"), first)
+        lesser.always(openai_answer("fine"))
+        conversation = conversation_of(dari.ask(QUESTION))
+        if mode != mapping_pb2.STAND_BY_OFF:
+            dari.stand_by("bot", mode, after_s=0.05)
+        events = list(dari.stream(QUESTION, conversation=conversation, on_interruption=on_interruption))
+    assert events[-1].completed.turn.ai_model == "aiModels/lesser"
+    assert SECRET_CELL in _sent(seeing)
+    assert OPEN_CELL in _sent(lesser)
+    assert SECRET_CELL not in _sent(lesser)
+
+
+def _sent(model: StandIn) -> str:
+    return "\n".join(str(request.json) for request in model.questions)
 
 
 def test_a_name_of_another_tenant_is_free_to_take(tenants: tuple[list[Tenant], PostgresDsns]) -> None:
