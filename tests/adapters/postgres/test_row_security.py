@@ -188,7 +188,7 @@ def test_the_indexes_are_used_in_spite_of_row_level_security(filled: Filled) -> 
 
 
 LOOKED_UP = [
-    "SELECT * FROM dari.turns WHERE tenant = 'default' AND conversation = '00000000-0000-0000-0000-000000000000' AND number = 1",
+    "SELECT * FROM dari.upload_batches WHERE tenant = 'default' AND upload = 'alpha' AND start_offset_bytes = 7",
     "SELECT * FROM dari.rejected_rows WHERE tenant = 'default' AND upload = 'alpha' AND offset_bytes > 7",
     "SELECT * FROM dari.ai_model_knowledge_bases WHERE tenant = 'default' AND ai_model = 'm'",
     "SELECT * FROM dari.version_segments WHERE tenant = 'default' AND knowledge_base = 'alpha' AND version = 1",
