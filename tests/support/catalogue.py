@@ -15,7 +15,8 @@ _LEDGER = "public.dari_migrations"
 """Which migrations were applied: of no tenant, and for everyone to read."""
 _OURS = "n.nspname NOT LIKE 'pg\\_%%' AND n.nspname <> 'information_schema'"
 _POLICIES = {
-    "dari_app": "(tenant = ( SELECT NULLIF(current_setting('dari.tenant'::text, true), ''::text) AS \"nullif\"))",
+    "dari_app": "(tenant = (( SELECT (current_setting('dari.tenant'::text, true))::dari.tenant_id AS current_setting))"
+    "::text)",
     "dari_owner": "COALESCE((current_setting('dari.migrating'::text, true) = 'on'::text), false)",
 }
 """The one condition under which the role sees and writes rows of metadata, as PostgreSQL prints it."""

@@ -340,9 +340,10 @@ def test_sql_that_forgets_the_tenant_meets_the_tenant_of_its_transaction_only(
         cur.execute("SELECT count(*) FROM dari.turns")
         assert cur.fetchone() != (0,)
     assert len(tables) >= 13
-    with closing(psycopg2.connect(dsns.service_dsn)) as session, session.cursor() as cur:
-        for table in tables:
-            for tenant in (made[0].id, made[1].id, "", "nobody", None):
+    for table in tables:
+        with closing(psycopg2.connect(dsns.service_dsn)) as session, session.cursor() as cur:
+            # First, while the session has never heard of the setting.
+            for tenant in (None, made[0].id, made[1].id, "nobody"):
                 named = f"SET LOCAL dari.tenant = '{tenant}'; " if tenant is not None else ""
                 cur.execute(f"SET LOCAL ROLE dari_app; {named}SELECT DISTINCT tenant FROM dari.{table}")
                 expected = [(tenant,)] if tenant in {each.id for each in made} else []
@@ -352,7 +353,20 @@ def test_sql_that_forgets_the_tenant_meets_the_tenant_of_its_transaction_only(
                 session.rollback()
 
 
-@pytest.mark.parametrize("named", ["", "SET LOCAL dari.tenant = ''; ", "SET LOCAL dari.tenant = 'alpha'; "])
+def test_whoever_names_what_is_no_tenant_is_refused_and_told_nothing_false(
+    tenants: tuple[list[Tenant], PostgresDsns],
+) -> None:
+    """A server of an older version names "": it must not take all rows for those of nobody, and remove them."""
+    _, dsns = tenants
+    with closing(psycopg2.connect(dsns.service_dsn)) as session, session.cursor() as cur:
+        for tenant in ("", "*", "Alpha", "alpha,beta"):
+            cur.execute(f"SET LOCAL ROLE dari_app; SET LOCAL dari.tenant = '{tenant}'")
+            with pytest.raises(psycopg2.errors.CheckViolation):
+                cur.execute("SELECT segment FROM dari.version_segments")
+            session.rollback()
+
+
+@pytest.mark.parametrize("named", ["", "SET LOCAL dari.tenant = 'alpha'; "])
 def test_no_transaction_writes_a_row_of_a_tenant_that_it_does_not_name(
     tenants: tuple[list[Tenant], PostgresDsns], named: str
 ) -> None:

@@ -123,11 +123,11 @@ class Database:
     ) -> Iterator[Transaction]:
         """Open a transaction as `role`; commit at the end, roll back on any exception.
 
-        `tenant` is whose rows row-level security lets the transaction see and write, None nobody's: what the
-        HOUSEKEEPER does needs none. `knowledge_bases` (ids) are those whose rows the READER sees. `snapshot` reads
-        everything as of one moment, and nothing may be written. Raises `Unavailable` where the database is not to be
-        reached, `Exhausted` where its disk is full or all connections are taken, `Cancelled` where the thread's
-        patience ended.
+        `tenant` is whose rows row-level security lets the transaction see and write. None is for what the HOUSEKEEPER
+        and the INGEST role do for all; the APP is refused all metadata without one. `knowledge_bases` (ids) are those
+        whose rows the READER sees. `snapshot` reads everything as of one moment, and nothing may be written. Raises
+        `Unavailable` where the database is not to be reached, `Exhausted` where its disk is full or all connections
+        are taken, `Cancelled` where the thread's patience ended.
         """
         timeout_s = self._statement_timeout_s if statement_timeout_s is None else statement_timeout_s
         patience = patience_of_this_thread()

@@ -11,14 +11,15 @@ REVOKE USAGE ON DOMAIN dari.tenant_id, dari.resource_id FROM PUBLIC;
 -- Metadata
 
 -- Each migration that makes a table calls this for it. The setting is read once a query, as an InitPlan, and not once a
--- row; and "" is no tenant: it is what PostgreSQL leaves of a setting whose transaction is over.
+-- row. Where it was never made, nothing is seen; "" is no tenant, and refused: to a server of before this migration,
+-- which names none, nothing would seem to be left, and its housekeeping would drop all rows.
 CREATE FUNCTION dari.isolate(isolated regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', isolated);
     EXECUTE format(
         'CREATE POLICY named_by_transaction ON %s TO dari_app'
-        ' USING (tenant = (SELECT nullif(current_setting(''dari.tenant'', true), '''')))', isolated);
+        ' USING (tenant = (SELECT current_setting(''dari.tenant'', true)::dari.tenant_id))', isolated);
     EXECUTE format(
         'CREATE POLICY while_migrating ON %s TO dari_owner'
         ' USING (coalesce(current_setting(''dari.migrating'', true) = ''on'', false))', isolated);
