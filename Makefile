@@ -108,7 +108,8 @@ $(VENV)/bench-installed: bench/requirements.lock $(VENV)/installed
 	touch $@
 
 .PHONY: bench
-bench: bench-ingest bench-parse bench-search bench-detect bench-export bench-chat bench-local-model bench-mapping  ## All benches
+bench: bench-ingest bench-parse bench-search bench-detect bench-export bench-chat bench-local-model bench-mapping \
+  bench-isolation  ## All benches
 
 .PHONY: bench-ingest
 bench-ingest: install  ## Rows from gRPC to disk beside psql \copy; memory of the server
@@ -129,6 +130,10 @@ bench-detect: install $(VENV)/bench-installed  ## Damaged files read without a h
 .PHONY: bench-export
 bench-export: install  ## Rows out as CSV beside psql \copy
 	$(BIN)/python -m bench.export
+
+.PHONY: bench-isolation
+bench-isolation: install  ## What row-level security costs, beside a copy of the same database without it
+	$(BIN)/python -m bench.isolation
 
 .PHONY: bench-local-model
 bench-local-model: install  ## The local model through dari beside its engine alone; slots; how soon a cancel frees it

@@ -123,7 +123,9 @@ def test_a_user_without_the_roles_is_refused(database: PostgresDsns, tmp_path: P
     _execute(database.admin_dsn, f"CREATE ROLE {user} LOGIN PASSWORD 'stranger'")
     dsn = make_dsn(database.service_dsn, user=user, password="stranger")
     try:
-        with pytest.raises(NotMigrated, match="may not take on dari_app, dari_ingest, dari_reader") as caught:
+        with pytest.raises(
+            NotMigrated, match="may not take on dari_app, dari_housekeeper, dari_ingest, dari_reader"
+        ) as caught:
             Server(_settings(tmp_path, database_dsn=dsn), RecordedEvents()).start()
     finally:
         _execute(database.admin_dsn, f"DROP ROLE {user}")

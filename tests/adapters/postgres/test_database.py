@@ -37,7 +37,7 @@ def pool(shared_database: PostgresDsns) -> Iterator[Database]:
 
 
 def _pid(pool: Database) -> int:
-    with pool.transaction(Role.APP) as transaction:
+    with pool.transaction(Role.APP, tenant=None) as transaction:
         row = transaction.execute("SELECT pg_backend_pid()").fetchone()
         assert row is not None
         return int(row[0])
@@ -54,7 +54,7 @@ def test_a_connection_is_used_again_and_carries_nothing_over(pool: Database) -> 
         settings = "SELECT current_user, current_setting('dari.tenant'), current_setting('dari.knowledge_bases')"
         assert transaction.execute(settings).fetchone() == ("dari_reader", "t", "a,b")
         first = transaction.execute("SELECT pg_backend_pid()").fetchone()
-    with pool.transaction(Role.APP) as transaction:
+    with pool.transaction(Role.APP, tenant=None) as transaction:
         assert transaction.execute(settings).fetchone() == ("dari_app", "", "")
         assert transaction.execute("SELECT pg_backend_pid()").fetchone() == first
         assert transaction.execute("SHOW transaction_read_only").fetchone() == ("off",)
@@ -64,21 +64,21 @@ def test_an_exception_rolls_back_and_the_connection_goes_on(pool: Database) -> N
     pid = _pid(pool)
 
     def work(error: BaseException) -> None:
-        with pool.transaction(Role.INGEST) as transaction:
+        with pool.transaction(Role.INGEST, tenant=None) as transaction:
             transaction.execute("CREATE TABLE dari_rows.left_over (a int)")
             raise error
 
     for error in (ValueError("x"), KeyboardInterrupt(), NotFound.of("x"), GeneratorExit()):
         with pytest.raises(type(error)):
             work(error)
-        with pool.transaction(Role.INGEST) as transaction:
+        with pool.transaction(Role.INGEST, tenant=None) as transaction:
             assert transaction.execute("SELECT to_regclass('dari_rows.left_over')").fetchone() == (None,)
     assert _pid(pool) == pid
 
 
 def test_a_failed_statement_rolls_back_and_the_thread_goes_on(pool: Database) -> None:
     for _ in range(10):
-        with pytest.raises(InternalError), pool.transaction(Role.APP) as transaction:
+        with pytest.raises(InternalError), pool.transaction(Role.APP, tenant=None) as transaction:
             transaction.execute("SELECT 1 / 0")
     assert _pid(pool)
 
@@ -90,7 +90,7 @@ def test_dead_connections_in_the_pool_cost_no_call(pool: Database, shared_databa
 
     def use() -> None:
         try:
-            with pool.transaction(Role.APP) as transaction:
+            with pool.transaction(Role.APP, tenant=None) as transaction:
                 row = transaction.execute("SELECT pg_backend_pid()").fetchone()
                 assert row is not None
                 barrier.wait()
@@ -113,9 +113,9 @@ def test_dead_connections_in_the_pool_cost_no_call(pool: Database, shared_databa
 def test_one_statement_alone_runs_as_its_role_under_the_timeout_and_leaves_nothing(pool: Database) -> None:
     """All is sent together; PostgreSQL makes one transaction of it."""
     told = "SELECT current_user::text AS role, current_setting('statement_timeout') AS timeout, pg_backend_pid() AS pid"
-    (alone,) = pool.run(Role.READER, told)
+    (alone,) = pool.run(Role.READER, "acme", told)
     assert (alone["role"], alone["timeout"]) == (Role.READER.value, "30s")
-    with pool.transaction(Role.APP) as transaction:
+    with pool.transaction(Role.APP, tenant="acme") as transaction:
         assert transaction.execute("SELECT current_user::text").fetchone() == (Role.APP.value,)
     assert _pid(pool) == alone["pid"]
 
@@ -123,15 +123,15 @@ def test_one_statement_alone_runs_as_its_role_under_the_timeout_and_leaves_nothi
 def test_one_statement_alone_ends_at_the_statement_timeout(shared_database: PostgresDsns) -> None:
     with closing(_opened(shared_database.service_dsn, statement_timeout_s=0.05)) as pool:
         with pytest.raises(Unavailable):
-            pool.run(Role.APP, "SELECT pg_sleep(%s)", (60,))
-        assert pool.run(Role.APP, "SELECT %s::int AS one", (1,)) == [{"one": 1}]
+            pool.run(Role.APP, "acme", "SELECT pg_sleep(%s)", (60,))
+        assert pool.run(Role.APP, "acme", "SELECT %s::int AS one", (1,)) == [{"one": 1}]
 
 
 def test_one_statement_alone_runs_again_where_its_connection_was_dead(
     pool: Database, shared_database: PostgresDsns
 ) -> None:
     _terminate(shared_database, _pid(pool))
-    assert pool.run(Role.APP, "SELECT 1 AS one") == [{"one": 1}]
+    assert pool.run(Role.APP, "acme", "SELECT 1 AS one") == [{"one": 1}]
 
 
 def test_a_session_that_dies_in_its_transaction_is_unavailable_and_the_next_one_works(
@@ -139,7 +139,7 @@ def test_a_session_that_dies_in_its_transaction_is_unavailable_and_the_next_one_
 ) -> None:
 
     def work(statements: list[str]) -> None:
-        with pool.transaction(Role.APP) as transaction:
+        with pool.transaction(Role.APP, tenant=None) as transaction:
             _terminate(shared_database, _pid_of(transaction.execute("SELECT pg_backend_pid()")))
             for statement in statements:
                 transaction.execute(statement)
@@ -153,7 +153,7 @@ def test_a_session_that_dies_in_its_transaction_is_unavailable_and_the_next_one_
 
 def test_more_transactions_than_connections_wait_and_then_are_refused(shared_database: PostgresDsns) -> None:
     with closing(_opened(shared_database.service_dsn, max_connections=1, wait_timeout_s=0.1)) as pool:
-        with pool.transaction(Role.APP), pytest.raises(Exhausted) as raised:
+        with pool.transaction(Role.APP, tenant=None), pytest.raises(Exhausted) as raised:
             _in_thread(lambda: _pid(pool))
         assert raised.value.metadata == {"limit": "connections"}
         assert _pid(pool), "the place is free again"
@@ -179,9 +179,9 @@ def _in_thread(work: object) -> None:
 def test_a_place_is_free_again_however_a_transaction_ends(shared_database: PostgresDsns) -> None:
     with closing(_opened(shared_database.service_dsn, max_connections=1, wait_timeout_s=5)) as pool:
         for _ in range(3):
-            with pytest.raises(InternalError), pool.transaction(Role.APP) as transaction:
+            with pytest.raises(InternalError), pool.transaction(Role.APP, tenant=None) as transaction:
                 transaction.execute("nonsense")
-            with pytest.raises(Unavailable), pool.transaction(Role.APP) as transaction:
+            with pytest.raises(Unavailable), pool.transaction(Role.APP, tenant=None) as transaction:
                 _terminate(shared_database, _pid_of(transaction.execute("SELECT pg_backend_pid()")))
             assert _pid(pool)
 
@@ -247,13 +247,13 @@ def test_a_wait_that_nobody_needs_any_more_is_cut_and_told_as_cancelled(pool: Da
 
 
 def _sleep_and_start(cutting: threading.Timer, pool: Database) -> None:
-    with pool.transaction(Role.APP) as transaction:
+    with pool.transaction(Role.APP, tenant=None) as transaction:
         cutting.start()
         transaction.execute("SELECT pg_sleep(600)")
 
 
 def _swallow_within_a_transaction(pool: Database, proxy: PostgresProxy) -> None:
-    with pool.transaction(Role.APP) as transaction:
+    with pool.transaction(Role.APP, tenant=None) as transaction:
         proxy.swallow()
         transaction.execute("SELECT 1")
 
@@ -263,7 +263,7 @@ def test_those_who_wait_for_a_server_wait_at_the_same_time(shared_database: Post
     with (
         PostgresProxy(shared_database.service_dsn) as proxy,
         closing(_opened(proxy.dsn, wait_timeout_s=2.0)) as pool,
-        pool.transaction(Role.APP) as held,
+        pool.transaction(Role.APP, tenant=None) as held,
     ):
         proxy.swallow_new()
         refused = threading.Semaphore(0)
@@ -290,7 +290,7 @@ def test_close_ends_what_runs_as_unavailable(shared_database: PostgresDsns) -> N
 
     def sleep() -> None:
         try:
-            with pool.transaction(Role.APP) as transaction:
+            with pool.transaction(Role.APP, tenant=None) as transaction:
                 started.set()
                 transaction.execute("SELECT pg_sleep(30)")
         except DariError as error:

@@ -260,7 +260,7 @@ def test_a_knowledge_base_is_not_deleted_under_a_batch_that_is_being_stored(
     )
     with closing(psycopg2.connect(database.service_dsn)) as storing, ThreadPoolExecutor(1) as threads:
         with storing.cursor() as cur:
-            cur.execute("SET ROLE dari_app")
+            cur.execute(f"SET ROLE dari_app; SET dari.tenant = '{TENANT}'")
             cur.execute("UPDATE dari.uploads SET committed_offset_bytes = 10 WHERE id = 'u'")
             cur.execute("SET ROLE dari_ingest")
             deleted = threads.submit(stores.bases.delete, TENANT, "k", "", False)

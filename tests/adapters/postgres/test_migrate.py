@@ -163,7 +163,7 @@ def test_the_service_user_has_no_rights_of_its_own(database: PostgresDsns) -> No
         _run(database.service_dsn, "SET ROLE dari_owner")
 
 
-def test_the_service_user_can_take_on_its_three_roles(database: PostgresDsns) -> None:
+def test_the_service_user_can_take_on_its_roles(database: PostgresDsns) -> None:
     """Each for the time of a transaction; none of them is above the row-level security of others."""
     for role in SERVICE_ROLES:
         assert _run(database.service_dsn, f"SET LOCAL ROLE {role}; SELECT current_user") == [(role,)]
@@ -312,17 +312,18 @@ def test_uploads_and_rows_of_the_first_tables_are_carried_over(managed_dsn: str,
                 + ((b"x", 1, "now") if is_complete else (None, None, None)),
             )
         cur.execute("SET LOCAL ROLE dari_ingest")
-        rows = f"dari_rows.rows_{segments['complete']}"
-        cur.execute(
-            f"CREATE TABLE {rows} (row_number bigint NOT NULL, c1 text NOT NULL, c2 text NOT NULL);"
-            f"ALTER TABLE {rows} ENABLE ROW LEVEL SECURITY; GRANT SELECT ON {rows} TO dari_reader;"
-            f"CREATE POLICY named_by_transaction ON {rows} FOR SELECT TO dari_reader"
-            " USING (coalesce(current_setting('dari.tenant', true) = 't', false));"
-            f"INSERT INTO {rows} VALUES (1, 'x', 'y')"
-        )
+        rows, open_rows = (f"dari_rows.rows_{segments[id]}" for id in ("complete", "untouched"))
+        for table in (rows, open_rows):
+            cur.execute(
+                f"CREATE TABLE {table} (row_number bigint NOT NULL, c1 text NOT NULL, c2 text NOT NULL);"
+                f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; GRANT SELECT ON {table} TO dari_reader;"
+                f"CREATE POLICY named_by_transaction ON {table} FOR SELECT TO dari_reader"
+                " USING (coalesce(current_setting('dari.tenant', true) = 't', false));"
+                f"INSERT INTO {table} VALUES (1, 'x', 'y')"
+            )
     assert [str(migration) for migration in migrate(managed_dsn, "carried")][:1] == ["0002_any_file"]
 
-    as_app = "SET LOCAL ROLE dari_app; "
+    as_app = "SET LOCAL ROLE dari_app; SET LOCAL dari.tenant = 't'; "
     found = _run(
         dsn, as_app + "SELECT id, state, hints, columns <> '{}', reading #>> '{dialect,delimiter}' FROM dari.uploads"
     )
@@ -330,13 +331,19 @@ def test_uploads_and_rows_of_the_first_tables_are_carried_over(managed_dsn: str,
         (id, state, hints, bool(columns), delimiter if columns else None)
         for id, delimiter, _, _, _, _, columns, state, hints in OLD_UPLOADS
     )
-    _run(dsn, f"SET LOCAL ROLE dari_ingest; INSERT INTO {rows} VALUES (2, 'x', NULL, NULL), (3, 'x', 'y', '{{z}}')")
+    as_ingest = "SET LOCAL ROLE dari_ingest; SET LOCAL dari.tenant = 't'; "
+    _run(dsn, as_ingest + f"INSERT INTO {open_rows} VALUES (2, 'x', NULL, NULL), (3, 'x', 'y', '{{z}}')")
+    for refused in (f"INSERT INTO {rows} VALUES (2, 'x', 'y')", f"TABLE {rows}", f"TABLE {open_rows}"):
+        with pytest.raises(errors.InsufficientPrivilege):
+            _run(dsn, as_ingest + refused)
     evidence = f"dari_rows.evidence_{segments['complete']}"
-    _run(dsn, f"SET LOCAL ROLE dari_ingest; INSERT INTO {evidence} VALUES (0, 'e')")
+    _run(dsn, as_ingest + f"INSERT INTO {evidence} VALUES (0, 'e')")
     for tenant, seen in (("t", 1), ("other", 0)):
         named = f"SET LOCAL ROLE dari_reader; SET LOCAL dari.tenant = '{tenant}'; "
-        assert _run(dsn, named + f"SELECT count(*) FROM {evidence}") == [(seen,)]
-        assert _run(dsn, named + f"SELECT count(*) FROM {rows}") == [(3 * seen,)]
+        for table, stored in ((evidence, 1), (rows, 1), (open_rows, 3)):
+            assert _run(dsn, named + f"SELECT count(*) FROM {table}") == [(stored * seen,)]
+    as_owner = "SET LOCAL ROLE dari_owner; "
+    assert _run(dsn, as_owner + "SELECT count(*) FROM dari.uploads") == [(0,)], "it has seen all while it migrated"
 
 
 @pytest.fixture(scope="module")

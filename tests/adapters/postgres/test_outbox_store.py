@@ -151,11 +151,11 @@ def test_storing_an_alert_again_changes_nothing(outbox: PostgresOutbox) -> None:
 
 def test_an_alert_goes_with_the_transaction_that_it_tells_of(database: PostgresDsns, outbox: PostgresOutbox) -> None:
     with closing(Database(database.service_dsn, max_connections=1, wait_timeout_s=2, statement_timeout_s=30)) as own:
-        with suppress(ZeroDivisionError), own.transaction(Role.APP) as transaction:
+        with suppress(ZeroDivisionError), own.transaction(Role.APP, tenant="t") as transaction:
             store_alert(transaction, upload_failed("t", "kb", "u"))
             raise ZeroDivisionError
         assert outbox.latest(10) == []
-        with own.transaction(Role.APP) as transaction:
+        with own.transaction(Role.APP, tenant="t") as transaction:
             store_alert(transaction, upload_failed("t", "kb", "u"))
     assert len(outbox.latest(10)) == 1
 

@@ -39,7 +39,7 @@ class PostgresConversationStore:
             return self._begin_first_turn(tenant, request, timeout_s)
         # The database's clock, which all replicas share.
         over_time = fn.clock_timestamp() + timedelta(seconds=timeout_s)
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             row = _turn_of_request(transaction, tenant, request) if request.request_id else None
             if row is None:
                 row = _insert_turn(transaction, tenant, request, over_time)
@@ -58,6 +58,7 @@ class PostgresConversationStore:
         conversation = str(uuid4())
         (row,) = self._database.run(
             Role.APP,
+            tenant,
             _BEGIN_FIRST_TURN,
             (
                 *(tenant, conversation, request.chat_configuration),
@@ -72,6 +73,7 @@ class PostgresConversationStore:
         turn = begun.turn
         found = self._database.run(
             Role.APP,
+            tenant,
             _COMPLETE_TURN,
             (*_answer_parameters(answer), tenant, turn.conversation.hex, turn.number, begun.over_time),
         )
@@ -83,7 +85,7 @@ class PostgresConversationStore:
 
     def add_turn(self, tenant: str, request: TurnRequest, turn: Turn, answer: Answer) -> None:
         """See TurnArchive."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             there = _turn_of_request(transaction, tenant, request) if request.request_id else None
             if there is not None and there["state"] == TurnState.COMPLETED.value:
                 return
@@ -105,12 +107,12 @@ class PostgresConversationStore:
             Turns.state: TurnState.INCOMPLETE.value,
             Turns.attempts: [_attempt_json(attempt) for attempt in attempts],
         }
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             _end(transaction, tenant, begun, values)
 
     def get(self, tenant: str, id: UUID) -> Conversation:
         """See ConversationStore."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             return _conversation(_find(transaction, tenant, id))
 
     def list_conversations(
@@ -127,7 +129,7 @@ class PostgresConversationStore:
             create_time, id = before
             same_time = (table.create_time == create_time) & (table.id > id)
             query = query.where((table.create_time < create_time) | same_time)
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             return [_conversation(row) for row in query.execute(transaction.peewee)]
 
     def list_turns(self, tenant: str, conversation: UUID, after: int, limit: int) -> list[Turn]:
@@ -139,13 +141,13 @@ class PostgresConversationStore:
             .limit(limit)
             .dicts()
         )
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             _find(transaction, tenant, conversation)
             return [_turn(row) for row in query.execute(transaction.peewee)]
 
     def delete(self, tenant: str, id: UUID) -> None:
         """See ConversationStore."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             of_this = (Conversations.tenant == tenant) & (Conversations.id == id)
             if not Conversations.delete().where(of_this).execute(transaction.peewee):
                 raise NotFound.of(f"conversations/{id}")

@@ -57,12 +57,14 @@ _SNAPSHOT = " ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
 class Role(Enum):
-    """Whom a transaction runs as; each role may do one thing (see `migrations/0001_foundation.sql`)."""
+    """Whom a transaction runs as; each role may do one thing (see `migrate`)."""
 
     APP = "dari_app"
-    """Reads and writes metadata."""
+    """Reads and writes the metadata of the tenant that the transaction names, and of no other."""
+    HOUSEKEEPER = "dari_housekeeper"
+    """Ends uploads, removes versions and keeps alerts, of all tenants; sees no chat, no mapping and no row."""
     INGEST = "dari_ingest"
-    """Owns the segment tables: makes, fills, drops them."""
+    """Owns the segment tables: makes, fills, drops them, and reads none of their rows."""
     READER = "dari_reader"
     """Owns nothing; sees the rows of the knowledge bases that the transaction names, and no others."""
 
@@ -114,16 +116,18 @@ class Database:
         self,
         role: Role,
         *,
+        tenant: str | None,
+        knowledge_bases: Sequence[str] = (),
         snapshot: bool = False,
         statement_timeout_s: float | None = None,
-        tenant: str = "",
-        knowledge_bases: Sequence[str] = (),
     ) -> Iterator[Transaction]:
         """Open a transaction as `role`; commit at the end, roll back on any exception.
 
-        `snapshot` reads everything as of one moment, and nothing may be written. `tenant` and `knowledge_bases` (ids)
-        are what row-level security lets the READER see. Raises `Unavailable` where the database is not to be reached,
-        `Exhausted` where its disk is full or all connections are taken, `Cancelled` where the thread's patience ended.
+        `tenant` is whose rows row-level security lets the transaction see and write. None is for what the HOUSEKEEPER
+        and the INGEST role do for all; the APP is refused all metadata without one. `knowledge_bases` (ids) are those
+        whose rows the READER sees. `snapshot` reads everything as of one moment, and nothing may be written. Raises
+        `Unavailable` where the database is not to be reached, `Exhausted` where its disk is full or all connections
+        are taken, `Cancelled` where the thread's patience ended.
         """
         patience = patience_of_this_thread()
         timeout_s = _patient_s(
@@ -134,7 +138,7 @@ class Database:
             " SELECT set_config('statement_timeout', %s, true), set_config('dari.tenant', %s, true),"
             " set_config('dari.knowledge_bases', %s, true)"
         )
-        parameters = (str(int(timeout_s * 1000)), tenant, ",".join(knowledge_bases))
+        parameters = (str(int(timeout_s * 1000)), tenant or "", ",".join(knowledge_bases))
         with _cancelled_by(patience), translated_errors(), self._slot(timeout_s):
             connection, _ = self._begun(begin, parameters, timeout_s, patience)
             transaction = Transaction(connection)
@@ -146,7 +150,7 @@ class Database:
                 raise
             self._give_back(connection)
 
-    def run(self, role: Role, statement: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+    def run(self, role: Role, tenant: str, statement: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
         """Run one statement as a transaction of its own, in one round trip and not in three; its rows.
 
         On a connection that turns out to be dead it may run once more on another, so that it must be one that does no
@@ -155,9 +159,14 @@ class Database:
         patience = patience_of_this_thread()
         timeout_s = _patient_s(self._statement_timeout_s, patience)
         # Statements sent together are one transaction, which ends with the last of them: PostgreSQL 18, 54.2.2.1.
-        text = f"SET LOCAL ROLE {role.value}; SELECT set_config('statement_timeout', %s, true); {statement}"
+        text = (
+            f"SET LOCAL ROLE {role.value};"
+            f" SELECT set_config('statement_timeout', %s, true), set_config('dari.tenant', %s, true); {statement}"
+        )
         with _cancelled_by(patience), translated_errors(), self._slot(timeout_s):
-            connection, cursor = self._begun(text, (str(int(timeout_s * 1000)), *parameters), timeout_s, patience)
+            connection, cursor = self._begun(
+                text, (str(int(timeout_s * 1000)), tenant, *parameters), timeout_s, patience
+            )
             self._give_back(connection)
             names = [column.name for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

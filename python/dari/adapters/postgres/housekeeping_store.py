@@ -73,12 +73,12 @@ class PostgresHousekeepingStore:
             .for_update(_SKIP_LOCKED)
             .dicts()
         )
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.HOUSEKEEPER, tenant=None) as transaction:
             return [read_upload(row) for row in query.execute(transaction.peewee)]
 
     def expire_uploads(self, upload_expiry_s: float) -> int:
         """See HousekeepingStore."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.HOUSEKEEPER, tenant=None) as transaction:
             if not _is_alone(transaction):
                 return 0
             parameters = (f"{upload_expiry_s:g}", upload_expiry_s, _AT_ONCE)
@@ -89,7 +89,7 @@ class PostgresHousekeepingStore:
 
     def remove_versions(self, version_grace_s: float, keep_versions: int) -> int:
         """See HousekeepingStore."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.HOUSEKEEPER, tenant=None) as transaction:
             if not _is_alone(transaction):
                 return 0
             return transaction.execute(_REMOVE_VERSIONS, (keep_versions, version_grace_s, _AT_ONCE)).rowcount
@@ -97,7 +97,7 @@ class PostgresHousekeepingStore:
     def drop_segments(self) -> int:
         """See HousekeepingStore."""
         # A segment that has no use any more never has one again, so that this may be looked up before it is dropped.
-        with self._database.transaction(Role.APP, snapshot=True) as transaction:
+        with self._database.transaction(Role.HOUSEKEEPER, tenant=None, snapshot=True) as transaction:
             stored = stored_segments(transaction)
             live = {segment for (segment,) in transaction.execute(_LIVE_SEGMENTS).fetchall()}
             views = stored_typed_views(transaction)
@@ -110,7 +110,7 @@ class PostgresHousekeepingStore:
 
     def _drop(self, segment: str, drop: Callable[[Transaction, str], None]) -> bool:
         try:
-            with self._database.transaction(Role.INGEST) as transaction:
+            with self._database.transaction(Role.INGEST, tenant=None) as transaction:
                 if not _is_alone(transaction):
                     return False
                 transaction.execute("SELECT set_config('lock_timeout', %s, true)", (_DROP_LOCK_TIMEOUT,))

@@ -10,20 +10,23 @@ again. An advisory lock lets one process at a time do this; the others wait, and
 
 Roles belong to the whole server, and each holds one kind of right:
 
-    dari_owner    owns the metadata tables, and runs migrations
-    dari_app      reads and writes metadata
-    dari_ingest   owns the tables of rows
-    dari_reader   owns nothing, and sees rows through row-level security only
+    dari_owner         owns the metadata tables, and runs migrations
+    dari_app           reads and writes the metadata of one tenant
+    dari_housekeeper   reads and changes the few tables whose work spans all tenants
+    dari_ingest        owns the tables of rows, and cannot read them
+    dari_reader        owns nothing, and sees rows through row-level security only
 
 The service logs in as one user, who has none of these rights until a transaction says SET LOCAL ROLE, which it may
-say for the last three. The migrating user needs CREATEROLE and the database, and need not be a superuser.
+say for the last four. The migrating user needs CREATEROLE and the database, and need not be a superuser.
+Row-level security holds for the owner role, too, but in a transaction that says `dari.migrating`, as each file's does.
+A file that makes a table says `SELECT dari.isolate('dari.table')`; tests/support/catalogue.py finds what is left out.
 PostgreSQL 15 and later.
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -34,7 +37,7 @@ from psycopg2 import errors, sql
 from psycopg2.extensions import connection, cursor, make_dsn, parse_dsn
 
 OWNER_ROLE = "dari_owner"
-SERVICE_ROLES = ("dari_app", "dari_ingest", "dari_reader")
+SERVICE_ROLES = ("dari_app", "dari_housekeeper", "dari_ingest", "dari_reader")
 ROLES = (OWNER_ROLE, *SERVICE_ROLES)
 MIGRATING_ROLES = (OWNER_ROLE, "dari_ingest")
 """Whom a migration runs as, and whom it may become to change the tables of rows."""
@@ -104,6 +107,7 @@ def migrate(
             cur.execute("SELECT set_config('lock_timeout', %s, false)", (f"{round(lock_timeout_s * 1000)}ms",))
             cur.execute("SELECT pg_advisory_lock(%s)", (_ADVISORY_LOCK,))
         _make_roles(session, service_user or session.info.user)
+        _close_to_public(session)
         with session, session.cursor() as cur:
             _make_ledger(cur)
         missing = _missing(session, migrations)
@@ -163,7 +167,7 @@ def create_database(admin_dsn: str, database: str = "dari", service_user: str = 
 
 
 def ensure_roles(cur: cursor, service_user: str) -> None:
-    """Make the four roles, and let `service_user` take on three of them; does nothing where that is done.
+    """Make the five roles, and let `service_user` take on four of them; does nothing where that is done.
 
     Part of the caller's transaction. Two sessions at once may collide: DuplicateObject, UniqueViolation or
     InternalError ("tuple concurrently updated"); repeat the transaction then.
@@ -255,6 +259,24 @@ def _make_database(cur: cursor, database: str) -> None:
         return
 
 
+def _close_to_public(session: connection) -> None:
+    """Let nobody make what dari did not: a database that comes from before PostgreSQL 15 lets everyone, in `public`."""
+    if not _is_open_to_public(session):
+        return
+    revoke = "REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+    with suppress(errors.InsufficientPrivilege), session, session.cursor() as cur:
+        cur.execute(revoke)
+    # One who has some right there, and not this one, gets a warning for an answer.
+    if _is_open_to_public(session):
+        raise MigrationError(f"Everyone may create in schema public of this database. Let its owner run: {revoke};")
+
+
+def _is_open_to_public(session: connection) -> bool:
+    with session, session.cursor() as cur:
+        cur.execute("SELECT has_schema_privilege('public', 'public', 'CREATE')")
+        return bool(_one_row(cur)[0])
+
+
 def _make_ledger(cur: cursor) -> None:
     """Let the owner role create in this database, and make the ledger, which everyone may read: it has no secret."""
     cur.execute("SELECT current_database()")
@@ -321,6 +343,7 @@ def _apply(session: connection, migration: Migration) -> None:
     try:
         with session, session.cursor() as cur:
             _become_owner(cur)
+            cur.execute("SET LOCAL dari.migrating = 'on'")
             cur.execute(migration.text)
             cur.execute(
                 "INSERT INTO public.dari_migrations (number, name, sha256) VALUES (%s, %s, %s)",

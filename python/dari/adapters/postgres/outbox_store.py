@@ -94,7 +94,7 @@ class StoredAlert:
 
 
 def store_alert(transaction: Transaction, alert: Alert) -> None:
-    """Store an alert in the transaction, which runs as `Role.APP`."""
+    """Store an alert in the transaction, which runs as the HOUSEKEEPER, or as the APP of the alert's tenant."""
     values = (str(alert.id), alert.tenant, alert.kind.value, alert.subject, alert.code, alert.item, alert.times)
     transaction.execute(_ADD, (*values, alert.host, alert.happen_time))
 
@@ -107,12 +107,12 @@ class PostgresOutbox:
 
     def add(self, alert: Alert) -> None:
         """See Outbox."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.HOUSEKEEPER, tenant=None) as transaction:
             store_alert(transaction, alert)
 
     def decide(self, targets: Sequence[str], quiet: timedelta, now: datetime) -> None:
         """See Outbox."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.HOUSEKEEPER, tenant=None) as transaction:
             if transaction.execute("SELECT pg_try_advisory_xact_lock(%s)", (_ADVISORY_LOCK,)).fetchone() != (True,):
                 return
             for number, alert in _read(transaction, _NEW, _KINDS, _AT_ONCE):
@@ -127,25 +127,25 @@ class PostgresOutbox:
         """See Outbox."""
         if not targets:
             return []
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.HOUSEKEEPER, tenant=None) as transaction:
             # In one order for all servers, so that they cannot wait for each other.
             claimed = (_claim(transaction, target, now, lease) for target in sorted(targets))
             return [delivery for delivery in claimed if delivery is not None]
 
     def settle(self, delivery: Delivery, *, delivered_time: datetime | None, retry_time: datetime) -> None:
         """See Outbox."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.HOUSEKEEPER, tenant=None) as transaction:
             transaction.execute(_SETTLE, (delivered_time, retry_time, delivery.number, delivery.target))
 
     def sweep(self, before: datetime, most: int) -> int:
         """See Outbox."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.HOUSEKEEPER, tenant=None) as transaction:
             transaction.execute(_SWEEP_MATTERS, (before,))
             return transaction.execute(_SWEEP, (before, most)).rowcount
 
     def latest(self, limit: int) -> list[StoredAlert]:
         """The newest alerts, newest first. Raises `Unavailable` where the database is down."""
-        with self._database.transaction(Role.APP, snapshot=True) as transaction:
+        with self._database.transaction(Role.HOUSEKEEPER, tenant=None, snapshot=True) as transaction:
             rows = transaction.execute(_LATEST, (_KINDS, limit)).fetchall()
         return [StoredAlert(_alert(row[1:10]), *row[10:]) for row in rows]
 

@@ -10,6 +10,10 @@ segment is indexed.
 All belong to the ingest role, and show the reader role nothing but to a transaction that names their tenant and
 knowledge base. Under such a policy PostgreSQL uses an index for leakproof operators only: comparing numbers is, the
 operators of arrays and tsvectors are not, so that a GIN index here would be passed by.
+
+The ingest role does not read what it owns. It gives up the right to read and to change rows and postings when it makes
+them; to force the policies upon it, too, must wait until they are indexed, as COPY refuses a table where they hold
+(SQLSTATE 0A000). Evidence it must read, to merge it: of the tenant and knowledge base that its transaction names.
 """
 
 import io
@@ -52,7 +56,7 @@ class PlacedSegment:
 
 
 def create_segment(transaction: Transaction, segment: str, tenant: str, knowledge_base: str, columns: int) -> None:
-    """Make the empty tables of a segment. As the ingest role."""
+    """Make the empty tables of a segment. As the ingest role, which cannot read the rows and postings in them."""
     cells = "".join(f", c{number} text" for number in range(1, columns + 1))
     rows, postings, evidence = tables = _tables(segment)
     # A vacuum in the middle of a load finds nothing to clean and takes a core; publishing turns it on.
@@ -69,6 +73,12 @@ def create_segment(transaction: Transaction, segment: str, tenant: str, knowledg
             f"CREATE POLICY named_by_transaction ON {table} FOR SELECT TO dari_reader USING ({is_named});"
             f"GRANT SELECT ON {table} TO dari_reader"
         )
+    transaction.execute(
+        f"CREATE POLICY filled_by_transaction ON {evidence} TO dari_ingest USING ({is_named});"
+        f"ALTER TABLE {evidence} FORCE ROW LEVEL SECURITY;"
+        f"REVOKE UPDATE, DELETE, REFERENCES, TRIGGER ON {', '.join(tables)} FROM dari_ingest;"
+        f"REVOKE SELECT, TRUNCATE ON {rows}, {postings} FROM dari_ingest"
+    )
 
 
 def lock_for_copy(transaction: Transaction, segment: str) -> None:
@@ -79,7 +89,7 @@ def lock_for_copy(transaction: Transaction, segment: str) -> None:
 def copy_into_segment(transaction: Transaction, segment: str, start_offset_bytes: int, batch: Batch) -> int:
     """Add a batch that begins at this byte of its file; returns how many rows PostgreSQL says it stored.
 
-    As the ingest role.
+    As the ingest role, in a transaction that names the segment's tenant and knowledge base.
     """
     rows, postings, evidence = _tables(segment)
     stored = _copy_in(transaction, rows, batch.rows) if batch.rows else 0
@@ -91,7 +101,10 @@ def copy_into_segment(transaction: Transaction, segment: str, start_offset_bytes
 
 
 def index_segment(transaction: Transaction, segment: str, merge_evidence: EvidenceMerger) -> None:
-    """Build what search needs, and put the evidence of all batches together. As the ingest role."""
+    """Build what search needs, put the evidence of all batches together, and close the segment for good.
+
+    As the ingest role, in a transaction that names the segment's tenant and knowledge base.
+    """
     rows, postings, evidence = _tables(segment)
     transaction.execute(
         # What is looked up by is spread evenly: ten parts tell as much as a hundred, from a tenth of the pages.
@@ -101,7 +114,9 @@ def index_segment(transaction: Transaction, segment: str, merge_evidence: Eviden
         f"CREATE INDEX ON {rows} (row_number);"
         f"CREATE INDEX ON {postings} (bucket);"
         f"ANALYZE {rows} (row_number); ANALYZE {postings} (bucket);"
-        f"ALTER TABLE {rows} RESET (autovacuum_enabled); ALTER TABLE {postings} RESET (autovacuum_enabled)"
+        f"ALTER TABLE {rows} RESET (autovacuum_enabled), FORCE ROW LEVEL SECURITY;"
+        f"ALTER TABLE {postings} RESET (autovacuum_enabled), FORCE ROW LEVEL SECURITY;"
+        f"REVOKE INSERT ON {rows}, {postings} FROM dari_ingest"
     )
     _merge_evidence(transaction, evidence, merge_evidence)
 

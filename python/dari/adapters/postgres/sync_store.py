@@ -27,13 +27,12 @@ _CLAIM = """
 UPDATE dari.knowledge_base_sources SET lease = %s, lease_until = clock_timestamp() + make_interval(secs => %s)
 WHERE (tenant, knowledge_base) = (
     SELECT s.tenant, s.knowledge_base FROM dari.knowledge_base_sources s
-    JOIN dari.knowledge_bases b ON b.tenant = s.tenant AND b.id = s.knowledge_base
     WHERE lease_until <= clock_timestamp() AND (
         NOT paused AND next_time <= clock_timestamp()
         OR EXISTS (
             SELECT FROM dari.syncs r
             WHERE r.tenant = s.tenant AND r.knowledge_base = s.knowledge_base AND r.state = 'RUNNING'))
-    ORDER BY next_time NULLS FIRST LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED FOR KEY SHARE OF b SKIP LOCKED)
+    ORDER BY next_time NULLS FIRST LIMIT 1 FOR NO KEY UPDATE OF s SKIP LOCKED)
 RETURNING tenant, knowledge_base
 """
 _BEGIN = """
@@ -84,7 +83,7 @@ class PostgresSyncStore:
     def request(self, tenant: str, knowledge_base: str, *, accepts_shrink: bool) -> Sync:
         """See SyncStore."""
         key = (tenant, knowledge_base)
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             _lock_source(transaction, *key)
             transaction.execute(_BEGIN, (accepts_shrink, *key))
             row = transaction.execute(
@@ -99,7 +98,7 @@ class PostgresSyncStore:
     def list(self, tenant: str, knowledge_base: str, before: tuple[datetime, str] | None, limit: int) -> list[Sync]:
         """See SyncStore."""
         time, (base, number) = (before[0], _place(before[1])) if before else (None, ("", 0))
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             rows = transaction.execute(
                 f"""
                 SELECT {_SYNC_COLUMNS} FROM dari.syncs
@@ -114,17 +113,19 @@ class PostgresSyncStore:
     def claim(self, lease_s: float) -> Claim | None:
         """See SyncStore."""
         lease = uuid4()
-        with self._database.transaction(Role.APP) as transaction:
+        # Whose turn it is spans tenants, what is done then does not. A lease whose holder dies in between is over soon.
+        with self._database.transaction(Role.HOUSEKEEPER, tenant=None) as transaction:
             key = transaction.execute(_CLAIM, (str(lease), lease_s)).fetchone()
-            if key is None:
-                return None
+        if key is None:
+            return None
+        with self._database.transaction(Role.APP, tenant=key[0]) as transaction:
             transaction.execute(_BEGIN, (False, *key))
             row = transaction.execute(_CLAIMED, key).fetchone()
             return None if row is None else _claim(key, lease, row)
 
     def renew(self, claim: Claim, lease_s: float) -> bool:
         """See SyncStore."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=claim.tenant) as transaction:
             return bool(
                 transaction.execute(
                     "UPDATE dari.knowledge_base_sources"
@@ -138,7 +139,7 @@ class PostgresSyncStore:
         """See SyncStore."""
         key = (claim.tenant, claim.knowledge_base)
         has_failed, is_held = outcome.state is SyncState.FAILED, outcome.state is SyncState.HELD
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=claim.tenant) as transaction:
             freed = transaction.execute(
                 _END_SOURCE, (outcome.next_time, has_failed, has_failed, is_held, *key, str(claim.lease))
             )

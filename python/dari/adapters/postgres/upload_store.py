@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -70,7 +71,7 @@ class PostgresUploadStore:
 
     def open(self, tenant: str, request: OpenUpload) -> Upload:
         """See UploadStore."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             if _lock_knowledge_base(transaction, tenant, request.knowledge_base, _SHARED) is None:
                 raise NotFound.of(f"knowledgeBases/{request.knowledge_base}")
             Uploads.insert(_new_row(tenant, request)).on_conflict_ignore().execute(transaction.peewee)
@@ -97,14 +98,14 @@ class PostgresUploadStore:
             if sqlstate(error) != _UNDEFINED_TABLE:
                 raise
             # The tables went with the upload: cancelled, expired, deleted.
-            with self._database.transaction(Role.APP) as transaction:
+            with self._database.transaction(Role.APP, tenant=upload.tenant) as transaction:
                 _hold_knowledge_base(transaction, upload)
                 _lock_mine(transaction, upload)
             raise
 
     def fail(self, upload: Upload, failure: str) -> None:
         """See UploadStore."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=upload.tenant) as transaction:
             if _lock_knowledge_base(transaction, upload.tenant, upload.knowledge_base, _SHARED) is None:
                 return
             failed = _end(transaction, UploadState.FAILED, failure, _is_mine(upload))
@@ -114,7 +115,7 @@ class PostgresUploadStore:
 
     def cancel(self, tenant: str, id: str) -> Upload:
         """See UploadStore."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             upload = read_upload(_find(transaction, tenant, id))
             _hold_knowledge_base(transaction, upload)
             cancelled = _end(transaction, UploadState.CANCELLED, "", _is(tenant, id))
@@ -130,7 +131,7 @@ class PostgresUploadStore:
     def publish(self, upload: Upload) -> Receipt:
         """See UploadStore."""
         self._index(upload)
-        with self._database.transaction(Role.APP) as transaction:
+        with self._of_knowledge_base(upload) as transaction:
             current_version = _hold_knowledge_base(transaction, upload, _EXCLUSIVE)
             row = _lock_mine(transaction, upload)
             if row["state"] == UploadState.INDEXING.value:
@@ -148,7 +149,7 @@ class PostgresUploadStore:
 
     def get(self, tenant: str, id: str) -> Upload:
         """See UploadStore."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             return read_upload(_find(transaction, tenant, id))
 
     def list(self, tenant: str, knowledge_base: str, before: tuple[datetime, str] | None, limit: int) -> list[Upload]:
@@ -166,7 +167,7 @@ class PostgresUploadStore:
             create_time, id = before
             same_time = (Uploads.create_time == create_time) & (Uploads.id > id)
             query = query.where((Uploads.create_time < create_time) | same_time)
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             return [read_upload(row) for row in query.execute(transaction.peewee)]
 
     def list_rejected(self, tenant: str, id: str, after_offset_bytes: int, limit: int) -> "Sequence[StoredRejectedRow]":
@@ -182,7 +183,7 @@ class PostgresUploadStore:
             .limit(limit)
             .dicts()
         )
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             _find(transaction, tenant, id)
             return [
                 StoredRejectedRow(
@@ -193,7 +194,7 @@ class PostgresUploadStore:
 
     def _commit(self, upload: Upload, move: Move, turn: Turn) -> None:
         batch, after = move.batch, move.batch.checkpoint
-        with self._database.transaction(Role.APP) as transaction:
+        with self._of_knowledge_base(upload) as transaction:
             _hold_knowledge_base(transaction, upload)
             if move.makes_tables:
                 # The compare-and-set comes first here: of two streams that make the same tables one would fail late.
@@ -221,6 +222,17 @@ class PostgresUploadStore:
             if after.offset_bytes > move.since.offset_bytes:
                 _write_ledger(transaction, upload, move)
 
+    def _of_knowledge_base(
+        self, upload: Upload, statement_timeout_s: float | None = None
+    ) -> AbstractContextManager[Transaction]:
+        """A transaction that may become the ingest role, and then see the evidence of this knowledge base."""
+        return self._database.transaction(
+            Role.APP,
+            tenant=upload.tenant,
+            knowledge_bases=[upload.knowledge_base],
+            statement_timeout_s=statement_timeout_s,
+        )
+
     def _drop(self, segments: Sequence[str]) -> None:
         """Drop the tables of uploads that have ended.
 
@@ -228,14 +240,14 @@ class PostgresUploadStore:
         short, housekeeping finds them.
         """
         if segments:
-            with self._database.transaction(Role.INGEST) as transaction:
+            with self._database.transaction(Role.INGEST, tenant=None) as transaction:
                 for segment in segments:
                     drop_segment(transaction, segment)
 
     def _index(self, upload: Upload) -> None:
         """Build the search index in a transaction of its own, unless it is built."""
         started_s = time.monotonic()
-        with self._database.transaction(Role.APP, statement_timeout_s=_INDEX_TIMEOUT_S) as transaction:
+        with self._of_knowledge_base(upload, _INDEX_TIMEOUT_S) as transaction:
             _hold_knowledge_base(transaction, upload)
             row = _lock_mine(transaction, upload)
             if row["state"] != UploadState.INDEXING.value or row["index_duration_s"] is not None:

@@ -26,7 +26,7 @@ class PostgresVersionReader:
 
     def find(self, tenant: str, knowledge_base: str, number: int | None) -> Version:
         """See RowsReader."""
-        with self._database.transaction(Role.APP) as transaction:
+        with self._database.transaction(Role.APP, tenant=tenant) as transaction:
             return _find(transaction, tenant, knowledge_base, number)
 
     def read_rows(self, version: Version, first_row_number: int, max_rows: int, max_bytes: int) -> RowsPage:
