@@ -605,7 +605,8 @@ def _chain_link(chat_configuration: str, row: dict[str, Any]) -> AiModelLink:
 
 def _linked_base(row: dict[str, Any]) -> tuple[KnowledgeBase, Choice]:
     effect = row["link_effect"] and LinkEffect(row["link_effect"])
-    return _knowledge_base(row), Choice(effect, row["link_selected"])
+    # Where its rows come from is no affair of a chat.
+    return _knowledge_base({**row, "uri": None}), Choice(effect, row["link_selected"])
 
 
 def _dicts(
