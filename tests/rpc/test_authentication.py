@@ -201,7 +201,8 @@ def test_not_yours_and_not_there_are_the_same_answer_to_the_byte(
                 assert not_there.refusal.status == "NOT_FOUND", where
                 refused.add(rpc.method.name)
     # Lists of what belongs to something that is not there are empty.
-    assert {rpc.method.name for rpc in naming_rpcs()} - refused <= {"ListMappings", "ListUploads", "ListConversations"}
+    lists = {"ListMappings", "ListUploads", "ListConversations", "ListSyncs"}
+    assert {rpc.method.name for rpc in naming_rpcs()} - refused <= lists
     assert make_one_of_each(owner, "after") != theirs, "the owner has everything still"
 
 

@@ -54,7 +54,7 @@ class Tenant:
     names: dict[str, list[str]] = field(default_factory=dict)
 
     def fill(self) -> None:
-        """Models, chats, knowledge bases, uploads with rejected rows, conversations."""
+        """Models, chats, knowledge bases, a source, uploads with rejected rows, conversations."""
         self.model.always(openai_answer(f"answer{self.mark}"))
         self.dari.make_openai(f"m{self.mark}", self.model.url)
         bases = {kind: f"{kind}{self.mark}" for kind in ("granted", "ungranted", "unlinked")}
@@ -62,6 +62,7 @@ class Tenant:
             self.dari.make_knowledge_base(base)
             rows = f"city,head{self.mark}\nshared city,{self.cell(kind)}\nbad\0row,rejected{self.mark}\n"
             Uploader(self.dari.ingest).upload(rows.encode(), f"u{kind}{self.mark}", base=base)
+        self._give_source(bases["unlinked"])
         linked = (bases["granted"], bases["ungranted"])
         self.dari.make_chat(f"c{self.mark}", f"m{self.mark}", over=linked, granted={f"m{self.mark}": linked[:1]})
         turn = self.dari.ask(f"{QUESTION} question{self.mark}", chat=f"c{self.mark}")
@@ -72,6 +73,13 @@ class Tenant:
             "upload": [f"uploads/u{kind}{self.mark}" for kind in bases],
             "conversation": [conversation_of(turn)],
         }
+
+    def _give_source(self, base: str) -> None:
+        """One that cannot be read, and a look at it."""
+        source = mapping_pb2.KnowledgeBaseSource(uri=f"file:///source{self.mark}.csv", paused=True)
+        changed = mapping_pb2.KnowledgeBase(name=f"knowledgeBases/{base}", source=source)
+        self.dari.mapping.UpdateKnowledgeBase(mapping_pb2.UpdateKnowledgeBaseRequest(knowledge_base=changed))
+        self.dari.mapping.SyncKnowledgeBase(mapping_pb2.SyncKnowledgeBaseRequest(name=changed.name))
 
     def cell(self, kind: str) -> str:
         """What stands in the rows of the knowledge base of this kind, and nowhere else."""
