@@ -527,21 +527,24 @@ def _behind(table: Any, columns: Sequence[Any], after: tuple[str, ...]) -> Any:
     return (first > after[1]) | ((first == after[1]) & (second > after[2]))
 
 
-# A chat is read with every turn: these are SQL, since peewee took as long to write them as PostgreSQL to answer.
-
-_CONFIGURATION = "SELECT * FROM dari.chat_configurations WHERE tenant = %s AND id = %s"
+# A chat is read with every turn: by two statements, and in SQL, since peewee took as long to write them as PostgreSQL
+# to answer.
 
 _CHAIN = """
-SELECT m.*, l.priority AS link_priority, l.disabled AS link_disabled, l.create_time AS link_create_time
-FROM dari.ai_model_chat_configurations l
-JOIN dari.ai_models m ON m.tenant = l.tenant AND m.id = l.ai_model
-WHERE l.tenant = %s AND l.chat_configuration = %s
+SELECT c.*, l.priority AS link_priority, l.disabled AS link_disabled, l.create_time AS link_create_time,
+    to_jsonb(m) AS model
+FROM dari.chat_configurations c
+LEFT JOIN dari.ai_model_chat_configurations l ON l.tenant = c.tenant AND l.chat_configuration = c.id
+LEFT JOIN dari.ai_models m ON m.tenant = l.tenant AND m.id = l.ai_model
+WHERE c.tenant = %s AND c.id = %s
 ORDER BY l.priority, l.ai_model
 """
 
 _BASES = sql.SQL("""
 SELECT b.*, v.row_count, v.columns, l.effect AS link_effect, {linked} AS link_selected,
-    array_remove(ARRAY[{granted}]::text[], NULL) AS granted_to
+    array_remove(ARRAY[{granted}]::text[], NULL) AS granted_to,
+    (SELECT jsonb_object_agg(g.ai_model, g.effect) FROM dari.ai_model_knowledge_bases g
+     WHERE g.tenant = b.tenant AND g.knowledge_base = b.id AND g.ai_model = ANY (%(models)s)) AS granted_by_hand
 FROM dari.knowledge_bases b
 LEFT JOIN dari.knowledge_base_versions v
     ON v.tenant = b.tenant AND v.knowledge_base = b.id AND v.number = b.current_version
@@ -556,26 +559,20 @@ ORDER BY b.id
 _GRANTED_TO = sql.SQL("CASE WHEN {} THEN {} END")
 _LABELS = sql.SQL("b.labels")
 
-_GRANTS = """
-SELECT ai_model, knowledge_base, effect FROM dari.ai_model_knowledge_bases
-WHERE tenant = %s AND ai_model = ANY (%s) AND knowledge_base = ANY (%s)
-"""
-
 
 def _read_chat(tenant: str, id: str, transaction: Transaction) -> ChatMapping:
-    configurations = _dicts(transaction, _CONFIGURATION, (tenant, id))
-    if not configurations:
+    chain = _dicts(transaction, _CHAIN, (tenant, id))
+    if not chain:
         raise NotFound.of(f"chatConfigurations/{id}")
-    configuration = _chat_configuration(configurations[0])
-    models = [(_chain_link(id, row), _ai_model(row)) for row in _dicts(transaction, _CHAIN, (tenant, id))]
+    configuration = _chat_configuration(chain[0])
+    models = tuple(_chain_link(row) for row in chain if row["model"] is not None)
     bases = _read_bases(transaction, tenant, configuration, [model for _, model in models])
-    said = transaction.execute(
-        _GRANTS, (tenant, [model.id for _, model in models], [row["id"] for row in bases])
-    ).fetchall()
     grants = {(model, row["id"]): Choice(None, True) for row in bases for model in row["granted_to"]}
-    for model, base, effect in said:
-        grants[model, base] = Choice(LinkEffect(effect), (model, base) in grants)
-    return ChatMapping(configuration, tuple(models), tuple(map(_linked_base, bases)), grants)
+    for row in bases:
+        for model, effect in (row["granted_by_hand"] or {}).items():
+            key = (model, row["id"])
+            grants[key] = Choice(LinkEffect(effect), key in grants)
+    return ChatMapping(configuration, models, tuple(map(_linked_base, bases)), grants)
 
 
 def _read_bases(
@@ -584,7 +581,11 @@ def _read_bases(
     """Every knowledge base that is linked, blocked or chosen, each with the models whose selectors choose it."""
     linked = _chosen_by(configuration, "linked_")
     granted = [_chosen_by(model, f"granted_{place}_") for place, model in enumerate(models)]
-    parameters = {"tenant": tenant, "chat_configuration": configuration.id}
+    parameters: dict[str, object] = {
+        "tenant": tenant,
+        "chat_configuration": configuration.id,
+        "models": [model.id for model in models],
+    }
     cases = []
     for place, (model, condition) in enumerate(zip(models, granted, strict=True)):
         parameters |= {f"model_{place}": model.id, **condition.parameters}
@@ -597,10 +598,11 @@ def _chosen_by(chooser: AiModel | ChatConfiguration, prefix: str) -> Condition:
     return chooses(parse_selector(chooser.knowledge_base_selector), _LABELS, prefix)
 
 
-def _chain_link(chat_configuration: str, row: dict[str, Any]) -> AiModelLink:
-    return AiModelLink(
-        chat_configuration, row["id"], row["link_priority"], row["link_create_time"], row["link_disabled"]
-    )
+def _chain_link(row: dict[str, Any]) -> tuple[AiModelLink, AiModel]:
+    model = row["model"]
+    times = {name: datetime.fromisoformat(model[name]) for name in ("create_time", "update_time")}
+    link = AiModelLink(row["id"], model["id"], row["link_priority"], row["link_create_time"], row["link_disabled"])
+    return link, _ai_model(model | times)
 
 
 def _linked_base(row: dict[str, Any]) -> tuple[KnowledgeBase, Choice]:
@@ -610,7 +612,7 @@ def _linked_base(row: dict[str, Any]) -> tuple[KnowledgeBase, Choice]:
 
 
 def _dicts(
-    transaction: Transaction, statement: str | sql.Composable, parameters: Sequence[str] | dict[str, str]
+    transaction: Transaction, statement: str | sql.Composable, parameters: Sequence[str] | dict[str, object]
 ) -> list[dict[str, Any]]:
     cursor = transaction.cursor()
     cursor.execute(statement, parameters)
