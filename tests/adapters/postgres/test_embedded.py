@@ -215,10 +215,10 @@ def test_the_server_gets_no_variable_of_ours(data_dir: Path, monkeypatch: pytest
 def test_no_row_content_reaches_the_log(data_dir: Path) -> None:
     """PostgreSQL quotes values in its messages, details, contexts and statements; none of these is logged."""
     statements = [
-        "CREATE TABLE people (id integer PRIMARY KEY, age integer)",
-        "INSERT INTO people VALUES (7001, 'secret-cell'::text::integer)",
+        "CREATE TABLE people (id bigint PRIMARY KEY, age integer)",
+        "INSERT INTO people VALUES (7001700170017001, 'secret-cell'::text::integer)",
         "SELECT 'secret-cell'::integer",
-        "INSERT INTO people VALUES (7001, 1), (7001, 2)",
+        "INSERT INTO people VALUES (7001700170017001, 1), (7001700170017001, 2)",
         "DO $$ BEGIN RAISE EXCEPTION 'secret-cell'; END $$",
         "DO $$ BEGIN RAISE WARNING 'secret-cell'; END $$",
         "SELECT 'secret-cell' FROM",
@@ -236,7 +236,7 @@ def test_no_row_content_reaches_the_log(data_dir: Path) -> None:
     log = (data_dir / "postgresql.log").read_text()
     assert "ready to accept connections" in log
     assert "secret-cell" not in log
-    assert "7001" not in log
+    assert "7001700170017001" not in log
 
 
 def test_the_log_stays_within_its_limit(data_dir: Path) -> None:
