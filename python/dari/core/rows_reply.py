@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from dari.core.cell_order import by_relevance
 from dari.core.conversations import Citation
 from dari.core.known_profiles import DescribedBase
+from dari.core.language import Language, language_of
 from dari.core.prompt import Found
 from dari.core.told_text import cut
 
@@ -34,7 +35,7 @@ class RowsReply:
 
 def rows_reply(question: str, found: Found) -> RowsReply:
     """A reply that shows the best rows; where no row fits, it tells what data there is."""
-    language = _Korean() if any("가" <= letter <= "힣" for letter in question) else _English()
+    language = _Korean() if language_of(question) is Language.KOREAN else _English()
     if not found.citations:
         return RowsReply("\n".join(_nothing_found(language, found.bases)), ())
     citations = tuple(replace(citation, used_cells=_shown(question, citation)) for citation in found.citations)
