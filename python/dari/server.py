@@ -276,15 +276,12 @@ class Server:
         opened.callback(_run_within, _UNWIND_TIMEOUT_S, database.close)
         return database
 
-    def _start_alerts(
-        self, database: Database, directory: UpstreamDirectory, local_model: LocalModel | None, opened: ExitStack
-    ) -> AlertSink:
+    def _start_alerts(self, database: Database, directory: UpstreamDirectory, opened: ExitStack) -> AlertSink:
         quiet = timedelta(seconds=self._settings.notify_quiet_s)
         alerts = AlertDispatcher(PostgresOutbox(database), self._targets, self._log, quiet=quiet)
         alerts.start()
         opened.callback(alerts.close)
-        local_process = local_model.state if local_model else None
-        watch = UpstreamAlerts(directory.watched_circuits, local_process, alerts, self._log, repeat=quiet)
+        watch = UpstreamAlerts(directory.watched_circuits, directory.local_process, alerts, self._log, repeat=quiet)
         watch.start()
         opened.callback(watch.close)
         return alerts
@@ -305,7 +302,7 @@ class Server:
         prober = Prober(directory.servers, settings.probe_interval_s, settings.connect_timeout_s, self._log)
         prober.start()
         opened.callback(prober.close)
-        alerts = self._start_alerts(database, directory, local_model, opened)
+        alerts = self._start_alerts(database, directory, opened)
         upload_limits = UploadLimits(
             max_open=settings.max_open_uploads,
             second_streams=_second_streams(settings),

@@ -1,6 +1,5 @@
 """What opens, closes, dies and comes back is seen once each, and said again while it lasts."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from dari.core.alerts import AlertKind
 from dari.core.circuit import CircuitState
 from dari.core.upstream_alerts import UpstreamAlerts, WatchedCircuit
+from dari.core.upstream_states import LocalProcess, LocalProcessStatus
 from tests.support.event_log import RecordedEvents
 from tests.support.operators import RecordedAlerts
 
@@ -27,14 +27,17 @@ DIED, CANNOT_LOAD, READY = (
 )
 
 
-@dataclass(frozen=True)
-class Process:
-    """A WatchedProcess."""
-
-    status: str
-    restarts: int = 0
-    last_failure: str | None = None
-    model_id: str = "smol"
+def process(status: str, restarts: int = 0, last_failure: str | None = None) -> LocalProcess:
+    return LocalProcess(
+        status=LocalProcessStatus[status.upper()],
+        model_file="smol",
+        engine="",
+        restarts=restarts,
+        queue_length=0,
+        running=0,
+        last_failure=last_failure or "",
+        memory_bytes=0,
+    )
 
 
 class Watch:
@@ -42,7 +45,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.circuits: list[WatchedCircuit] = []
-        self.process = Process("loading")
+        self.process = process("loading")
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.alerts, self.log = RecordedAlerts(), RecordedEvents()
         self.watch = self.made(interval_s=3_600.0)
@@ -64,7 +67,7 @@ class Watch:
         return self._look()
 
     def see_process(self, status: str, restarts: int = 0, last_failure: str | None = None) -> list[AlertKind]:
-        self.process = Process(status, restarts, last_failure)
+        self.process = process(status, restarts, last_failure)
         return [kind for kind, _ in self._look()]
 
     def _look(self) -> list[tuple[AlertKind, str]]:

@@ -134,6 +134,10 @@ class UpstreamDirectory:
         name = f"aiModels/{model.id}"
         return name if tenant == self._tenant else f"{tenant}/{name}"
 
+    def local_process(self) -> LocalProcess | None:
+        """The process of the local model; None where this replica runs none."""
+        return None if self._local_model is None else _process(self._local_model.state())
+
     def servers(self) -> list[ProbedServer]:
         """Every server that was asked and is not forgotten, by the way that its latest model has to it."""
         found: dict[str, ProbedServer] = {}
@@ -173,9 +177,7 @@ class UpstreamDirectory:
             return model, self._neighbours[tenant, model.target]
 
     def _state(self, model: AiModel, neighbour: _Neighbour) -> UpstreamState:
-        process = None
-        if model.kind is AiModelKind.LOCAL and self._local_model is not None:
-            process = _process(self._local_model.state())
+        process = self.local_process() if model.kind is AiModelKind.LOCAL else None
         return UpstreamState(model.id, model.kind, neighbour.circuit.state(), process)
 
     def _meet(self, place: _Place) -> _Neighbour:

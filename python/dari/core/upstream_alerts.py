@@ -8,17 +8,16 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
 from dari.core.alerts import Alert, AlertKind, AlertSink
 from dari.core.circuit import CircuitState
 from dari.core.event_log import EventLog, failure_fields
+from dari.core.upstream_states import LocalProcess, LocalProcessStatus
 
 LOOK_INTERVAL_S = 1.0
 _STOP_TIMEOUT_S = 2.0
 _LETS_FEW_THROUGH = (CircuitState.OPEN, CircuitState.HALF_OPEN)
-_IS_DOWN = ("restarting", "failed")
-_CANNOT_LOAD = "failed"
+_IS_DOWN = (LocalProcessStatus.RESTARTING, LocalProcessStatus.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +30,6 @@ class WatchedCircuit:
     last_failure: str | None
 
 
-class WatchedProcess(Protocol):
-    """The local model as it is at one moment."""
-
-    @property
-    def status(self) -> str: ...
-    @property
-    def model_id(self) -> str: ...
-    @property
-    def restarts(self) -> int: ...
-    @property
-    def last_failure(self) -> str | None: ...
-
-
 class UpstreamAlerts:
     """Looks at each interval. `start`, then `close`; `run_once` is one look, by one thread at a time.
 
@@ -53,7 +39,7 @@ class UpstreamAlerts:
     def __init__(
         self,
         circuits: Callable[[], Sequence[WatchedCircuit]],
-        local_process: Callable[[], WatchedProcess] | None,
+        local_process: Callable[[], LocalProcess | None],
         alerts: AlertSink,
         log: EventLog,
         *,
@@ -86,8 +72,9 @@ class UpstreamAlerts:
     def run_once(self) -> None:
         """Look now."""
         self._look_at_circuits(self._circuits())
-        if self._local_process is not None:
-            self._look_at_process(self._local_process())
+        process = self._local_process()
+        if process is not None:
+            self._look_at_process(process)
 
     def _look_at_circuits(self, circuits: Sequence[WatchedCircuit]) -> None:
         # One server may stand under two base URLs; it is well when all of its circuits are.
@@ -102,15 +89,16 @@ class UpstreamAlerts:
             if kind is AlertKind.CIRCUIT_OPENED and subject not in known:
                 del self._going_on[kind, subject]  # Nobody asks it any more.
 
-    def _look_at_process(self, process: WatchedProcess) -> None:
-        subject = f"modelFiles/{process.model_id}"
+    def _look_at_process(self, process: LocalProcess) -> None:
+        subject = f"modelFiles/{process.model_file}"
         is_down = process.status in _IS_DOWN
         deaths = process.restarts + is_down
-        kind = AlertKind.LOCAL_MODEL_CANNOT_LOAD if process.status == _CANNOT_LOAD else AlertKind.LOCAL_MODEL_DIED
+        cannot_load = process.status is LocalProcessStatus.FAILED
+        kind = AlertKind.LOCAL_MODEL_CANNOT_LOAD if cannot_load else AlertKind.LOCAL_MODEL_DIED
         if is_down or deaths > self._deaths_seen:
             self._goes_on(kind, subject, process.last_failure)
         self._deaths_seen = deaths
-        if process.status == "ready":
+        if process.status is LocalProcessStatus.READY:
             self._is_over(
                 AlertKind.LOCAL_MODEL_READY,
                 subject,
