@@ -107,6 +107,11 @@ $(VENV)/bench-installed: bench/requirements.lock $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --require-hashes -r bench/requirements.lock
 	touch $@
 
+# What draws the report of `make load`.
+$(VENV)/load-installed: load/requirements.lock $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --require-hashes -r load/requirements.lock
+	touch $@
+
 .PHONY: bench
 bench: bench-ingest bench-parse bench-search bench-detect bench-export bench-chat bench-local-model bench-mapping \
   bench-isolation  ## All benches
@@ -155,6 +160,7 @@ lock: $(VENV)/installed  ## Resolve the dependencies of pyproject.toml anew
 	$(BIN)/python -m pip install --quiet uv==0.13.9
 	$(BIN)/$(LOCK) --all-extras --group dev pyproject.toml --output-file requirements.lock
 	$(BIN)/$(LOCK) --group bench --constraints requirements.lock --output-file bench/requirements.lock
+	$(BIN)/$(LOCK) --group load --constraints requirements.lock --output-file load/requirements.lock
 	cargo update --workspace
 
 .PHONY: clean
