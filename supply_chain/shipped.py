@@ -119,8 +119,9 @@ def crates() -> list[Crate]:
 
 
 def locked_hashes(lock: str) -> dict[tuple[str, str], tuple[str, ...]]:
-    """The sha256 of every file that a lock allows, by name and version; a lock may have two versions of a package, for
-    different Pythons. Raises ValueError for a line that pins nothing.
+    """The sha256 of every file that a lock allows, by name and version. Raises ValueError for a line that pins nothing.
+
+    A lock may have two versions of a package, for different Pythons.
     """
     hashes: dict[tuple[str, str], tuple[str, ...]] = {}
     for line in re.sub(r"\\\n\s*", " ", re.sub(r"^\s*#.*\n?", "", lock, flags=re.MULTILINE)).splitlines():
