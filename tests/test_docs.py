@@ -7,8 +7,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import typer
 
-from dari.settings import TOOL_VARIABLES, Settings
+from dari.cli import app
+from dari.settings import ENVIRONMENT_PREFIX, TOOL_VARIABLES, Settings
 from docs import generate, settings_page
 
 ROOT = Path(__file__).parents[1]
@@ -97,6 +99,76 @@ def test_a_link_that_leads_nowhere_is_found() -> None:
         "none-6.md",
     ]
     assert dangling(ENGLISH, text) == nowhere
+
+
+def code(text: str) -> str:
+    """All code of a page, in blocks and in lines."""
+    blocks = (block["text"] for block in CODE.finditer(text) if block["language"].strip() in ("", "sh", "bash"))
+    return "\n".join([*blocks, *INLINE_CODE.findall(prose(text))])
+
+
+def unknown_names(text: str) -> list[str]:
+    """What a page tells to type that is not there: targets of make, commands of dari, variables."""
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    variables = {*TOOL_VARIABLES, *(ENVIRONMENT_PREFIX + name.upper() for name in Settings.model_fields)}
+    typed = code(text)
+    return [
+        *(
+            f"make {name}"
+            for name in re.findall(r"(?:^|[`;&(] ?)make ([a-z][a-z0-9-]*)", typed, re.MULTILINE)
+            if name not in targets
+        ),
+        *(
+            f"dari {words}"
+            for words in re.findall(r"(?:^|[`;&|(/] ?)dari ([a-z][a-z -]*)", typed, re.MULTILINE)
+            if not is_command(words)
+        ),
+        *(
+            name
+            for name in re.findall(r"\bDARI_[A-Z0-9_]+", typed)
+            if name.split("__")[0] not in variables and not name.startswith("DARI_TEST_")
+        ),
+    ]
+
+
+def is_command(words: str) -> bool:
+    """Whether a line begins with a command of dari; of a group, with one of its commands."""
+    command = typer.main.get_command(app)
+    for word in words.split():
+        if not isinstance(command, typer.core.TyperGroup):
+            return True
+        if word not in command.commands:
+            return False
+        command = command.commands[word]
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_tells_to_type_is_there(page: Path) -> None:
+    assert unknown_names(page.read_text(encoding="utf-8")) == []
+
+
+def test_what_is_not_there_is_found() -> None:
+    text = """
+`make tset`, `dari serv`, `dari map lnik guide --kb x`, `DARI_DATABSE_DSN='…'`; `dari map link guide`, `make test`
+
+```sh
+make lint && make lnit
+.venv/bin/dari modle add
+export DARI_TENNANT=acme DARI_TENANT=acme DARI_TEST_SEEDS=3
+dari chat -c guide "dari none"
+```
+"""
+    unknown = [
+        "make lnit",
+        "make tset",
+        "dari modle add",
+        "dari serv",
+        "dari map lnik guide --kb x",
+        "DARI_TENNANT",
+        "DARI_DATABSE_DSN",
+    ]
+    assert unknown_names(text) == unknown
 
 
 def test_every_page_of_the_guide_is_in_its_index() -> None:
