@@ -19,7 +19,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 24
+	@sed -e ':join' -e '/\\$$/{N;s/\\\n//;b join' -e '}' $(MAKEFILE_LIST) \
+	  | sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' | expand -t 27
 
 # The environment: locked packages first, then the Rust parser, which is built again when its sources change.
 $(VENV)/installed: requirements.lock
