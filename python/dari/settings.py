@@ -111,6 +111,7 @@ class Settings(BaseSettings):
     tls_certificate_file: Path | None = None
     """PEM, the server's own certificate first. With `tls_key_file` the server speaks TLS alone."""
     tls_key_file: Path | None = None
+    """PEM, the key of that certificate."""
     tls_client_ca_file: Path | None = None
     """Clients must bring a certificate of one of these authorities. The tokens file can name callers by it."""
     plaintext_listen_allowed: bool = False
@@ -134,6 +135,7 @@ class Settings(BaseSettings):
     a pooler that hands a session to others between two transactions. The server never uses it. Default: `database_dsn`.
     """
     database_max_connections: int = Field(default=24, ge=2, le=1_000)
+    """Connections of this server to PostgreSQL, at most."""
     database_wait_timeout_s: Seconds = 5.0
     """Longest wait for a connection, from the pool and from the server."""
     database_statement_timeout_s: Seconds = 60.0
@@ -155,7 +157,9 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=TIB, ge=1_024, le=1_024 * TIB)
     """Size of a file."""
     max_record_bytes: int = Field(default=1 * MIB, ge=1_024, le=16 * MIB)
+    """Size of a record in the file; a longer one mostly means that a quote is unclosed."""
     max_cell_bytes: int = Field(default=1 * MIB, ge=1_024, le=16 * MIB)
+    """Size of a cell."""
     max_header_bytes: int = Field(default=256 * 1024, ge=1_024, le=1 * MIB)
     """All records that name the columns, together."""
     max_columns: int = Field(default=1_500, ge=1, le=1_500)
@@ -216,6 +220,7 @@ class Settings(BaseSettings):
     circuit_min_outcomes: int = Field(default=10, ge=1, le=1_000)
     """Outcomes below which the share says nothing."""
     circuit_window_s: Seconds = 60.0
+    """How far back outcomes count for that share."""
     circuit_open_s: Seconds = 5.0
     """How long a circuit first lets nothing through; twice as long each time it opens again soon."""
     circuit_max_open_s: Seconds = 60.0
@@ -254,7 +259,9 @@ class Settings(BaseSettings):
 
     # Logs.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least of what is logged."""
     log_format: Literal["json", "console"] = "json"
+    """One JSON object a line, or lines for a terminal."""
 
     @property
     def takes_signed_tokens(self) -> bool:
