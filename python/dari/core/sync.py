@@ -346,6 +346,8 @@ class Syncs:
         self._log.info("sync_ended", knowledge_base=base, state=outcome.state.value, code=outcome.code)
         if outcome.state is SyncState.FAILED:
             self._alerts.tell(Alert(AlertKind.SYNC_FAILED, base, outcome.code, tenant=claim.tenant))
+        if outcome.state is SyncState.HELD and not claim.is_held:
+            self._alerts.tell(Alert(AlertKind.SYNC_HELD, base, tenant=claim.tenant))
 
 
 def retry_pause_s(failures: int) -> float:
