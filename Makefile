@@ -61,7 +61,7 @@ faults-chat: install  ## Chat under fire: each way to die at each token and byte
 	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/chat
 
 .PHONY: faults-mapping
-faults-mapping: install  ## 16 clients race over the mapping; each round must fit a serial order
+faults-mapping: install  ## Callers, isolation, racing clients, sources that lead inside; tests/faults/mapping/README.md
 	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/mapping
 
 .PHONY: storm

@@ -101,7 +101,7 @@ def test_parts_of_a_source_are_changed_and_the_others_stay(served: ServedDari, f
 WRONG = [
     (("create", "other", "--every", "1h"), "give --source"),
     (("create", "other", "--source", "https://example.com/x.csv", "--every", "1 hour"), "such as 15m"),
-    (("create", "other", "--source", "https://example.com/x.csv", "--max-shrink", "2"), "not in the range"),
+    (("create", "other", "--source", "https://example.com/x.csv", "--max-shrink", "2"), "--max-shrink"),
     (("update", "plain", "--pause"), "give --source"),
     (("update", "plain"), "name something to change"),
 ]
