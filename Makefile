@@ -62,7 +62,7 @@ faults-chat: install  ## Chat under fire: each way to die at each token and byte
 	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/chat
 
 .PHONY: faults-mapping
-faults-mapping: install  ## 16 clients race over the mapping; each round must fit a serial order
+faults-mapping: install  ## Callers, isolation, racing clients, sources that lead inside; tests/faults/mapping/README.md
 	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/mapping
 
 .PHONY: storm
@@ -130,7 +130,7 @@ $(VENV)/load-installed: load/requirements.lock $(VENV)/installed
 
 .PHONY: bench
 bench: bench-ingest bench-parse bench-search bench-detect bench-export bench-chat bench-local-model bench-mapping \
-  bench-isolation  ## All benches
+  bench-isolation bench-sync  ## All benches
 
 .PHONY: bench-ingest
 bench-ingest: install  ## Rows from gRPC to disk beside psql \copy; memory of the server
@@ -167,6 +167,10 @@ bench-chat: install  ## Chat beside Flowise itself and a bare gRPC server: first
 .PHONY: bench-mapping
 bench-mapping: install  ## What the mapping costs a call and a turn, beside bare grpcio; how soon a label holds elsewhere
 	$(BIN)/python -m bench.mapping
+
+.PHONY: bench-sync
+bench-sync: install  ## What a look at an unchanged source of 900 MB moves, by ETag, by hash, and as a file
+	$(BIN)/python -m bench.sync
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links

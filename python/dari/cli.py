@@ -407,12 +407,32 @@ def sync(
     context: typer.Context,
     knowledge_base: Annotated[str, typer.Argument(metavar="KB", help="The knowledge base.")],
     accept_shrink: Annotated[bool, typer.Option("--accept-shrink", help="Take the new rows however few.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until it has ended; the exit code tells whether that is well.")
+    ] = False,
 ) -> None:
     """Fetch the source of a knowledge base now, where it has changed."""
     from dari.commands import sync as command
 
     name = resource_name("knowledgeBases", knowledge_base)
-    raise typer.Exit(command.run_sync(context.obj, name, accept_shrink=accept_shrink))
+    raise typer.Exit(command.run_sync(context.obj, name, accept_shrink=accept_shrink, wait=wait))
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    knowledge_base: Annotated[str, typer.Argument(metavar="KB", help="The knowledge base.")],
+    from_version: Annotated[int, typer.Option("--from", min=0, help="Default: the one before.")] = 0,
+    to_version: Annotated[int, typer.Option("--to", min=0, help="Default: the current one.")] = 0,
+    key: Annotated[
+        list[str] | None, typer.Option(help="A column that names a row; may be repeated. Default: the source's.")
+    ] = None,
+) -> None:
+    """Tell what changed between two versions: rows added, removed, changed."""
+    from dari.commands import sync as command
+
+    name = resource_name("knowledgeBases", knowledge_base)
+    raise typer.Exit(command.run_compare(context.obj, name, from_version, to_version, key or []))
 
 
 @app.command()

@@ -38,8 +38,9 @@ from dari.adapters.postgres.upload_store import PostgresUploadStore
 from dari.adapters.postgres.version_comparer import PostgresVersionComparer
 from dari.adapters.postgres.version_reader import PostgresVersionReader
 from dari.adapters.sources.addresses import AllowedAddresses
+from dari.adapters.sources.bounds import FetchLimits
 from dari.adapters.sources.reader import SourceFiles, SourcePlaces
-from dari.adapters.sources.web import FetchLimits, WebFetcher
+from dari.adapters.sources.web import WebFetcher
 from dari.adapters.upstreams import UpstreamDirectory
 from dari.adapters.watched_files import UnusableFile
 from dari.client.decompression import unpacked
@@ -418,7 +419,7 @@ def _start_syncs(
         settings.secrets,
         unpacked,
         spool_dir=settings.data_dir / "sources",
-        max_bytes=settings.max_upload_bytes,
+        limits=limits,
     )
     syncs = Syncs(
         PostgresSyncStore(database),

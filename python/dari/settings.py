@@ -182,7 +182,7 @@ class Settings(BaseSettings):
     source_schemes: frozenset[str] = frozenset({"s3", "gs", "gcs", "az", "abfs", "adl", "oss"})
     """Schemes of sources that fsspec reads."""
     source_timeout_s: Seconds = 3_600.0
-    """Longest fetch of a source over http(s)."""
+    """Longest fetch of a source, however often it breaks and goes on."""
     sync_poll_interval_s: Seconds = 2.0
     """Between two looks whether a source is due."""
     sync_lease_s: float = Field(default=30.0, ge=0.5, le=3_600)

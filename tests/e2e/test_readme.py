@@ -1,8 +1,6 @@
 """The stranger's road: the README's own lines, run against a real server, and stubs that a stranger makes anew."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,20 +10,16 @@ import pytest
 
 from dari.server import Server
 from dari.settings import load_settings
+from tests.e2e.documents import ROOT, Block, blocks_of, run
 from tests.fix_postgres import PostgresDsns
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-ADDRESS, ADMIN_ADDRESS = "127.0.0.1:50051", "127.0.0.1:50052"
-BLOCK = re.compile(r"(?:<!-- test: (?P<name>\w+) -->\n)?```(?P<language>sh|python)\n(?P<text>.*?)```", re.DOTALL)
 
-
-def blocks(language: str, containing: str = "", name: str | None = None) -> list[str]:
-    """The README's code in a language, by what it holds or by the name in the comment above it."""
+def blocks(*, containing: str = "", mark: str | None = None) -> list[Block]:
+    """The README's code, by what it holds or by the comment above it."""
     found = [
-        block["text"]
-        for block in BLOCK.finditer(README)
-        if block["language"] == language and containing in block["text"] and name in (None, block["name"])
+        block
+        for block in blocks_of(ROOT / "README.md")
+        if containing in block.text and (mark is None or mark in block.marks)
     ]
     assert found, "the README has lost the lines that this test runs"
     return found
@@ -43,47 +37,32 @@ def server(database: PostgresDsns) -> Iterator[Server]:
         yield server
 
 
-def run(server: Server, command: list[str], folder: Path, text: str) -> str:
-    """Run a README block with this server's addresses; returns what it printed."""
-    here = text.replace(ADDRESS, server.address).replace(ADMIN_ADDRESS, server.admin_address)
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
-        "DARI_ADDRESS": server.address,
-    }
-    done = subprocess.run(
-        [*command, here], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def make_chatbot(server: Server, folder: Path) -> None:
     """The README's mapping."""
-    (lines,) = blocks("sh", "dari map kb create")
-    run(server, ["bash", "-euc"], folder, lines.replace('export PATH="$PWD/.venv/bin:$PATH"\n', ""))
+    (block,) = blocks(containing="dari map kb create airports")
+    text = block.text.replace('export PATH="$PWD/.venv/bin:$PATH"\n', "")
+    run(Block(block.language, block.marks, text), server, folder)
 
 
 def test_the_python_examples_chat_and_ingest(server: Server, tmp_path: Path) -> None:
     make_chatbot(server, tmp_path)
     (tmp_path / "more-airports.csv").write_text("faa,name\nGMP,김포\nICN,인천\n")
-    chat, ingest = blocks("python", name="python")
-    assert "2 rows stored, 0 rejected, version 1" in run(server, [sys.executable, "-c"], tmp_path, ingest)
-    answer = run(server, [sys.executable, "-c"], tmp_path, chat)
+    chat, ingest = blocks(mark="python")
+    assert "2 rows stored, 0 rejected, version 1" in run(ingest, server, tmp_path)
+    answer = run(chat, server, tmp_path)
     assert "GMP" in answer
     assert "answered by ANSWERER_ROWS_ONLY degraded: True" in answer
 
 
-@pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not installed")
 def test_the_grpcurl_examples_do_what_the_readme_says(server: Server, tmp_path: Path) -> None:
     make_chatbot(server, tmp_path)
-    first, when_something_breaks = blocks("sh", name="grpcurl")
-    printed = run(server, ["bash", "-euc"], tmp_path, first)
+    first, when_something_breaks = blocks(mark="grpcurl")
+    printed = run(first, server, tmp_path)
     for expected in ("dari.v1.ChatService", "rpc Ingest", "김포", "La Guardia", '"SERVING"'):
         assert expected in printed
     # Some versions of grpcurl print the fields' JSON names, some those of the proto file.
     assert re.search(r'"rows_?[sS]tored": "2"', printed)
-    printed = run(server, ["bash", "-euc"], tmp_path, when_something_breaks)
+    printed = run(when_something_breaks, server, tmp_path)
     for expected in ("CIRCUIT_STATE_DRAINED", "NOTICE_KIND_ROWS_ONLY", "지금은 답변할 수 있는 AI 모델이 없어"):
         assert expected in printed
 

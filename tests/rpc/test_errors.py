@@ -2,6 +2,7 @@
 
 import io
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr
@@ -17,7 +18,8 @@ from dari.core import errors
 from dari.logs import make_log
 from dari.rpc.errors import STATUS_OF, ErrorInterceptor, status_code, to_status
 from dari.v1 import error_reason_pb2
-from tests.support.running_dari import refusal
+from tests.support.event_log import RecordedEvents
+from tests.support.running_dari import SOON_S, refusal
 
 SECRET = "s3cret-in-the-text"
 
@@ -141,6 +143,37 @@ def test_what_passes_tells_a_client_to_wait(kind: type[errors.DariError]) -> Non
         call("unary")
     trailers = cast(grpc.Call, raised.value).trailing_metadata()
     assert ("grpc-retry-pushback-ms", "1000") in [tuple(pair) for pair in trailers]
+
+
+def test_a_caller_who_leaves_an_open_stream_is_no_defect() -> None:
+    """The iterator of its requests ends by an error of gRPC's; so ends a reflection whose program is gone."""
+    events, asking, leaving = RecordedEvents(), threading.Event(), threading.Event()
+
+    def echo(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        yield next(requests)
+        asking.set()
+        yield next(requests)
+
+    def words() -> Iterator[bytes]:
+        yield b"hello"
+        leaving.wait()
+
+    pool = ThreadPoolExecutor(2)
+    server = grpc.server(pool, interceptors=[ErrorInterceptor(events)])
+    handlers = {"echo": grpc.stream_stream_rpc_method_handler(echo)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.stream_stream("/test/echo")
+        answers = call(words())
+        assert next(answers) == b"hello"
+        assert asking.wait(SOON_S)
+        answers.cancel()
+        leaving.set()
+    server.stop(None).wait()
+    pool.shutdown()
+    assert events.names() == []
 
 
 def _infos(status: Any) -> list[error_details_pb2.ErrorInfo]:

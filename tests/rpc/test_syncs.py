@@ -1,8 +1,10 @@
 """Syncs through a real channel: real files, a real web server, real PostgreSQL."""
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psycopg2
@@ -14,6 +16,7 @@ from dari.v1 import mapping_pb2 as pb
 from tests.fix_postgres import PostgresDsns
 from tests.fix_server import ServedDari, StartServer
 from tests.support.file_server import FileServer
+from tests.support.operators import Operators
 from tests.support.running_dari import RunningDari, refusal
 from tests.support.serving_process import ServingProcess
 from tests.support.waiting import until
@@ -128,6 +131,98 @@ def test_a_failure_backs_off_visibly_and_the_version_before_serves_on(served: Se
     assert (failed.state, failed.code) == (pb.SYNC_STATE_FAILED, "http_503")
     assert failed.create_time.seconds < failed.next_time.seconds < failed.create_time.seconds + 86_400
     assert base(served.dari).row_count == 10
+
+
+@pytest.mark.parametrize(("etag", "last_modified"), [('"1"', None), (None, "Tue, 03 Mar 2026 08:00:00 GMT")])
+def test_an_unchanged_web_source_moves_nothing(served: ServedDari, etag: str | None, last_modified: str | None) -> None:
+    """By ETag and by Last-Modified: no byte of the body, no row, no version, no upload."""
+    with FileServer(rows(1_000)) as files:
+        files.etag, files.last_modified = etag, last_modified
+        make(served.dari, pb.KnowledgeBaseSource(uri=files.url))
+        assert sync(served.dari).rows_found == 1_000
+        sent_bytes = files.sent_bytes
+        again = sync(served.dari)
+        assert (again.state, again.fetched_bytes, again.rows_found) == (pb.SYNC_STATE_UNCHANGED, 0, 1_000)
+        assert files.sent_bytes == sent_bytes
+    assert (base(served.dari).current_version, len(uploads(served.dari))) == (1, 1)
+
+
+def test_a_web_source_without_validators_is_fetched_and_its_hash_decides(served: ServedDari) -> None:
+    with FileServer(rows(1_000)) as files:
+        files.etag = None
+        make(served.dari, pb.KnowledgeBaseSource(uri=files.url))
+        sync(served.dari)
+        again = sync(served.dari)
+        assert (again.state, again.fetched_bytes) == (pb.SYNC_STATE_UNCHANGED, len(files.content))
+    assert (base(served.dari).current_version, len(uploads(served.dari))) == (1, 1)
+
+
+def test_a_web_source_that_is_cut_is_gone_on_with(served: ServedDari) -> None:
+    with FileServer(rows(20_000)) as files:
+        files.cuts.extend([50_000, 50_000])
+        make(served.dari, pb.KnowledgeBaseSource(uri=files.url))
+        assert sync(served.dari).rows_found == 20_000
+        assert files.sent_bytes == len(files.content)
+
+
+def test_a_file_of_a_store_is_a_source(start_server: StartServer, store: Any) -> None:
+    dari = start_server(source_schemes=["memory"]).dari
+    store.pipe("/bucket/sales.csv", rows(10))
+    make(dari, pb.KnowledgeBaseSource(uri="memory://bucket/sales.csv"))
+    assert sync(dari).version == 1
+    assert sync(dari).state == pb.SYNC_STATE_UNCHANGED
+    store.pipe("/bucket/sales.csv", rows(11))
+    assert (sync(dari).version, base(dari).row_count) == (2, 11)
+
+
+def test_a_bomb_ends_at_the_limit_of_an_upload(start_server: StartServer, file: Path) -> None:
+    """64 MB of rows in a file of 65 kB; what was there before serves on."""
+    dari = start_server(source_folders=[file.parent], max_upload_bytes=1_000_000).dari
+    file.write_bytes(gzip.compress(rows(10)))
+    make(dari, pb.KnowledgeBaseSource(uri=file.as_uri()))
+    assert sync(dari).version == 1
+    file.write_bytes(gzip.compress(b"id,name\n" + b"1,one\n" * 10_000_000))
+    assert len(file.read_bytes()) < 100_000
+    failed = sync(dari)
+    assert (failed.state, failed.code) == (pb.SYNC_STATE_FAILED, "resource_exhausted")
+    assert base(dari).row_count == 10
+
+
+def test_a_source_with_a_cron_line_is_due_by_it(served: ServedDari, file: Path) -> None:
+    """And not at once, as one with an interval is."""
+    file.write_bytes(rows(10))
+    make(served.dari, pb.KnowledgeBaseSource(uri=file.as_uri(), cron="30 3 * * *"))
+    due = sync(served.dari).next_time.ToDatetime()
+    assert (due.hour, due.minute, due.second) == (3, 30, 0)
+    listed = served.dari.mapping.ListSyncs(pb.ListSyncsRequest(knowledge_base=KB)).syncs
+    assert [one.number for one in listed] == [1]
+
+
+def test_a_held_source_leaves_no_upload_open_and_is_told_once(start_server: StartServer, file: Path) -> None:
+    """Its rows are not kept; whoever accepts gets them from the source again."""
+    with Operators() as operators:
+        dari = start_server(source_folders=[file.parent], notify_urls={"ops": operators.url}).dari
+        file.write_bytes(rows(10))
+        make(dari, pb.KnowledgeBaseSource(uri=file.as_uri()))
+        sync(dari)
+        file.write_bytes(rows(4))
+        assert [sync(dari).state for _ in range(3)] == [pb.SYNC_STATE_HELD] * 3
+        assert operators.wait_for(1) == [f"the source of {KB} has lost many rows"]
+        states = [upload.state for upload in uploads(dari)]
+        assert sorted(states) == sorted([ingest_pb2.UPLOAD_STATE_COMPLETED, ingest_pb2.UPLOAD_STATE_CANCELLED])
+        assert sync(dari, accept_shrink=True).rows_found == 4
+        assert operators.titles() == [f"the source of {KB} has lost many rows"]
+
+
+def test_a_content_whose_upload_failed_is_tried_anew(start_server: StartServer, file: Path) -> None:
+    """As after a limit was raised: the id of the upload that failed is not in the way."""
+    file.write_bytes(b"id,name\n" + b"1,a\0\n" * 2_000 + b"1,b\n" * 100)
+    strict = start_server(source_folders=[file.parent], max_rejected_share=0.1)
+    make(strict.dari, pb.KnowledgeBaseSource(uri=file.as_uri()))
+    assert sync(strict.dari).state == pb.SYNC_STATE_FAILED
+    strict.server.stop()
+    lenient = start_server(source_folders=[file.parent], max_rejected_share=1.0).dari
+    assert sync(lenient).state == pb.SYNC_STATE_COMPLETED
 
 
 def test_two_replicas_do_one_sync(start_server: StartServer, file: Path) -> None:

@@ -1,5 +1,6 @@
-"""An http server of one file on loopback, which breaks its responses on command."""
+"""An http or https server of one file on loopback, which breaks its responses on command."""
 
+import ssl
 import threading
 from collections import deque
 from contextlib import suppress
@@ -11,13 +12,14 @@ from typing import Any, Self
 class FileServer:
     """Serves `content` at `url`. A context manager.
 
-    What it does may be changed between two requests; what is asked for stands in `ranges`.
+    What it does may be changed between two requests; what is asked for stands in `ranges` and `asked`.
     """
 
-    def __init__(self, content: bytes, *, knows_ranges: bool = True) -> None:
+    def __init__(self, content: bytes, *, knows_ranges: bool = True, tls: ssl.SSLContext | None = None) -> None:
         self.content = content
         self.knows_ranges = knows_ranges
         self.etag: str | None = '"1"'
+        self.last_modified: str | None = None
         self.encoding: str | None = None
         self.says_length = True
         self.cuts: deque[int] = deque()
@@ -26,6 +28,8 @@ class FileServer:
         """Each request gets the next of these and no file, 0 for a closed connection, until there are no more."""
         self.ranges: list[str | None] = []
         """The Range of each request."""
+        self.asked: list[dict[str, str]] = []
+        """All headers of each request."""
         self.sent_bytes = 0
         file_server = self
 
@@ -38,8 +42,11 @@ class FileServer:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/data/sales.csv"
+        self._server = _Server(("127.0.0.1", 0), Handler)
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        self.port = self._server.server_port
+        self.url = f"http{'' if tls is None else 's'}://127.0.0.1:{self.port}/data/sales.csv"
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
@@ -53,11 +60,17 @@ class FileServer:
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         self.ranges.append(handler.headers.get("Range"))
+        self.asked.append(dict(handler.headers.items()))
         if self.statuses:
             self._refuse(handler, self.statuses.popleft())
             return
+        if self._is_known(handler):
+            handler.send_response(304)
+            handler.end_headers()
+            return
         wanted = handler.headers.get("Range")
-        first = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.knows_ranges else 0
+        is_same = handler.headers.get("If-Range") in (None, self.etag)
+        first = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.knows_ranges and is_same else 0
         if first > len(self.content):
             self._refuse(handler, 416)
             return
@@ -67,6 +80,8 @@ class FileServer:
             handler.send_header("Content-Range", f"bytes {first}-{len(self.content) - 1}/{len(self.content)}")
         if self.etag is not None:
             handler.send_header("ETag", self.etag)
+        if self.last_modified is not None:
+            handler.send_header("Last-Modified", self.last_modified)
         if self.encoding is not None:
             handler.send_header("Content-Encoding", self.encoding)
         handler.send_header(*(("Content-Length", str(len(body))) if self.says_length else ("Connection", "close")))
@@ -74,9 +89,18 @@ class FileServer:
         if self.cuts:
             body = body[: self.cuts.popleft()]
             handler.close_connection = True
+        # Before the client has them all: it may ask how many there were.
+        self.sent_bytes += len(body)
         with suppress(ConnectionError):  # a client that has enough
             handler.wfile.write(body)
-        self.sent_bytes += len(body)
+
+    def _is_known(self, handler: BaseHTTPRequestHandler) -> bool:
+        """RFC 9110, 13.2.2: If-Modified-Since counts only where there is no If-None-Match."""
+        known = handler.headers.get("If-None-Match")
+        if known is not None:
+            return known == self.etag
+        since = handler.headers.get("If-Modified-Since")
+        return since is not None and since == self.last_modified
 
     @staticmethod
     def _refuse(handler: BaseHTTPRequestHandler, status: int) -> None:
@@ -85,3 +109,10 @@ class FileServer:
             handler.send_response(status)
             handler.send_header("Content-Length", "0")
             handler.end_headers()
+
+
+class _Server(ThreadingHTTPServer):
+    """A client that refuses the certificate, or leaves, is no failure of it."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass

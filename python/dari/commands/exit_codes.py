@@ -3,7 +3,7 @@
 | code | name        | when                                                                                       |
 |------|-------------|--------------------------------------------------------------------------------------------|
 | 0    | OK          | done                                                                                       |
-| 1    | FAILED      | the server, or the database of `migrate`, refused; a watched upload came to nothing        |
+| 1    | FAILED      | the server, or the database of `migrate`, refused; what was waited for came to nothing     |
 | 2    | USAGE       | the command line is wrong                                                                  |
 | 3    | DIFFERENT   | `map apply --dry-run`: the mapping is not as the file says                                 |
 | 65   | BAD_INPUT   | a file that was read is cut or damaged, its gzip or zstd not whole, or is no configuration |

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dari.commands.source_options import SourceOptions
 from dari.commands.terminal import Terminal, resource_name, short_name
 
 if TYPE_CHECKING:
@@ -50,6 +51,21 @@ Selector = Annotated[
 ]
 Disabled = Annotated[bool | None, typer.Option("--disable/--enable", help="Whether it is out of use.")]
 Block = Annotated[bool, typer.Option("--block", help="Say no instead, whatever a selector says.")]
+
+SourceUri = Annotated[
+    str | None,
+    typer.Option("--source", help="Where its rows come from by themselves: https://…, file:///…; '' for no source."),
+]
+Every = Annotated[str | None, typer.Option(help="Time between two looks at the source: 30s, 15m, 1h, 1d.")]
+CronLine = Annotated[
+    str | None, typer.Option("--cron", help="When to look at the source: five fields of cron, in UTC.")
+]
+KeyColumns = Annotated[list[str] | None, typer.Option("--key", help="A column that names a row; may be repeated.")]
+KeySecret = Annotated[str | None, typer.Option(help="Name of the source's credentials in the server's settings.")]
+MaxShrink = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Share of its rows that may go without a person; 1 for all of them.")
+]
+Paused = Annotated[bool | None, typer.Option("--pause/--resume", help="Whether looks at the source wait.")]
 
 MODEL, CHAT, KNOWLEDGE_BASE = "aiModels", "chatConfigurations", "knowledgeBases"
 
@@ -268,23 +284,21 @@ def create_knowledge_base(
     description: Annotated[str, typer.Option(help="What its rows are about, told to models.")] = "",
     label: LabelOption = None,
     display_name: DisplayName = "",
-    source: Annotated[str, typer.Option(help="Where its rows come from by themselves: https://…, file:///….")] = "",
-    every: Annotated[str, typer.Option(help="Time between two looks at the source: 30s, 15m, 1h, 1d.")] = "",
-    cron: Annotated[str, typer.Option(help="When to look at the source: five fields of cron, in UTC.")] = "",
-    key: Annotated[list[str] | None, typer.Option(help="A column that names a row; may be repeated.")] = None,
-    key_secret: Annotated[str, typer.Option(help="Name of the source's credentials in the server's settings.")] = "",
+    source: SourceUri = None,
+    every: Every = None,
+    cron: CronLine = None,
+    key: KeyColumns = None,
+    key_secret: KeySecret = None,
+    max_shrink: MaxShrink = None,
+    paused: Paused = None,
 ) -> None:
     """Make a knowledge base."""
     from dari.v1 import mapping_pb2 as wire
 
     made = wire.KnowledgeBase(display_name=display_name, description=description, labels=_labels(label))
-    if source:
-        made.source.uri, made.source.cron, made.source.credentials_secret = source, cron, key_secret
-        made.source.key_columns.extend(key or ())
-        if every:
-            made.source.interval.FromSeconds(_seconds(every))
-    elif every or cron or key or key_secret:
-        raise typer.BadParameter("--every, --cron, --key and --key-secret go with a --source")
+    options = SourceOptions(source, every, cron, tuple(key or ()), key_secret, max_shrink, paused)
+    if options.is_given:
+        options.apply(made)
     request = wire.CreateKnowledgeBaseRequest(
         knowledge_base_id=_id(KNOWLEDGE_BASE, knowledge_base_id), knowledge_base=made
     )
@@ -293,13 +307,30 @@ def create_knowledge_base(
 
 @knowledge_bases.command("update")
 def update_knowledge_base(
-    context: typer.Context, knowledge_base_id: Id, disabled: Disabled = None, display_name: NewDisplayName = None
+    context: typer.Context,
+    knowledge_base_id: Id,
+    disabled: Disabled = None,
+    display_name: NewDisplayName = None,
+    source: SourceUri = None,
+    every: Every = None,
+    cron: CronLine = None,
+    key: KeyColumns = None,
+    key_secret: KeySecret = None,
+    max_shrink: MaxShrink = None,
+    paused: Paused = None,
 ) -> None:
-    """Change a knowledge base."""
+    """Change a knowledge base, and of its source what is named. Refused where somebody changes it meanwhile."""
     from dari.v1 import mapping_pb2 as wire
 
     base = wire.KnowledgeBase(name=resource_name(KNOWLEDGE_BASE, knowledge_base_id))
-    changed, mask = _changed(base, None, disabled, display_name)
+    options = SourceOptions(source, every, cron, tuple(key or ()), key_secret, max_shrink, paused)
+    if options.is_given:
+        terminal: Terminal = context.obj
+        with terminal.connect() as client:
+            asked = wire.GetKnowledgeBaseRequest(name=base.name)
+            base = client.mapping.GetKnowledgeBase(asked).knowledge_base
+        options.apply(base)
+    changed, mask = _changed(base, None, disabled, display_name, also=("source",) if options.is_given else ())
     request = wire.UpdateKnowledgeBaseRequest(knowledge_base=changed, update_mask=mask)
     _call(context, lambda client: client.mapping.UpdateKnowledgeBase, request)
 
@@ -686,18 +717,22 @@ def _relabel(labels: Any, given: dict[str, str], taken: set[str]) -> None:
 
 
 def _changed(
-    resource: Any, selector: str | None, disabled: bool | None, display_name: str | None
+    resource: Any,
+    selector: str | None,
+    disabled: bool | None,
+    display_name: str | None,
+    also: tuple[str, ...] = (),
 ) -> tuple[Any, "FieldMask"]:
-    """The resource with what was given, and the mask that names it; an empty text counts as given."""
+    """The resource with what was given, and the mask that names it and `also`; an empty text counts as given."""
     from google.protobuf.field_mask_pb2 import FieldMask
 
     fields = {"knowledge_base_selector": selector, "disabled": disabled, "display_name": display_name}
     given = {field: value for field, value in fields.items() if value is not None}
-    if not given:
+    if not given and not also:
         raise typer.BadParameter("name something to change")
     for field, value in given.items():
         setattr(resource, field, value)
-    return resource, FieldMask(paths=given)
+    return resource, FieldMask(paths=[*given, *also])
 
 
 def _effect(*, block: bool) -> "LinkEffect.ValueType":
@@ -714,13 +749,6 @@ def _kind_text(kind: Any) -> str:
 
 def _id(collection: str, name: str) -> str:
     return name.removeprefix(f"{collection}/")
-
-
-def _seconds(text: str) -> int:
-    unit = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}.get(text[-1])
-    if unit is None or not (text[:-1].isascii() and text[:-1].isdecimal()):
-        raise typer.BadParameter("must be a number with s, m, h or d, such as 15m", param_hint="--every")
-    return int(text[:-1]) * unit
 
 
 def _require_some(model: list[str] | None, kb: list[str] | None) -> None:

@@ -34,6 +34,8 @@ class AlertKind(Enum):
     """Subject: knowledgeBases/{id}, so that a job that fails again and again is one matter; item: uploads/{id}."""
     SYNC_FAILED = "SYNC_FAILED"
     """A source gave no new rows. Subject: knowledgeBases/{id}."""
+    SYNC_HELD = "SYNC_HELD"
+    """A source has lost so many rows that a person must look at it. Subject: knowledgeBases/{id}."""
     DATABASE_GONE = "DATABASE_GONE"
     """PostgreSQL does not answer a server. Subject: DATABASE."""
     DATABASE_BACK = "DATABASE_BACK"
@@ -185,6 +187,13 @@ _WORDS: Mapping[AlertKind, _Words] = {
         "The source of {subject} gave no new rows; the version before serves on.",
         "`dari syncs {base}` shows what was tried. Mend the source; it is tried again by itself where it has a"
         " schedule.",
+    ),
+    AlertKind.SYNC_HELD: _Words(
+        Severity.WARNING,
+        "dari: the source of {subject} has lost many rows",
+        "The source of {subject} has so few rows that they wait for a person; the version before serves on.",
+        "`dari syncs {base}` tells how many. Where they are right, `dari sync {base} --accept-shrink` takes them; where"
+        " not, mend the source.",
     ),
     AlertKind.DATABASE_GONE: _Words(
         Severity.BAD,

@@ -3,7 +3,8 @@
 A sync is exactly once, whichever replica dies. One replica at a time holds the lease of a source; the lease moves when
 it is not renewed, and whoever takes it goes on with the same sync. The id of the upload is made of the knowledge base,
 the version before, and the content, so that the same sync is the same upload: it goes on from its committed offset, or
-gives its receipt again.
+gives its receipt again. Where that upload has ended badly (it was held, failed or was cancelled), the sync has one of
+its own, by its number.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from typing import Protocol
 from uuid import UUID
 
 from dari.core.alerts import Alert, AlertKind, AlertSink
-from dari.core.errors import Aborted, DariError
+from dari.core.errors import Aborted, DariError, UploadConflict
 from dari.core.event_log import EventLog, failure_fields
 from dari.core.sources import KnowledgeBaseSource
 from dari.core.upload_session import Uploads, UploadSession
@@ -304,9 +305,8 @@ class Syncs:
                 return _same(claim, None, 0, next_time)
             if fetched.mark.sha256 == known.sha256:
                 return _same(claim, fetched.mark, fetched.size_bytes, next_time)
-            upload = _upload_id(claim, fetched.mark.sha256)
             try:
-                receipt = self._stored(claim, upload, fetched.content, lost)
+                upload, receipt = self._stored(claim, fetched, lost)
             except _Held as held:
                 return Outcome(
                     SyncState.HELD, "shrunk", fetched.size_bytes, (), 0, held.rows_found, fetched.mark, next_time
@@ -316,20 +316,32 @@ class Syncs:
             next_time,
         )  # fmt: skip
 
-    def _stored(self, claim: Claim, upload: str, content: Content, lost: threading.Event) -> Receipt:
+    def _stored(self, claim: Claim, fetched: Fetched, lost: threading.Event) -> tuple[str, Receipt]:
+        """The upload that has the content, complete."""
+        upload = _upload_id(claim, fetched.mark.sha256)
+        try:
+            return upload, self._uploaded(claim, upload, fetched.content, lost)
+        except UploadConflict:
+            own = f"{upload}-{claim.number}"
+            return own, self._uploaded(claim, own, fetched.content, lost)
+
+    def _uploaded(self, claim: Claim, upload: str, content: Content, lost: threading.Event) -> Receipt:
         """Send the content through an upload session, from where an earlier one stopped."""
         max_rows, max_share = self._max_rejected
         request = OpenUpload(upload, claim.knowledge_base, UploadMode.REPLACE, ParseOptions(), max_rows, max_share)
 
-        def accept(rows_found: int) -> None:
-            if lost.is_set():
-                raise Aborted("The lease of the source moved to another server.")
-            if not claim.accepts_shrink and claim.source.holds(claim.rows_before, rows_found):
-                raise _Held(rows_found)
+        with self._uploads.open(claim.tenant, request) as opened:
+            if isinstance(opened, Receipt):
+                return opened
+            session = opened
 
-        with self._uploads.open(claim.tenant, request) as session:
-            if isinstance(session, Receipt):
-                return session
+            def accept(rows_found: int) -> None:
+                if lost.is_set():
+                    raise Aborted("The lease of the source moved to another server.")
+                if not claim.accepts_shrink and claim.source.holds(claim.rows_before, rows_found):
+                    session.cancel()
+                    raise _Held(rows_found)
+
             offset = _sent(session, content, lost)
             *_, receipt = session.finish(offset, b"", accept)
             if not isinstance(receipt, Receipt):
@@ -346,6 +358,8 @@ class Syncs:
         self._log.info("sync_ended", knowledge_base=base, state=outcome.state.value, code=outcome.code)
         if outcome.state is SyncState.FAILED:
             self._alerts.tell(Alert(AlertKind.SYNC_FAILED, base, outcome.code, tenant=claim.tenant))
+        if outcome.state is SyncState.HELD and not claim.is_held:
+            self._alerts.tell(Alert(AlertKind.SYNC_HELD, base, tenant=claim.tenant))
 
 
 def retry_pause_s(failures: int) -> float:

@@ -194,6 +194,10 @@ class UploadSession:
         with self._offset_told():
             yield self._store.publish(self._upload)
 
+    def cancel(self) -> None:
+        """End the upload: its rows go, and what is still being stored of it comes to nothing. Then only `close`."""
+        self._store.cancel(self._upload.tenant, self._upload.id)
+
     def close(self) -> None:
         """Wait until nothing of this session runs any more, and give its second stream back."""
         self._streams.close()

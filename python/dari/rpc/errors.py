@@ -77,7 +77,9 @@ class ErrorInterceptor(grpc.ServerInterceptor):
                 return
             except GeneratorExit:
                 raise  # The caller left; there is nobody to tell.
-            except BaseException as error:  # noqa: BLE001 - a Rust panic is one, and a caller must get a status
+            except BaseException as error:
+                if isinstance(error, grpc.RpcError) and not context.is_active():
+                    raise  # The caller left: gRPC ends the iterator of the requests by this.
                 failure = self._reported(name, error)
             _abort(context, failure)
 

@@ -3,6 +3,10 @@
 isort:skip_file
 Mapping: which chatbot uses which AI models, in what order, over which data; and which model may see which data.
 
+A model that answers for a chatbot sees a knowledge base where both hold: it is linked to the chat configuration, and
+granted to the model. A person links, grants and blocks; selectors do by labels what no person said. docs/mapping.md
+has it all with the lines to type.
+
 Resource names: aiModels/{id}, chatConfigurations/{id}, knowledgeBases/{id}; an id is 1 to 63 of a-z, 0-9 and '-',
 beginning with a letter. Errors as chat.proto tells.
 """
@@ -244,7 +248,9 @@ class _SyncStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SyncState.V
     SYNC_STATE_COMPLETED: _SyncState.ValueType  # 3
     """A new version is current."""
     SYNC_STATE_HELD: _SyncState.ValueType  # 4
-    """The new rows are fewer by more than the source allows; the version before stays current until a person accepts."""
+    """The new rows are fewer by more than the source allows; the version before stays current until a person accepts, and
+    operators are told.
+    """
     SYNC_STATE_FAILED: _SyncState.ValueType  # 5
     """It failed, and is tried again later; the version before stays current."""
 
@@ -260,7 +266,9 @@ SYNC_STATE_UNCHANGED: SyncState.ValueType  # 2
 SYNC_STATE_COMPLETED: SyncState.ValueType  # 3
 """A new version is current."""
 SYNC_STATE_HELD: SyncState.ValueType  # 4
-"""The new rows are fewer by more than the source allows; the version before stays current until a person accepts."""
+"""The new rows are fewer by more than the source allows; the version before stays current until a person accepts, and
+operators are told.
+"""
 SYNC_STATE_FAILED: SyncState.ValueType  # 5
 """It failed, and is tried again later; the version before stays current."""
 Global___SyncState: _TypeAlias = SyncState  # noqa: Y015
@@ -577,7 +585,11 @@ Global___ChatConfiguration: _TypeAlias = ChatConfiguration  # noqa: Y015
 
 @_typing.final
 class KnowledgeBaseSource(_message.Message):
-    """Where the rows of a knowledge base come from by themselves."""
+    """Where the rows of a knowledge base come from by themselves. A server that has time looks at the source when it is due,
+    asks for it by ETag and Last-Modified, compares its hash, and stores what is new as an upload (REPLACE). One server at
+    a time does, under a lease; what it fails at is tried again, later each time (10 s to 1 h), while the version before
+    serves. An update of `source` replaces all of it; another `uri` forgets what was known of the one before.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -590,22 +602,25 @@ class KnowledgeBaseSource(_message.Message):
     KEY_COLUMNS_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """A CSV file, also gzip or zstd: file:///folder/name.csv (in a folder that the server's settings allow), https://…,
-    http://…, or, where the server has the package for it, s3://… and whatever else fsspec reads. One file:
-    no '*', and no '/' at the end. Required; 1 to 2,048 characters, without a password.
+    """A CSV file, also gzip or zstd: file:///folder/name.csv (in a folder of the setting `source_folders`), https://…,
+    http://… (at a public address, or in one of `source_networks_allowed`), or, where the server has the package for it,
+    s3://… and whatever else fsspec reads (of `source_schemes`). One file: no '*', and no '/' at the end. Required; 1 to
+    2,048 characters, without a password.
     """
     credentials_secret: _builtins.str
     """Name of the credentials among the server's settings (secrets), never they themselves: a bearer token for http(s), a
-    JSON object of storage options for fsspec. Default: none.
+    JSON object of storage options for fsspec. It goes to the origin of `uri` only. Default: none.
     """
     cron: _builtins.str
-    """When to sync, as five fields of cron in UTC: `0 3 * * 1-5`. Not with `interval`. Without both: only when asked."""
+    """When to sync, as five fields of cron in UTC: `0 3 * * 1-5`; numbers, '*', ranges, steps and lists. Not with
+    `interval`. Without both: only when asked.
+    """
     on_shrink: Global___OnShrink.ValueType
     """What is done when it has lost many of its rows. Default: HOLD."""
     max_shrink_share: _builtins.float
-    """The share of the rows before that may be lost without being many, 0 to 1. Default: 0.5."""
+    """The share of the rows before that may be lost without being many, 0 to 1; 1 lets all of them go. Default: 0.5."""
     paused: _builtins.bool
-    """Whether syncs wait. Default: false."""
+    """Whether syncs wait, but for those that are asked for. Default: false."""
     @_builtins.property
     def interval(self) -> _duration_pb2.Duration:
         """Time between the starts of two syncs, 10 s to 366 days. Not with `cron`."""
@@ -902,7 +917,9 @@ class UpdateAiModelRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change. Default: every field that is set in the message."""
+        """The fields to change; labels, source and target are each replaced as a whole. Default: every field that is set in the
+        message.
+        """
 
     def __init__(
         self,
@@ -1159,7 +1176,9 @@ class UpdateChatConfigurationRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change. Default: every field that is set in the message."""
+        """The fields to change; labels, source and target are each replaced as a whole. Default: every field that is set in the
+        message.
+        """
 
     def __init__(
         self,
@@ -1416,7 +1435,9 @@ class UpdateKnowledgeBaseRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change. Default: every field that is set in the message."""
+        """The fields to change; labels, source and target are each replaced as a whole. Default: every field that is set in the
+        message.
+        """
 
     def __init__(
         self,
@@ -2181,18 +2202,20 @@ class Sync(_message.Message):
     state: Global___SyncState.ValueType
     """What came of it."""
     code: _builtins.str
-    """Why it failed or is held, as one word; empty otherwise."""
+    """Why it failed or is held, as one word; empty otherwise. `shrunk` where it is held; docs/mapping.md has the others with
+    what to do.
+    """
     fetched_bytes: _builtins.int
-    """Bytes that were fetched."""
+    """Bytes of the content that was fetched, packed as it was; 0 where its server told that it is unchanged."""
     version: _builtins.int
     """Version that became current; 0 where none did."""
     rows_before: _builtins.int
-    """Rows of the version before, and of this one."""
+    """Rows of the version before."""
     rows_found: _builtins.int
     """Rows that were found."""
     @_builtins.property
     def uploads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """uploads/{id}, one for each file that was stored."""
+        """uploads/{id} of what was stored: its receipt, reading and rejected rows are those of any upload."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -2241,7 +2264,9 @@ class SyncKnowledgeBaseRequest(_message.Message):
     name: _builtins.str
     """knowledgeBases/{id}. Required."""
     accept_shrink: _builtins.bool
-    """Make the new rows current however few they are. Default: false."""
+    """Make the new rows current however few they are: the source is fetched anew. Of no effect on a sync that is under way
+    already. Default: false.
+    """
     def __init__(
         self,
         *,

@@ -31,7 +31,8 @@ class MappingServiceStub:
     Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
     the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
     what does not exist. A reader may call whatever reads; an operator also
-    `SyncKnowledgeBase`; an admin everything.
+    `SyncKnowledgeBase`; an admin everything. Every change, and every refusal for want of a token or a role, is recorded
+    in the server's audit; a change that cannot be is not made: UNAVAILABLE (UNAVAILABLE: the audit log).
     """
 
     def __init__(self, channel):
@@ -178,7 +179,8 @@ class MappingServiceServicer:
     Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
     the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
     what does not exist. A reader may call whatever reads; an operator also
-    `SyncKnowledgeBase`; an admin everything.
+    `SyncKnowledgeBase`; an admin everything. Every change, and every refusal for want of a token or a role, is recorded
+    in the server's audit; a change that cannot be is not made: UNAVAILABLE (UNAVAILABLE: the audit log).
     """
 
     def CreateAiModel(self, request, context):
@@ -211,7 +213,7 @@ class MappingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAiModel(self, request, context):
-        """Changes the fields of an AI model that the mask names.
+        """Changes the fields of an AI model that the mask names, in force for the next turn on every server.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); ABORTED (ETAG_MISMATCH); UNAVAILABLE
         (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -221,7 +223,8 @@ class MappingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAiModel(self, request, context):
-        """Deletes an AI model. One that is linked is not deleted unless `force` is set, which takes its links with it.
+        """Deletes an AI model. One that is linked, granted or blocked is not deleted unless `force` is set, which takes all that
+        with it; the metadata and the message of the refusal list the links.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (STILL_LINKED); ABORTED
         (ETAG_MISMATCH); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -260,7 +263,7 @@ class MappingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateChatConfiguration(self, request, context):
-        """Changes the fields of a chat configuration that the mask names.
+        """Changes the fields of a chat configuration that the mask names, in force for the next turn on every server.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); ABORTED (ETAG_MISMATCH); UNAVAILABLE
         (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -270,8 +273,8 @@ class MappingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteChatConfiguration(self, request, context):
-        """Deletes a chat configuration. One that is linked is not deleted unless `force` is set, which takes its links with
-        it.
+        """Deletes a chat configuration. One that is linked is not deleted unless `force` is set, which takes its links with it;
+        the metadata and the message of the refusal list them. Its conversations stay.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (STILL_LINKED); ABORTED
         (ETAG_MISMATCH); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -310,7 +313,8 @@ class MappingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateKnowledgeBase(self, request, context):
-        """Changes the fields of a knowledge base that the mask names.
+        """Changes the fields of a knowledge base that the mask names. Labels are in force with the answer, on every server:
+        selectors that fit them now link and grant, those that did and do not any more do no longer.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); ABORTED (ETAG_MISMATCH); UNAVAILABLE
         (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -320,7 +324,9 @@ class MappingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteKnowledgeBase(self, request, context):
-        """Deletes a knowledge base. One that is linked is not deleted unless `force` is set, which takes its links with it.
+        """Deletes a knowledge base with its rows, versions, uploads, source and syncs. One that is linked, granted or blocked is
+        not deleted unless `force` is set, which takes all that with it; the metadata and the message of the refusal list
+        the links.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (STILL_LINKED); ABORTED
         (ETAG_MISMATCH); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -330,8 +336,8 @@ class MappingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LinkAiModel(self, request, context):
-        """Puts an AI model into the chain of a chat configuration, or changes its priority there. Doing it again changes
-        nothing.
+        """Puts an AI model into the chain of a chat configuration, or changes its priority and whether it is passed by there.
+        Doing it again changes nothing.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
         the database); INTERNAL (INTERNAL).
@@ -351,7 +357,8 @@ class MappingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LinkKnowledgeBase(self, request, context):
-        """Gives a chat configuration a knowledge base to answer from. Doing it again changes nothing.
+        """Gives a chat configuration a knowledge base to answer from, or blocks it there, whatever selectors say. Doing it again
+        changes nothing.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
         the database); INTERNAL (INTERNAL).
@@ -361,7 +368,8 @@ class MappingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UnlinkKnowledgeBase(self, request, context):
-        """Takes a knowledge base from a chat configuration. Doing it again changes nothing.
+        """Takes back what a person said of a knowledge base and a chat configuration, link or block: its selector decides then.
+        Doing it again changes nothing.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
         the database); INTERNAL (INTERNAL).
@@ -371,7 +379,8 @@ class MappingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GrantKnowledgeBase(self, request, context):
-        """Lets an AI model see the rows of a knowledge base. Doing it again changes nothing.
+        """Lets an AI model see the rows of a knowledge base, or blocks it, whatever selectors say. Doing it again changes
+        nothing.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
         the database); INTERNAL (INTERNAL).
@@ -381,7 +390,8 @@ class MappingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKnowledgeBase(self, request, context):
-        """Forbids an AI model to see the rows of a knowledge base. Doing it again changes nothing.
+        """Takes back what a person said of an AI model and a knowledge base, grant or block: its selector decides then. Doing it
+        again changes nothing.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
         the database); INTERNAL (INTERNAL).
@@ -391,7 +401,8 @@ class MappingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResolveChatConfiguration(self, request, context):
-        """Tells who would answer a chat, in which order, and over which data, with the reason for each line.
+        """Tells who would answer a chat, in which order, and over which data, with the reason for each line, who decided it, and
+        what is unusual. What stands there is what the next turn does; nothing is asked of a model.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); UNAVAILABLE (UNAVAILABLE: the database);
         INTERNAL (INTERNAL).
@@ -401,7 +412,8 @@ class MappingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SyncKnowledgeBase(self, request, context):
-        """Fetches a knowledge base's source now, where it has changed, and gives the sync that this began or that was under way.
+        """Fetches a knowledge base's source now, where it has changed, and gives the sync that this began or that was under way;
+        `ListSyncs` tells how it ends. It may be asked for while the source is paused.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (FAILED_PRECONDITION: it
         has no source); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -411,7 +423,7 @@ class MappingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSyncs(self, request, context):
-        """Lists syncs, the latest first.
+        """Lists syncs, the latest first; the last 1,000 of each knowledge base are kept.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
         """
@@ -420,7 +432,8 @@ class MappingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CompareVersions(self, request, context):
-        """Tells what changed between two versions of a knowledge base.
+        """Tells what changed between two versions of a knowledge base. Versions go some time after another took their place, by
+        the settings `version_grace_s` and `keep_versions`.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base, or a version);
         FAILED_PRECONDITION (FAILED_PRECONDITION: the columns differ); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL
@@ -586,7 +599,8 @@ class MappingService:
     Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
     the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
     what does not exist. A reader may call whatever reads; an operator also
-    `SyncKnowledgeBase`; an admin everything.
+    `SyncKnowledgeBase`; an admin everything. Every change, and every refusal for want of a token or a role, is recorded
+    in the server's audit; a change that cannot be is not made: UNAVAILABLE (UNAVAILABLE: the audit log).
     """
 
     @staticmethod

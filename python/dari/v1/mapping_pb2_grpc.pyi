@@ -3,6 +3,10 @@
 isort:skip_file
 Mapping: which chatbot uses which AI models, in what order, over which data; and which model may see which data.
 
+A model that answers for a chatbot sees a knowledge base where both hold: it is linked to the chat configuration, and
+granted to the model. A person links, grants and blocks; selectors do by labels what no person said. docs/mapping.md
+has it all with the lines to type.
+
 Resource names: aiModels/{id}, chatConfigurations/{id}, knowledgeBases/{id}; an id is 1 to 63 of a-z, 0-9 and '-',
 beginning with a letter. Errors as chat.proto tells.
 """
@@ -36,7 +40,8 @@ class MappingServiceStub:
     Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
     the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
     what does not exist. A reader may call whatever reads; an operator also
-    `SyncKnowledgeBase`; an admin everything.
+    `SyncKnowledgeBase`; an admin everything. Every change, and every refusal for want of a token or a role, is recorded
+    in the server's audit; a change that cannot be is not made: UNAVAILABLE (UNAVAILABLE: the audit log).
     """
 
     @_typing.overload
@@ -61,13 +66,14 @@ class MappingServiceStub:
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     UpdateAiModel: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.UpdateAiModelRequest, _mapping_pb2.UpdateAiModelResponse]
-    """Changes the fields of an AI model that the mask names.
+    """Changes the fields of an AI model that the mask names, in force for the next turn on every server.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); ABORTED (ETAG_MISMATCH); UNAVAILABLE
     (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     DeleteAiModel: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.DeleteAiModelRequest, _mapping_pb2.DeleteAiModelResponse]
-    """Deletes an AI model. One that is linked is not deleted unless `force` is set, which takes its links with it.
+    """Deletes an AI model. One that is linked, granted or blocked is not deleted unless `force` is set, which takes all that
+    with it; the metadata and the message of the refusal list the links.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (STILL_LINKED); ABORTED
     (ETAG_MISMATCH); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -90,14 +96,14 @@ class MappingServiceStub:
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     UpdateChatConfiguration: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.UpdateChatConfigurationRequest, _mapping_pb2.UpdateChatConfigurationResponse]
-    """Changes the fields of a chat configuration that the mask names.
+    """Changes the fields of a chat configuration that the mask names, in force for the next turn on every server.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); ABORTED (ETAG_MISMATCH); UNAVAILABLE
     (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     DeleteChatConfiguration: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.DeleteChatConfigurationRequest, _mapping_pb2.DeleteChatConfigurationResponse]
-    """Deletes a chat configuration. One that is linked is not deleted unless `force` is set, which takes its links with
-    it.
+    """Deletes a chat configuration. One that is linked is not deleted unless `force` is set, which takes its links with it;
+    the metadata and the message of the refusal list them. Its conversations stay.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (STILL_LINKED); ABORTED
     (ETAG_MISMATCH); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -120,20 +126,23 @@ class MappingServiceStub:
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     UpdateKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.UpdateKnowledgeBaseRequest, _mapping_pb2.UpdateKnowledgeBaseResponse]
-    """Changes the fields of a knowledge base that the mask names.
+    """Changes the fields of a knowledge base that the mask names. Labels are in force with the answer, on every server:
+    selectors that fit them now link and grant, those that did and do not any more do no longer.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); ABORTED (ETAG_MISMATCH); UNAVAILABLE
     (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     DeleteKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.DeleteKnowledgeBaseRequest, _mapping_pb2.DeleteKnowledgeBaseResponse]
-    """Deletes a knowledge base. One that is linked is not deleted unless `force` is set, which takes its links with it.
+    """Deletes a knowledge base with its rows, versions, uploads, source and syncs. One that is linked, granted or blocked is
+    not deleted unless `force` is set, which takes all that with it; the metadata and the message of the refusal list
+    the links.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (STILL_LINKED); ABORTED
     (ETAG_MISMATCH); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     LinkAiModel: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.LinkAiModelRequest, _mapping_pb2.LinkAiModelResponse]
-    """Puts an AI model into the chain of a chat configuration, or changes its priority there. Doing it again changes
-    nothing.
+    """Puts an AI model into the chain of a chat configuration, or changes its priority and whether it is passed by there.
+    Doing it again changes nothing.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
     the database); INTERNAL (INTERNAL).
@@ -145,48 +154,55 @@ class MappingServiceStub:
     the database); INTERNAL (INTERNAL).
     """
     LinkKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.LinkKnowledgeBaseRequest, _mapping_pb2.LinkKnowledgeBaseResponse]
-    """Gives a chat configuration a knowledge base to answer from. Doing it again changes nothing.
+    """Gives a chat configuration a knowledge base to answer from, or blocks it there, whatever selectors say. Doing it again
+    changes nothing.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
     the database); INTERNAL (INTERNAL).
     """
     UnlinkKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.UnlinkKnowledgeBaseRequest, _mapping_pb2.UnlinkKnowledgeBaseResponse]
-    """Takes a knowledge base from a chat configuration. Doing it again changes nothing.
+    """Takes back what a person said of a knowledge base and a chat configuration, link or block: its selector decides then.
+    Doing it again changes nothing.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
     the database); INTERNAL (INTERNAL).
     """
     GrantKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.GrantKnowledgeBaseRequest, _mapping_pb2.GrantKnowledgeBaseResponse]
-    """Lets an AI model see the rows of a knowledge base. Doing it again changes nothing.
+    """Lets an AI model see the rows of a knowledge base, or blocks it, whatever selectors say. Doing it again changes
+    nothing.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
     the database); INTERNAL (INTERNAL).
     """
     RevokeKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.RevokeKnowledgeBaseRequest, _mapping_pb2.RevokeKnowledgeBaseResponse]
-    """Forbids an AI model to see the rows of a knowledge base. Doing it again changes nothing.
+    """Takes back what a person said of an AI model and a knowledge base, grant or block: its selector decides then. Doing it
+    again changes nothing.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
     the database); INTERNAL (INTERNAL).
     """
     ResolveChatConfiguration: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.ResolveChatConfigurationRequest, _mapping_pb2.ResolveChatConfigurationResponse]
-    """Tells who would answer a chat, in which order, and over which data, with the reason for each line.
+    """Tells who would answer a chat, in which order, and over which data, with the reason for each line, who decided it, and
+    what is unusual. What stands there is what the next turn does; nothing is asked of a model.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); UNAVAILABLE (UNAVAILABLE: the database);
     INTERNAL (INTERNAL).
     """
     SyncKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.SyncKnowledgeBaseRequest, _mapping_pb2.SyncKnowledgeBaseResponse]
-    """Fetches a knowledge base's source now, where it has changed, and gives the sync that this began or that was under way.
+    """Fetches a knowledge base's source now, where it has changed, and gives the sync that this began or that was under way;
+    `ListSyncs` tells how it ends. It may be asked for while the source is paused.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (FAILED_PRECONDITION: it
     has no source); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     ListSyncs: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.ListSyncsRequest, _mapping_pb2.ListSyncsResponse]
-    """Lists syncs, the latest first.
+    """Lists syncs, the latest first; the last 1,000 of each knowledge base are kept.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     CompareVersions: _grpc.UnaryUnaryMultiCallable[_mapping_pb2.CompareVersionsRequest, _mapping_pb2.CompareVersionsResponse]
-    """Tells what changed between two versions of a knowledge base.
+    """Tells what changed between two versions of a knowledge base. Versions go some time after another took their place, by
+    the settings `version_grace_s` and `keep_versions`.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base, or a version);
     FAILED_PRECONDITION (FAILED_PRECONDITION: the columns differ); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL
@@ -205,7 +221,8 @@ class MappingServiceAsyncStub(MappingServiceStub):
     Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
     the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
     what does not exist. A reader may call whatever reads; an operator also
-    `SyncKnowledgeBase`; an admin everything.
+    `SyncKnowledgeBase`; an admin everything. Every change, and every refusal for want of a token or a role, is recorded
+    in the server's audit; a change that cannot be is not made: UNAVAILABLE (UNAVAILABLE: the audit log).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -227,13 +244,14 @@ class MappingServiceAsyncStub(MappingServiceStub):
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     UpdateAiModel: _aio.UnaryUnaryMultiCallable[_mapping_pb2.UpdateAiModelRequest, _mapping_pb2.UpdateAiModelResponse]  # type: ignore[assignment]
-    """Changes the fields of an AI model that the mask names.
+    """Changes the fields of an AI model that the mask names, in force for the next turn on every server.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); ABORTED (ETAG_MISMATCH); UNAVAILABLE
     (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     DeleteAiModel: _aio.UnaryUnaryMultiCallable[_mapping_pb2.DeleteAiModelRequest, _mapping_pb2.DeleteAiModelResponse]  # type: ignore[assignment]
-    """Deletes an AI model. One that is linked is not deleted unless `force` is set, which takes its links with it.
+    """Deletes an AI model. One that is linked, granted or blocked is not deleted unless `force` is set, which takes all that
+    with it; the metadata and the message of the refusal list the links.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (STILL_LINKED); ABORTED
     (ETAG_MISMATCH); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -256,14 +274,14 @@ class MappingServiceAsyncStub(MappingServiceStub):
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     UpdateChatConfiguration: _aio.UnaryUnaryMultiCallable[_mapping_pb2.UpdateChatConfigurationRequest, _mapping_pb2.UpdateChatConfigurationResponse]  # type: ignore[assignment]
-    """Changes the fields of a chat configuration that the mask names.
+    """Changes the fields of a chat configuration that the mask names, in force for the next turn on every server.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); ABORTED (ETAG_MISMATCH); UNAVAILABLE
     (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     DeleteChatConfiguration: _aio.UnaryUnaryMultiCallable[_mapping_pb2.DeleteChatConfigurationRequest, _mapping_pb2.DeleteChatConfigurationResponse]  # type: ignore[assignment]
-    """Deletes a chat configuration. One that is linked is not deleted unless `force` is set, which takes its links with
-    it.
+    """Deletes a chat configuration. One that is linked is not deleted unless `force` is set, which takes its links with it;
+    the metadata and the message of the refusal list them. Its conversations stay.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (STILL_LINKED); ABORTED
     (ETAG_MISMATCH); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -286,20 +304,23 @@ class MappingServiceAsyncStub(MappingServiceStub):
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     UpdateKnowledgeBase: _aio.UnaryUnaryMultiCallable[_mapping_pb2.UpdateKnowledgeBaseRequest, _mapping_pb2.UpdateKnowledgeBaseResponse]  # type: ignore[assignment]
-    """Changes the fields of a knowledge base that the mask names.
+    """Changes the fields of a knowledge base that the mask names. Labels are in force with the answer, on every server:
+    selectors that fit them now link and grant, those that did and do not any more do no longer.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); ABORTED (ETAG_MISMATCH); UNAVAILABLE
     (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     DeleteKnowledgeBase: _aio.UnaryUnaryMultiCallable[_mapping_pb2.DeleteKnowledgeBaseRequest, _mapping_pb2.DeleteKnowledgeBaseResponse]  # type: ignore[assignment]
-    """Deletes a knowledge base. One that is linked is not deleted unless `force` is set, which takes its links with it.
+    """Deletes a knowledge base with its rows, versions, uploads, source and syncs. One that is linked, granted or blocked is
+    not deleted unless `force` is set, which takes all that with it; the metadata and the message of the refusal list
+    the links.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (STILL_LINKED); ABORTED
     (ETAG_MISMATCH); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     LinkAiModel: _aio.UnaryUnaryMultiCallable[_mapping_pb2.LinkAiModelRequest, _mapping_pb2.LinkAiModelResponse]  # type: ignore[assignment]
-    """Puts an AI model into the chain of a chat configuration, or changes its priority there. Doing it again changes
-    nothing.
+    """Puts an AI model into the chain of a chat configuration, or changes its priority and whether it is passed by there.
+    Doing it again changes nothing.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
     the database); INTERNAL (INTERNAL).
@@ -311,48 +332,55 @@ class MappingServiceAsyncStub(MappingServiceStub):
     the database); INTERNAL (INTERNAL).
     """
     LinkKnowledgeBase: _aio.UnaryUnaryMultiCallable[_mapping_pb2.LinkKnowledgeBaseRequest, _mapping_pb2.LinkKnowledgeBaseResponse]  # type: ignore[assignment]
-    """Gives a chat configuration a knowledge base to answer from. Doing it again changes nothing.
+    """Gives a chat configuration a knowledge base to answer from, or blocks it there, whatever selectors say. Doing it again
+    changes nothing.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
     the database); INTERNAL (INTERNAL).
     """
     UnlinkKnowledgeBase: _aio.UnaryUnaryMultiCallable[_mapping_pb2.UnlinkKnowledgeBaseRequest, _mapping_pb2.UnlinkKnowledgeBaseResponse]  # type: ignore[assignment]
-    """Takes a knowledge base from a chat configuration. Doing it again changes nothing.
+    """Takes back what a person said of a knowledge base and a chat configuration, link or block: its selector decides then.
+    Doing it again changes nothing.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
     the database); INTERNAL (INTERNAL).
     """
     GrantKnowledgeBase: _aio.UnaryUnaryMultiCallable[_mapping_pb2.GrantKnowledgeBaseRequest, _mapping_pb2.GrantKnowledgeBaseResponse]  # type: ignore[assignment]
-    """Lets an AI model see the rows of a knowledge base. Doing it again changes nothing.
+    """Lets an AI model see the rows of a knowledge base, or blocks it, whatever selectors say. Doing it again changes
+    nothing.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
     the database); INTERNAL (INTERNAL).
     """
     RevokeKnowledgeBase: _aio.UnaryUnaryMultiCallable[_mapping_pb2.RevokeKnowledgeBaseRequest, _mapping_pb2.RevokeKnowledgeBaseResponse]  # type: ignore[assignment]
-    """Forbids an AI model to see the rows of a knowledge base. Doing it again changes nothing.
+    """Takes back what a person said of an AI model and a knowledge base, grant or block: its selector decides then. Doing it
+    again changes nothing.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
     the database); INTERNAL (INTERNAL).
     """
     ResolveChatConfiguration: _aio.UnaryUnaryMultiCallable[_mapping_pb2.ResolveChatConfigurationRequest, _mapping_pb2.ResolveChatConfigurationResponse]  # type: ignore[assignment]
-    """Tells who would answer a chat, in which order, and over which data, with the reason for each line.
+    """Tells who would answer a chat, in which order, and over which data, with the reason for each line, who decided it, and
+    what is unusual. What stands there is what the next turn does; nothing is asked of a model.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); UNAVAILABLE (UNAVAILABLE: the database);
     INTERNAL (INTERNAL).
     """
     SyncKnowledgeBase: _aio.UnaryUnaryMultiCallable[_mapping_pb2.SyncKnowledgeBaseRequest, _mapping_pb2.SyncKnowledgeBaseResponse]  # type: ignore[assignment]
-    """Fetches a knowledge base's source now, where it has changed, and gives the sync that this began or that was under way.
+    """Fetches a knowledge base's source now, where it has changed, and gives the sync that this began or that was under way;
+    `ListSyncs` tells how it ends. It may be asked for while the source is paused.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (FAILED_PRECONDITION: it
     has no source); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     ListSyncs: _aio.UnaryUnaryMultiCallable[_mapping_pb2.ListSyncsRequest, _mapping_pb2.ListSyncsResponse]  # type: ignore[assignment]
-    """Lists syncs, the latest first.
+    """Lists syncs, the latest first; the last 1,000 of each knowledge base are kept.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
     """
     CompareVersions: _aio.UnaryUnaryMultiCallable[_mapping_pb2.CompareVersionsRequest, _mapping_pb2.CompareVersionsResponse]  # type: ignore[assignment]
-    """Tells what changed between two versions of a knowledge base.
+    """Tells what changed between two versions of a knowledge base. Versions go some time after another took their place, by
+    the settings `version_grace_s` and `keep_versions`.
 
     Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base, or a version);
     FAILED_PRECONDITION (FAILED_PRECONDITION: the columns differ); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL
@@ -370,7 +398,8 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
     Every RPC may also end with UNAUTHENTICATED (no token, or none that holds) and PERMISSION_DENIED (the metadata name
     the role that is needed). A caller sees the resources of their own tenant alone: what is another's is NOT_FOUND, as
     what does not exist. A reader may call whatever reads; an operator also
-    `SyncKnowledgeBase`; an admin everything.
+    `SyncKnowledgeBase`; an admin everything. Every change, and every refusal for want of a token or a role, is recorded
+    in the server's audit; a change that cannot be is not made: UNAVAILABLE (UNAVAILABLE: the audit log).
     """
 
     @_abc_1.abstractmethod
@@ -414,7 +443,7 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mapping_pb2.UpdateAiModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mapping_pb2.UpdateAiModelResponse, _abc.Awaitable[_mapping_pb2.UpdateAiModelResponse]]:
-        """Changes the fields of an AI model that the mask names.
+        """Changes the fields of an AI model that the mask names, in force for the next turn on every server.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); ABORTED (ETAG_MISMATCH); UNAVAILABLE
         (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -426,7 +455,8 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mapping_pb2.DeleteAiModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mapping_pb2.DeleteAiModelResponse, _abc.Awaitable[_mapping_pb2.DeleteAiModelResponse]]:
-        """Deletes an AI model. One that is linked is not deleted unless `force` is set, which takes its links with it.
+        """Deletes an AI model. One that is linked, granted or blocked is not deleted unless `force` is set, which takes all that
+        with it; the metadata and the message of the refusal list the links.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (STILL_LINKED); ABORTED
         (ETAG_MISMATCH); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -473,7 +503,7 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mapping_pb2.UpdateChatConfigurationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mapping_pb2.UpdateChatConfigurationResponse, _abc.Awaitable[_mapping_pb2.UpdateChatConfigurationResponse]]:
-        """Changes the fields of a chat configuration that the mask names.
+        """Changes the fields of a chat configuration that the mask names, in force for the next turn on every server.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); ABORTED (ETAG_MISMATCH); UNAVAILABLE
         (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -485,8 +515,8 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mapping_pb2.DeleteChatConfigurationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mapping_pb2.DeleteChatConfigurationResponse, _abc.Awaitable[_mapping_pb2.DeleteChatConfigurationResponse]]:
-        """Deletes a chat configuration. One that is linked is not deleted unless `force` is set, which takes its links with
-        it.
+        """Deletes a chat configuration. One that is linked is not deleted unless `force` is set, which takes its links with it;
+        the metadata and the message of the refusal list them. Its conversations stay.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (STILL_LINKED); ABORTED
         (ETAG_MISMATCH); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -533,7 +563,8 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mapping_pb2.UpdateKnowledgeBaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mapping_pb2.UpdateKnowledgeBaseResponse, _abc.Awaitable[_mapping_pb2.UpdateKnowledgeBaseResponse]]:
-        """Changes the fields of a knowledge base that the mask names.
+        """Changes the fields of a knowledge base that the mask names. Labels are in force with the answer, on every server:
+        selectors that fit them now link and grant, those that did and do not any more do no longer.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); ABORTED (ETAG_MISMATCH); UNAVAILABLE
         (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -545,7 +576,9 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mapping_pb2.DeleteKnowledgeBaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mapping_pb2.DeleteKnowledgeBaseResponse, _abc.Awaitable[_mapping_pb2.DeleteKnowledgeBaseResponse]]:
-        """Deletes a knowledge base. One that is linked is not deleted unless `force` is set, which takes its links with it.
+        """Deletes a knowledge base with its rows, versions, uploads, source and syncs. One that is linked, granted or blocked is
+        not deleted unless `force` is set, which takes all that with it; the metadata and the message of the refusal list
+        the links.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (STILL_LINKED); ABORTED
         (ETAG_MISMATCH); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -557,8 +590,8 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mapping_pb2.LinkAiModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mapping_pb2.LinkAiModelResponse, _abc.Awaitable[_mapping_pb2.LinkAiModelResponse]]:
-        """Puts an AI model into the chain of a chat configuration, or changes its priority there. Doing it again changes
-        nothing.
+        """Puts an AI model into the chain of a chat configuration, or changes its priority and whether it is passed by there.
+        Doing it again changes nothing.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
         the database); INTERNAL (INTERNAL).
@@ -582,7 +615,8 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mapping_pb2.LinkKnowledgeBaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mapping_pb2.LinkKnowledgeBaseResponse, _abc.Awaitable[_mapping_pb2.LinkKnowledgeBaseResponse]]:
-        """Gives a chat configuration a knowledge base to answer from. Doing it again changes nothing.
+        """Gives a chat configuration a knowledge base to answer from, or blocks it there, whatever selectors say. Doing it again
+        changes nothing.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
         the database); INTERNAL (INTERNAL).
@@ -594,7 +628,8 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mapping_pb2.UnlinkKnowledgeBaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mapping_pb2.UnlinkKnowledgeBaseResponse, _abc.Awaitable[_mapping_pb2.UnlinkKnowledgeBaseResponse]]:
-        """Takes a knowledge base from a chat configuration. Doing it again changes nothing.
+        """Takes back what a person said of a knowledge base and a chat configuration, link or block: its selector decides then.
+        Doing it again changes nothing.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
         the database); INTERNAL (INTERNAL).
@@ -606,7 +641,8 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mapping_pb2.GrantKnowledgeBaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mapping_pb2.GrantKnowledgeBaseResponse, _abc.Awaitable[_mapping_pb2.GrantKnowledgeBaseResponse]]:
-        """Lets an AI model see the rows of a knowledge base. Doing it again changes nothing.
+        """Lets an AI model see the rows of a knowledge base, or blocks it, whatever selectors say. Doing it again changes
+        nothing.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
         the database); INTERNAL (INTERNAL).
@@ -618,7 +654,8 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mapping_pb2.RevokeKnowledgeBaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mapping_pb2.RevokeKnowledgeBaseResponse, _abc.Awaitable[_mapping_pb2.RevokeKnowledgeBaseResponse]]:
-        """Forbids an AI model to see the rows of a knowledge base. Doing it again changes nothing.
+        """Takes back what a person said of an AI model and a knowledge base, grant or block: its selector decides then. Doing it
+        again changes nothing.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: one of the two); UNAVAILABLE (UNAVAILABLE:
         the database); INTERNAL (INTERNAL).
@@ -630,7 +667,8 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mapping_pb2.ResolveChatConfigurationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mapping_pb2.ResolveChatConfigurationResponse, _abc.Awaitable[_mapping_pb2.ResolveChatConfigurationResponse]]:
-        """Tells who would answer a chat, in which order, and over which data, with the reason for each line.
+        """Tells who would answer a chat, in which order, and over which data, with the reason for each line, who decided it, and
+        what is unusual. What stands there is what the next turn does; nothing is asked of a model.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); UNAVAILABLE (UNAVAILABLE: the database);
         INTERNAL (INTERNAL).
@@ -642,7 +680,8 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mapping_pb2.SyncKnowledgeBaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mapping_pb2.SyncKnowledgeBaseResponse, _abc.Awaitable[_mapping_pb2.SyncKnowledgeBaseResponse]]:
-        """Fetches a knowledge base's source now, where it has changed, and gives the sync that this began or that was under way.
+        """Fetches a knowledge base's source now, where it has changed, and gives the sync that this began or that was under way;
+        `ListSyncs` tells how it ends. It may be asked for while the source is paused.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND); FAILED_PRECONDITION (FAILED_PRECONDITION: it
         has no source); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
@@ -654,7 +693,7 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mapping_pb2.ListSyncsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mapping_pb2.ListSyncsResponse, _abc.Awaitable[_mapping_pb2.ListSyncsResponse]]:
-        """Lists syncs, the latest first.
+        """Lists syncs, the latest first; the last 1,000 of each knowledge base are kept.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL (INTERNAL).
         """
@@ -665,7 +704,8 @@ class MappingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mapping_pb2.CompareVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_mapping_pb2.CompareVersionsResponse, _abc.Awaitable[_mapping_pb2.CompareVersionsResponse]]:
-        """Tells what changed between two versions of a knowledge base.
+        """Tells what changed between two versions of a knowledge base. Versions go some time after another took their place, by
+        the settings `version_grace_s` and `keep_versions`.
 
         Statuses: OK; INVALID_ARGUMENT (INVALID_FIELD); NOT_FOUND (NOT_FOUND: the knowledge base, or a version);
         FAILED_PRECONDITION (FAILED_PRECONDITION: the columns differ); UNAVAILABLE (UNAVAILABLE: the database); INTERNAL

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from dari.adapters.sources.addresses import AllowedAddresses
-from dari.adapters.sources.web import FetchLimits, WebFetcher
+from dari.adapters.sources.bounds import FetchLimits
+from dari.adapters.sources.web import WebFetcher
 from dari.core.sync import SourceFailed, SourceMark
 
 LIMITS = FetchLimits(max_bytes=1_000, timeout_s=30.0)

@@ -1,10 +1,12 @@
-"""IS and M2: two tenants over one database, and everyone asks for everything.
+"""IS, M2, and M1 in part: two tenants over one database, and everyone asks for everything.
 
 Each tenant has a server of its own, and the same kinds of things under names that nobody can guess. Whatever a tenant
 calls, by whatever names, no answer, error or log line of its server has anything of the other, but what it said itself.
 """
 
+import random
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from tests.fix_postgres import PostgresDsns, copied_database
 from tests.fix_server import StartServer, settings_for
 from tests.flowise_stand_in import Play, StandIn, headers_only, openai_answer, openai_stall_after, web_page
 from tests.support.event_log import RecordedEvents
+from tests.support.fault_sizes import FULL_SEEDS, SEEDS, sampled
 from tests.support.running_dari import SOON_S, RunningDari, conversation_of
 from tests.support.uploading import Uploader
 
@@ -246,7 +249,7 @@ def _absent(name: str) -> str:
 
 
 def test_not_yours_and_not_there_are_the_same_answer(tenants: tuple[list[Tenant], PostgresDsns]) -> None:
-    """M1, in part: the words differ in the name that was asked for, and in nothing else."""
+    """M1: the words differ in the name that was asked for, and in nothing else."""
     made, _ = tenants
     asker, other = made
     for call in CALLS:
@@ -262,6 +265,47 @@ def test_not_yours_and_not_there_are_the_same_answer(tenants: tuple[list[Tenant]
                 text = text.replace(name, place).replace(name.partition("/")[2], place)
             answers.append(re.sub(r"grpc-status-details-bin', value=b.*?\)", "", text))
         assert answers[0] == answers[1], call.name
+
+
+PAIRS = 200 if SEEDS >= FULL_SEEDS else 40
+TELLING_SHARE = 0.9
+"""From here on the slower of two is no chance: with 40 pairs once in ten million, where both are equally fast."""
+NAMING = [call for call in CALLS if _fields(call)]
+
+
+@pytest.mark.parametrize("call", sampled(NAMING, 8), ids=lambda call: call.name)
+def test_not_yours_and_not_there_take_the_same_time(tenants: tuple[list[Tenant], PostgresDsns], call: Call) -> None:
+    """M1: by which of two neighbouring calls took longer, so that a busy machine is none of its matter."""
+    asker, other = tenants[0]
+    foreign = {field: other.names[kind][0] for field, kind in _fields(call).items()}
+    absent = {field: _absent(name) for field, name in foreign.items()}
+    share = _slower_share(asker.dari, call, _request(call, foreign), _request(call, absent))
+    assert 1 - TELLING_SHARE < share < TELLING_SHARE
+
+
+def test_the_measure_tells_what_takes_longer(tenants: tuple[list[Tenant], PostgresDsns]) -> None:
+    """The control: a turn that is answered, against one whose chat is not there."""
+    asker, _ = tenants[0]
+    (call,) = (call for call in CALLS if call.name == "Ask")
+    own = {"chat_configuration": asker.names["chat_configuration"][0]}
+    absent = {"chat_configuration": _absent(own["chat_configuration"])}
+    assert _slower_share(asker.dari, call, _request(call, own), _request(call, absent)) > TELLING_SHARE
+
+
+def _slower_share(dari: RunningDari, call: Call, one: Message, other: Message) -> float:
+    """How often `one` took longer than `other`, asked in turn, either first."""
+    chance = random.Random(call.name)
+    slower = 0
+    for _ in range(PAIRS):
+        pair = [(True, one), (False, other)]
+        chance.shuffle(pair)
+        took_s = {}
+        for is_one, request in pair:
+            began_s = time.perf_counter()
+            call.ask(dari, request)
+            took_s[is_one] = time.perf_counter() - began_s
+        slower += took_s[True] > took_s[False]
+    return slower / PAIRS
 
 
 def test_a_model_is_sent_nothing_that_it_is_not_granted(tenants: tuple[list[Tenant], PostgresDsns]) -> None:

@@ -1,15 +1,12 @@
 """Which addresses a source may be fetched from: public ones, and those networks that the settings name.
 
-A name is resolved once, here, and the connection goes to exactly the address that was judged: a name that changes its
-address between two looks finds no second look. The registries are RFC 6890's, as `ipaddress` has them.
+A name is resolved once, here, and the connection (`connections`) goes to exactly the address that was judged: a name
+that changes its address between two looks finds no second look. The registries are RFC 6890's, as `ipaddress` has them.
 """
 
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any
-
-import httpcore
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -53,31 +50,6 @@ class AllowedAddresses:
             return True
         is_public = address.is_global and not address.is_multicast and not address.is_reserved
         return is_public and not any(address in network for network in _REFUSED_PUBLIC)
-
-
-class PinnedBackend(httpcore.SyncBackend):
-    """Connects httpcore to allowed addresses only. TLS still asks for the host's name, which the pool hands on."""
-
-    def __init__(self, addresses: AllowedAddresses) -> None:
-        super().__init__()
-        self._addresses = addresses
-
-    def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.NetworkStream:
-        """Connect to the first allowed address that answers. Raises AddressRefused, httpcore.ConnectError."""
-        try:
-            addresses = self._addresses.of(host, port)
-        except OSError as error:
-            raise httpcore.ConnectError("unknown host") from error
-        for address in addresses[:-1]:
-            try:
-                return super().connect_tcp(address, port, *args, **options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                continue
-        return super().connect_tcp(addresses[-1], port, *args, **options)
-
-    def connect_unix_socket(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
-        """Never: a URL names hosts."""
-        raise AddressRefused
 
 
 def _bare(address: Address) -> Address:

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import os
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
+from dari.adapters.sources.bounds import FetchBounds, FetchLimits
 from dari.adapters.sources.web import WebFetcher
 from dari.core.sources import KnowledgeBaseSource
 from dari.core.sync import Content, Fetched, SourceFailed, SourceMark
@@ -52,14 +54,14 @@ class SourceFiles:
         unpack: Unpack,
         *,
         spool_dir: Path,
-        max_bytes: int,
+        limits: FetchLimits,
     ) -> None:
         self._web = web
         self._places = places
         self._secrets = secrets
         self._unpack = unpack
         self._spool_dir = spool_dir
-        self._max_bytes = max_bytes
+        self._limits = limits
 
     @contextmanager
     def fetch(
@@ -77,7 +79,7 @@ class SourceFiles:
             spool.seek(0)
             mark = replace(mark, sha256=hashlib.file_digest(spool, "sha256").digest())
             spool.seek(0)
-            with _as_source_failed():
+            with _as_source_failed("unreadable_format"):
                 content = self._unpack(cast(BinaryIO, spool), "source")
             yield Fetched(mark, size_bytes, _Guarded(content))
 
@@ -90,9 +92,11 @@ class SourceFiles:
             return self._web.fetch(source.uri, secret, known, into, stopped)
         if scheme == "file":
             return self._copied_file(source.uri, known, into, stopped)
-        if scheme not in self._places.schemes:
+        # fsspec reads a chain, `s3://…::http://…`, whose other links are no allowed place.
+        if scheme not in self._places.schemes or "::" in source.uri:
             raise SourceFailed("scheme_not_allowed")
-        return self._copied_object(source.uri, secret, known, into, stopped)
+        with _as_cannot_open():
+            return self._copied_object(source.uri, secret, known, into, stopped)
 
     def _secret(self, name: str) -> str:
         if not name:
@@ -111,21 +115,24 @@ class SourceFiles:
             raise SourceFailed("not_in_source_folders")
         with os.fdopen(_opened_below(path), "rb") as file:
             state = os.fstat(file.fileno())
-            mark = SourceMark(f"{state.st_dev}:{state.st_ino}:{state.st_size}", str(state.st_mtime_ns))
+            if not stat.S_ISREG(state.st_mode):
+                raise SourceFailed("not_a_file")
+            mark = _mark_of(state)
             if _is_known(mark, known):
                 return None
             self._copy(file, into, stopped)
+            if _mark_of(os.fstat(file.fileno())) != mark:
+                raise SourceFailed("changed_while_read")
         return mark
 
     def _copied_object(
         self, uri: str, secret: str, known: SourceMark, into: BinaryIO, stopped: threading.Event
     ) -> SourceMark | None:
-        try:
-            options = json.loads(secret) if secret else {}
-            file_system, path = importlib.import_module("fsspec").core.url_to_fs(uri, **options)
-            info = file_system.info(path)
-        except (ImportError, TypeError, ValueError):
-            raise SourceFailed("cannot_open") from None
+        options = json.loads(secret) if secret else {}
+        # A file system that is kept would keep its listings too, and tell of no change, and the credentials.
+        options["skip_instance_cache"] = True
+        file_system, path = importlib.import_module("fsspec").core.url_to_fs(uri, **options)
+        info = file_system.info(path)
         tags = [str(info[field]) for field in _MARKING_FIELDS if info.get(field) is not None]
         mark = SourceMark(" ".join([*tags, str(info.get("size"))]) if tags else "")
         if tags and _is_known(mark, known):
@@ -135,14 +142,9 @@ class SourceFiles:
         return mark
 
     def _copy(self, file: Any, into: BinaryIO, stopped: threading.Event) -> None:
-        size_bytes = 0
+        bounds = FetchBounds(self._limits, stopped)
         while piece := file.read(_PIECE_BYTES):
-            size_bytes += len(piece)
-            if size_bytes > self._max_bytes:
-                raise SourceFailed("too_large")
-            if stopped.is_set():
-                raise SourceFailed("stopped")
-            into.write(piece)
+            bounds.take(piece, into)
 
 
 class _Guarded:
@@ -168,6 +170,21 @@ def _as_source_failed(code: str = "not_read") -> Iterator[None]:
         raise SourceFailed("not_found") from None
     except OSError as error:
         raise SourceFailed("disk_full" if error.errno == errno.ENOSPC else code) from None
+
+
+@contextmanager
+def _as_cannot_open() -> Iterator[None]:
+    """A file system of fsspec raises what its own library does, and its words may hold credentials."""
+    try:
+        yield
+    except (SourceFailed, OSError):
+        raise
+    except Exception:  # noqa: BLE001 - it may be anything
+        raise SourceFailed("cannot_open") from None
+
+
+def _mark_of(state: os.stat_result) -> SourceMark:
+    return SourceMark(f"{state.st_dev}:{state.st_ino}:{state.st_size}", str(state.st_mtime_ns))
 
 
 def _is_known(mark: SourceMark, known: SourceMark) -> bool:
