@@ -1,7 +1,6 @@
 """The composition root: builds every object, serves, drains, stops."""
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -34,6 +33,7 @@ from dari.adapters.postgres.migrate import MigrationError, create_database, migr
 from dari.adapters.postgres.outbox_store import PostgresOutbox
 from dari.adapters.postgres.row_reader import PostgresRowReader
 from dari.adapters.postgres.sync_store import PostgresSyncStore
+from dari.adapters.postgres.token_ledger import PostgresTokenLedger
 from dari.adapters.postgres.upload_store import PostgresUploadStore
 from dari.adapters.postgres.version_comparer import PostgresVersionComparer
 from dari.adapters.postgres.version_reader import PostgresVersionReader
@@ -45,6 +45,7 @@ from dari.adapters.watched_files import UnusableFile
 from dari.client.decompression import unpacked
 from dari.core.alert_dispatch import AlertDispatcher, Target
 from dari.core.alerts import AlertSink
+from dari.core.caller_limits import CallerLimits
 from dari.core.chat import Chat
 from dari.core.errors import FailedPrecondition
 from dari.core.event_log import EventLog
@@ -58,7 +59,9 @@ from dari.core.prompt import LocalContext
 from dari.core.search import Search
 from dari.core.stand_by import SpareThreads
 from dari.core.sync import Syncs
+from dari.core.thread_pools import EndingPool, Lane
 from dari.core.timed_attempt import ServerTimeouts
+from dari.core.token_budgets import TokenBudgets
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upload_session import UploadLimits, Uploads
 from dari.core.uploads import MAX_CHUNK_BYTES
@@ -71,6 +74,7 @@ from dari.rpc.chat import ChatService
 from dari.rpc.errors import ErrorInterceptor
 from dari.rpc.exports import ExportCalls
 from dari.rpc.ingest import IngestService
+from dari.rpc.lanes import Kind, LaneInterceptor
 from dari.rpc.mapping import MappingService
 from dari.rpc.syncs import SyncCalls
 from dari.settings import Settings, SettingsError
@@ -81,6 +85,8 @@ _MESSAGE_ROOM_BYTES = 64 * 1024
 _ADMIN_THREADS = 4
 _CONNECTIONS_FOR_OTHERS = 4
 """Connections to the database that no second stream of an upload takes: for search, chat and the mapping."""
+_STREAMS_PER_UPLOAD = 2
+"""One that is taken over by another stream holds its thread until it has seen that."""
 _UNWIND_TIMEOUT_S = 2.0
 """How long a cancelled handler may take to see that it is, and what closes to close."""
 _LAST_TIMEOUT_S = 0.5
@@ -131,7 +137,7 @@ class Server:
         self._life = threading.RLock()
         self._opened: ExitStack | None = None
         self._is_ended = False
-        self._pools: list[_ThreadPool] = []
+        self._pools: list[EndingPool] = []
         self._targets: Sequence[Target] = ()
         self._capture = ExitStack()
         # Holds one item from the end on. Unlike an Event's `set`, its `put` may interrupt the wait on the same thread.
@@ -207,7 +213,13 @@ class Server:
         admin = opened.enter_context(_Admin(settings.admin_address))
         self.admin_address = admin.address
         gate = CallerInterceptor(
-            open_authenticator(settings, self._log, opened), open_audit(settings, self._log, opened)
+            open_authenticator(settings, self._log, opened),
+            open_audit(settings, self._log, opened),
+            CallerLimits(
+                at_once=settings.caller_calls_at_once,
+                per_s=settings.caller_calls_per_s,
+                burst=settings.caller_burst,
+            ),
         )
         tls = open_tls(settings, self._log, opened)
         database = self._open_database(opened)
@@ -245,10 +257,23 @@ class Server:
         states = [pool.has_ended_within(timeout_s) for pool in reversed(self._pools)]
         return all(states)
 
-    def _pool(self, size: int, name: str) -> "_ThreadPool":
-        pool = _ThreadPool(size, name)
-        self._pools.append(pool)
+    def _pool(self, size: int, name: str) -> EndingPool:
+        self._pools.append(pool := EndingPool(size, name))
         return pool
+
+    def _open_lanes(self) -> dict[Kind, Lane]:
+        """The threads of the RPCs, by their kind."""
+        settings = self._settings
+        lanes = {
+            Kind.UNARY: Lane(settings.max_unary_calls, "max_unary_calls", threads=settings.unary_threads),
+            Kind.CHAT: Lane(settings.max_chats, "max_chats"),
+            # Which uploads may go on is decided when a stream says which one it is (core.upload_session).
+            Kind.UPLOAD: Lane(_STREAMS_PER_UPLOAD * settings.max_open_uploads, "max_open_uploads"),
+            Kind.EXPORT: Lane(settings.max_exports, "max_exports"),
+            Kind.WATCH: Lane(settings.max_watchers, "max_watchers", remedy="ask with GetUpload or ListUpstreams"),
+        }
+        self._pools += lanes.values()
+        return lanes
 
     def _open_database(self, opened: ExitStack) -> Database:
         settings = self._settings
@@ -317,7 +342,7 @@ class Server:
         upload_store = PostgresUploadStore(database, evidence)
         versions = PostgresVersionReader(database, evidence)
         profiles = Profiles(versions, evidence)
-        watching = Watching(settings.max_watchers)
+        watching = Watching()
         housekeeping = Housekeeping(
             upload_store,
             PostgresHousekeepingStore(database),
@@ -338,6 +363,14 @@ class Server:
         turns = UnsavedTurns(conversations, conversations, database_circuit, self._log)
         turns.start()
         opened.callback(turns.close)
+        budgets = TokenBudgets(
+            PostgresTokenLedger(database),
+            self._log,
+            per_caller=settings.caller_tokens_per_day,
+            per_tenant=settings.tenant_tokens_per_day,
+        )
+        budgets.start()
+        opened.callback(budgets.close)
         chat = Chat(
             chats=LastKnownChats(links, database_circuit),
             turns=turns,
@@ -352,16 +385,17 @@ class Server:
             server_timeouts=ServerTimeouts(settings.connect_timeout_s, settings.first_event_timeout_s),
             spare_threads=SpareThreads(self._pool(settings.max_stand_bys, "stand_by"), settings.max_stand_bys),
             database_timeout_s=settings.chat_database_timeout_s,
+            budgets=budgets,
         )
 
         uploads = Uploads(upload_store, make_parser, committers, upload_limits)
         syncs = _start_syncs(settings, database, uploads, alerts, self._log, opened)
 
+        lanes = self._open_lanes()
         server = grpc.server(
-            self._pool(settings.rpc_threads, "rpc"),
-            interceptors=[ErrorInterceptor(self._log), gate],
-            # A call beyond the threads is refused at once instead of waiting without an end.
-            maximum_concurrent_rpcs=settings.rpc_threads,
+            # For what no lane is named for, and the lane interceptor names one for all.
+            lanes[Kind.UNARY],
+            interceptors=[LaneInterceptor(lanes), ErrorInterceptor(self._log), gate],
             options=_SERVER_OPTIONS,
         )
         chat_pb2_grpc.add_ChatServiceServicer_to_server(
@@ -442,22 +476,6 @@ def _second_streams(settings: Settings) -> int:
         return 0
     spare = settings.database_max_connections - settings.max_open_uploads - _CONNECTIONS_FOR_OTHERS
     return max(0, min(spare, settings.max_open_uploads))
-
-
-class _ThreadPool(ThreadPoolExecutor):
-    """A pool for whose end one can wait with a limit."""
-
-    def __init__(self, size: int, name: str) -> None:
-        self._started: list[threading.Thread] = []
-        super().__init__(size, name, initializer=lambda: self._started.append(threading.current_thread()))
-
-    def has_ended_within(self, timeout_s: float) -> bool:
-        """Take no more work; whether all threads have ended, at the latest after `timeout_s`."""
-        self.shutdown(wait=False)
-        deadline_s = time.monotonic() + timeout_s
-        for thread in tuple(self._started):
-            thread.join(max(0.0, deadline_s - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._started)
 
 
 class _Admin:

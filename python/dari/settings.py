@@ -76,11 +76,29 @@ class Settings(BaseSettings):
     """Where Chat, Ingest and Mapping are served."""
     admin_address: Address = "127.0.0.1:50052"
     """Where health is served: apart, since health checks starve on a busy server."""
-    rpc_threads: int = Field(default=256, ge=4, le=1_000)
-    """RPCs served at once; a stream holds one thread for its whole life. Threads are made as they are needed; one with
-    a chat takes some 0.15 MiB."""
     drain_timeout_s: Seconds = 20.0
     """After SIGTERM, how long open calls may go on."""
+
+    # Limits. What is beyond them is refused at once, with RESOURCE_EXHAUSTED and when to come again: docs/limits.md.
+    # Those of uploads and watchers stand with ingest.
+    max_unary_calls: int = Field(default=64, ge=1, le=10_000)
+    """Short calls under way at once: those that run, and those that wait for a thread."""
+    unary_threads: int = Field(default=16, ge=1, le=256)
+    """Short calls that run at once, each perhaps over a connection to the database."""
+    max_chats: int = Field(default=200, ge=1, le=1_000)
+    """Turns (Chat, Ask) at once; each holds a thread and some 0.15 MiB."""
+    max_exports: int = Field(default=8, ge=1, le=1_000)
+    """Exports and comparisons of versions at once; each holds a connection to the database."""
+    caller_calls_at_once: int | None = Field(default=None, ge=1, le=10_000)
+    """Calls of one caller under way at once, of all kinds. Default: no limit but those above."""
+    caller_calls_per_s: float | None = Field(default=None, gt=0, le=1_000_000)
+    """Calls that one caller may make on this server in the long run. Default: no limit."""
+    caller_burst: int = Field(default=20, ge=1, le=1_000_000)
+    """Calls that a caller who was silent may make at once, before `caller_calls_per_s` counts."""
+    caller_tokens_per_day: int | None = Field(default=None, ge=1, le=10**15)
+    """Tokens that models may read and write for one caller in a day (UTC), on all servers together."""
+    tenant_tokens_per_day: int | None = Field(default=None, ge=1, le=10**15)
+    """The same for all callers of a tenant."""
 
     # Callers. Without a tokens file and without keys of signed tokens everyone is an admin of `tenant`, and only this
     # machine may reach the server.
@@ -165,7 +183,7 @@ class Settings(BaseSettings):
     max_rejected_share: float = Field(default=0.5, ge=0, le=1)
     """The same as a share of all rows."""
     max_watchers: int = Field(default=16, ge=1, le=1_000)
-    """Callers of WatchUpload and WatchUpstreams at once; each holds one of `rpc_threads`."""
+    """Callers of WatchUpload, WatchUpstreams and reflection at once; each holds a thread."""
     export_stall_timeout_s: Seconds = 60.0
     """An export whose caller takes nothing for so long is ended."""
 
