@@ -81,7 +81,9 @@ class ErrorInterceptor(grpc.ServerInterceptor):
                 return
             except GeneratorExit:
                 raise  # The caller left; there is nobody to tell.
-            except BaseException as error:  # noqa: BLE001 - a Rust panic is one, and a caller must get a status
+            except BaseException as error:
+                if isinstance(error, grpc.RpcError) and not context.is_active():
+                    raise  # So gRPC ends the requests of a caller who left; it knows its own exception again.
                 failure = self._reported(name, error)
             _abort(context, failure)
 
