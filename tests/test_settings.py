@@ -45,6 +45,39 @@ def test_all_wrong_and_unknown_settings_are_named_together_and_no_value_is_shown
     assert len(raised.value.problems) == 7
 
 
+def test_what_is_missing_is_named_beside_what_is_wrong_and_what_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where the unknown one stands in the file: one start tells all that keeps the next from succeeding."""
+    file = tmp_path / "dari.toml"
+    file.write_text(f'nothing_known = "{CANARY}"\ntls_certificate_file = "{CANARY}"\n')
+    monkeypatch.setenv("DARI_SETTINGS_FILE", str(file))
+    monkeypatch.setenv("DARI_LISTEN_ADDRESS", "0.0.0.0:50051")
+    monkeypatch.setenv("DARI_MAX_CHATS", CANARY)
+    monkeypatch.setenv("DARI_NO_SUCH", CANARY)
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    text = str(raised.value)
+    for problem in (
+        "max_chats: ",
+        "nothing_known: ",
+        "DARI_NO_SUCH: no such setting",
+        "tls_certificate_file and tls_key_file go together",
+        "listen_address is open to other machines: set tokens_file",
+    ):
+        assert problem in text
+    assert CANARY not in text
+
+
+def test_a_wrong_setting_is_not_named_as_missing_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARI_PLAINTEXT_LISTEN_ALLOWED", CANARY)
+    monkeypatch.setenv("DARI_LISTEN_ADDRESS", "0.0.0.0:50051")
+    with pytest.raises(SettingsError) as raised:
+        load_settings(tokens_file="tokens.toml")
+    (problem,) = raised.value.problems
+    assert problem.startswith("plaintext_listen_allowed: ")
+
+
 def test_a_structured_variable_that_cannot_be_read_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DARI_SECRETS", "{" + CANARY)
     with pytest.raises(SettingsError) as raised:
