@@ -11,7 +11,7 @@ from dari.commands.exit_codes import ExitCode
 from dari.commands.terminal import Terminal
 from dari.settings import Settings, SettingsError, load_settings
 
-EXIT_GRACE_S = 5.0
+EXIT_GRACE_S = 1.0
 """After the server has stopped, how long leftover threads may delay the end of the process."""
 
 
