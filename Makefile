@@ -50,7 +50,7 @@ test: install  ## All tests: Rust, then Python on real PostgreSQL and the real l
 	$(BIN)/pytest
 
 .PHONY: faults
-faults: faults-ingest faults-chat faults-mapping  ## All fault suites in full; `make test` runs a dozen seeds of each
+faults: faults-ingest faults-chat faults-mapping faults-operation  ## All fault suites in full; `make test` runs a dozen seeds of each
 
 .PHONY: faults-ingest
 faults-ingest: install  ## Ingest under fire: 200 seeds; DARI_TEST_BIG_BYTES=10000000000 for the large files
@@ -63,6 +63,10 @@ faults-chat: install  ## Chat under fire: each way to die at each token and byte
 .PHONY: faults-mapping
 faults-mapping: install  ## 16 clients race over the mapping; each round must fit a serial order
 	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/mapping
+
+.PHONY: faults-operation
+faults-operation: install  ## Overload for 60 s; replicas that start, end and die in the middle of their work
+	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/operation
 
 .PHONY: storm
 storm: install  ## 5,000 chats while all behind dari is killed and frozen at random; STORM_SEED=… again; leaves a picture
@@ -151,6 +155,10 @@ bench-chat: install  ## Chat beside Flowise itself and a bare gRPC server: first
 .PHONY: bench-mapping
 bench-mapping: install  ## What the mapping costs a call and a turn, beside bare grpcio; how soon a label holds elsewhere
 	$(BIN)/python -m bench.mapping
+
+.PHONY: bench-limits
+bench-limits: install  ## What the limits cost a call
+	$(BIN)/python -m bench.limits
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links

@@ -24,6 +24,8 @@ from dari.v1 import chat_pb2, chat_pb2_grpc, mapping_pb2, mapping_pb2_grpc
 
 _STEP_S = 0.005
 _CONNECTIONS = 4
+_EXPECTED = (grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED)
+"""Of all others the words are shown."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,8 @@ class _Driver:
 
     def _end(self, call: Any, begun_s: float) -> None:
         latency_s = time.monotonic() - begun_s
+        if call.code() not in _EXPECTED:
+            print(f"after {latency_s:.3f} s: {call.debug_error_string()}", file=sys.stderr, flush=True)
         with self._lock:
             self._outcomes.append((call.code().name, latency_s))
             self._under_way -= 1
