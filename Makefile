@@ -51,7 +51,7 @@ test: install  ## All tests: Rust, then Python on real PostgreSQL and the real l
 	$(BIN)/pytest
 
 .PHONY: faults
-faults: faults-ingest faults-chat faults-mapping  ## All fault suites in full; `make test` runs a dozen seeds of each
+faults: faults-ingest faults-chat faults-mapping faults-operation  ## All fault suites in full; `make test` runs a dozen seeds of each
 
 .PHONY: faults-ingest
 faults-ingest: install  ## Ingest under fire: 200 seeds; DARI_TEST_BIG_BYTES=10000000000 for the large files
@@ -64,6 +64,10 @@ faults-chat: install  ## Chat under fire: each way to die at each token and byte
 .PHONY: faults-mapping
 faults-mapping: install  ## Callers, isolation, racing clients, sources that lead inside; tests/faults/mapping/README.md
 	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/mapping
+
+.PHONY: faults-operation
+faults-operation: install  ## Overload for 60 s; replicas that start, end and die in the middle of their work
+	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/operation
 
 .PHONY: storm
 storm: install  ## 5,000 chats while all behind dari is killed and frozen at random; STORM_SEED=… again; leaves a picture
@@ -171,6 +175,10 @@ bench-mapping: install  ## What the mapping costs a call and a turn, beside bare
 .PHONY: bench-sync
 bench-sync: install  ## What a look at an unchanged source of 900 MB moves, by ETag, by hash, and as a file
 	$(BIN)/python -m bench.sync
+
+.PHONY: bench-limits
+bench-limits: install  ## What the limits cost a call
+	$(BIN)/python -m bench.limits
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links

@@ -31,6 +31,7 @@ class ServingProcess:
         self._settings = {**settings_for(database, data_dir), "local_model": "", **settings}
         self._process: subprocess.Popen[str] | None = None
         self.address = ""
+        self.admin_address = ""
 
     def __enter__(self) -> Self:
         self.start()
@@ -53,6 +54,11 @@ class ServingProcess:
 
     def start(self) -> None:
         """Return when it serves."""
+        self.begin()
+        self.wait_until_serving()
+
+    def begin(self) -> None:
+        """Start the process, and wait for nothing."""
         chosen = {**self._settings, **({"listen_address": self.address} if self.address else {})}
         self._process = subprocess.Popen(
             [sys.executable, *self._program, "--json", "serve"],
@@ -62,10 +68,19 @@ class ServingProcess:
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    def wait_until_serving(self) -> None:
+        """Behind `begin`."""
+        assert self._process is not None
         assert self._process.stdout is not None
         told = self._process.stdout.readline()
         assert told, "the server did not start; its reason stands in the captured output"
-        self.address = json.loads(told)["address"]
+        self.address, self.admin_address = json.loads(told)["address"], json.loads(told)["adminAddress"]
+
+    def wait_for_end(self, timeout_s: float) -> int:
+        """The exit code of a process that ends by itself."""
+        assert self._process is not None
+        return self._process.wait(timeout_s)
 
     def kill(self) -> None:
         """SIGKILL, frozen or not, and wait for the end."""
