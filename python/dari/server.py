@@ -254,7 +254,9 @@ class Server:
         settings = self._settings
         if settings.database_dsn is not None:
             dsn = settings.database_dsn.get_secret_value()
-            require_migrated(dsn)
+            newer = require_migrated(dsn)
+            if newer:
+                self._log.warning("database_is_newer", migrations=newer)
             self._log.info("database_opened", kind="external")
         else:
             embedded = EmbeddedPostgres(settings.postgres_dir, max_connections=settings.database_max_connections)
