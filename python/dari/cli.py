@@ -191,6 +191,30 @@ def migrate(context: typer.Context) -> None:
 
 
 @app.command()
+def backup(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Written whole or not at all; only you may read it.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Write the embedded database to a file, whether its server runs or not."""
+    from dari.commands import backup as command
+
+    raise typer.Exit(command.run_backup(context.obj, file, data_dir))
+
+
+@app.command()
+def restore(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `dari backup` wrote.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Make the embedded database of such a file, in a data folder that has none yet."""
+    from dari.commands import backup as command
+
+    raise typer.Exit(command.run_restore(context.obj, file, data_dir))
+
+
+@app.command()
 def demo(
     context: typer.Context,
     data_dir: Annotated[Path, typer.Option(help="Where the demo keeps its server and its data.")] = Path(".dari/demo"),

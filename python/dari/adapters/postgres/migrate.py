@@ -28,7 +28,7 @@ Roles belong to the whole server, and each holds one kind of right:
 The service logs in as one user, who has none of these rights until a transaction says SET LOCAL ROLE, which it may
 say for the last four. The migrating user needs CREATEROLE and the database, and need not be a superuser.
 Row-level security holds for the owner role, too, but in a transaction that says `dari.migrating`, as each file's does.
-A file that makes a table says `SELECT dari.isolate('dari.table')`; tests/support/catalogue.py finds what is left out.
+A file that makes a table says `SELECT dari.isolate('dari.table')`; isolation_catalogue.py finds what is left out.
 PostgreSQL 15 and later.
 """
 
