@@ -215,6 +215,24 @@ def restore(
 
 
 @app.command()
+def doctor(
+    context: typer.Context,
+    replicas: Annotated[int, typer.Option(min=1, help="Servers over this database, for its connections.")] = 1,
+    tenant: Annotated[
+        list[str] | None,
+        typer.Option(help="Examine the AI models of this one too; those that the settings name are. May be repeated."),
+    ] = None,
+    timeout_s: Annotated[
+        float, typer.Option(min=0.1, max=60, metavar="SECONDS", help="Longest wait for one neighbour.")
+    ] = 3.0,
+) -> None:
+    """Examine this installation by its settings: files, database, models, certificates, ports. Changes nothing."""
+    from dari.commands import doctor as command
+
+    raise typer.Exit(command.run(context.obj, tenant or (), replicas, timeout_s))
+
+
+@app.command()
 def demo(
     context: typer.Context,
     data_dir: Annotated[Path, typer.Option(help="Where the demo keeps its server and its data.")] = Path(".dari/demo"),

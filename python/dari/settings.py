@@ -8,6 +8,7 @@ without their values.
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -348,6 +349,30 @@ def load_settings(**overrides: Any) -> Settings:
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+def load_usable_settings() -> tuple[Settings | None, list[str]]:
+    """The settings with the default for each that is wrong, and what is wrong; None where nothing can be said of them.
+
+    For whoever looks at what there is. A server starts with `load_settings`, or not at all.
+    """
+    try:
+        return load_settings(), []
+    except SettingsError as error:
+        problems = error.problems
+    try:
+        Settings()
+    except ValidationError as error:
+        wrong = {str(detail["loc"][0]) for detail in error.errors(include_input=False) if detail["loc"]}
+        known = wrong & set(Settings.model_fields)
+        defaults = {name: Settings.model_fields[name].get_default(call_default_factory=True) for name in known}
+        with suppress(ValidationError):
+            return Settings(**defaults), problems
+    except ValueError:
+        pass
+    else:
+        return Settings(), problems
+    return None, problems
 
 
 def _unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:

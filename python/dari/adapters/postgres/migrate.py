@@ -122,7 +122,7 @@ def migrate(
     each file. Safe to call from several processes at once. Raises MigrationError; what was applied before stays.
     """
     migrations = _read(folder)
-    with _connect(admin_dsn, database) as session:
+    with session_on(admin_dsn, database) as session:
         with session, session.cursor() as cur:
             cur.execute("SELECT set_config('lock_timeout', %s, false)", (f"{round(lock_timeout_s * 1000)}ms",))
             cur.execute("SELECT pg_advisory_lock(%s)", (_ADVISORY_LOCK,))
@@ -142,7 +142,7 @@ def pending(dsn: str, database: str | None = None, *, folder: Traversable | None
     Raises MigrationError as `migrate` does where the ledger and the files do not fit.
     """
     migrations = _read(folder)
-    with _connect(dsn, database) as session:
+    with session_on(dsn, database) as session:
         return _missing(session, migrations)
 
 
@@ -154,7 +154,7 @@ def require_migrated(dsn: str, *, folder: Traversable | None = None) -> list[str
     DatabaseNewer, DatabaseUnreachable, or what `pending` raises.
     """
     migrations = _read(folder)
-    with _connect(dsn, None) as session:
+    with session_on(dsn) as session:
         unknown = _unknown(session, len(migrations))
         missing = _missing(session, migrations, newer=len(unknown))
         if missing:
@@ -181,7 +181,7 @@ def create_database(admin_dsn: str, database: str = "dari", service_user: str = 
 
     The DSN leads to any other database, with a user who may create both. The login user has no password.
     """
-    with _connect(admin_dsn, None) as session:
+    with session_on(admin_dsn, None) as session:
         _retry_races(session, lambda cur: _make_login(cur, service_user))
         _make_roles(session, service_user)
         session.autocommit = True
@@ -481,7 +481,7 @@ def _roles_refused(session: connection) -> list[str]:
 
 
 @contextmanager
-def _connect(dsn: str, database: str | None) -> Iterator[connection]:
+def session_on(dsn: str, database: str | None = None) -> Iterator[connection]:
     """A session on the server, closed at the end; its errors become MigrationError."""
     defaults = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "dari-migrate"}
     options: dict[str, Any] = {**defaults, **_parsed(dsn), **({"dbname": database} if database else {})}
