@@ -1,6 +1,7 @@
 """`dari doctor`: each check on the real thing, as it should be and as it should not; and no secret is ever shown."""
 
 import json
+import os
 import secrets
 import socket
 import struct
@@ -18,7 +19,8 @@ from psycopg2.extensions import make_dsn
 
 from dari import cli
 from dari.adapters.local_model.model_files import add_model_file
-from dari.adapters.postgres.migrate import create_database
+from dari.adapters.postgres.embedded import EmbeddedPostgres
+from dari.adapters.postgres.migrate import create_database, migrate
 from dari.commands.exit_codes import ExitCode
 from dari.core.callers import Role
 from dari.doctor import database as database_checks
@@ -278,6 +280,20 @@ def test_a_database_that_is_newer_is_told(database: PostgresDsns, run_doctor: Ex
     assert "this dari ends at" in refused
 
 
+def test_the_embedded_database_is_examined_by_its_socket_while_it_runs(run_doctor: Examine, postgres_dir: Path) -> None:
+    """It is made by the server that holds it, and rests otherwise."""
+    with EmbeddedPostgres(postgres_dir / "postgres", durable=False) as held:
+        create_database(held.admin_dsn)
+        migrate(held.admin_dsn, "dari", "dari_service")
+        examined = run_doctor(DARI_DATA_DIR=postgres_dir)
+        assert f"is held by process {os.getpid()}" in "".join(examined.of("data folder", "ok"))
+        for check in ("database", "migrations", "isolation", "upstreams"):
+            assert examined.well(check), examined.output
+    resting = run_doctor(DARI_DATA_DIR=postgres_dir)
+    assert "rests" in resting.of("database", "ok")[0]
+    assert "is held by nobody" in "".join(resting.of("data folder", "ok"))
+
+
 def test_a_database_in_another_encoding_is_told(postgres_server: PostgresDsns, run_doctor: Examine) -> None:
     name = f"dari_ascii_{secrets.token_hex(4)}"
     execute(
@@ -503,7 +519,7 @@ def test_a_dari_behind_tls_is_known_by_its_certificate(
 ) -> None:
     """And one that serves another is told."""
     paths = {"tls_certificate_file": tmp_path / "certificate", "tls_key_file": tmp_path / "key"}
-    variables = {f"DARI_{name.upper()}": path for name, path in paths.items()}
+    variables: dict[str, Any] = {f"DARI_{name.upper()}": path for name, path in paths.items()}
 
     def write(name: str) -> None:
         issued = Authority().issue(name, valid_for=YEAR)

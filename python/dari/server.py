@@ -395,6 +395,7 @@ class Server:
                 knowledge_bases=KnowledgeBaseStore(database),
                 links=links,
                 syncs=SyncCalls(syncs=syncs, comparer=PostgresVersionComparer(database)),
+                forget_upstream=directory.forget,
             ),
             server,
         )

@@ -162,6 +162,13 @@ class UpstreamDirectory:
         neighbour.circuit.reset()
         return self._state(model, neighbour)
 
+    def forget(self, tenant: str, ai_model: str) -> None:
+        """The AI model is deleted: tell of it no more. Another with its target keeps the neighbour."""
+        with self._lock:
+            model = self._models.pop((tenant, ai_model), None)
+            if model is not None and (tenant, model.target) not in self._places():
+                self._neighbours.pop((tenant, model.target), None)
+
     def close(self) -> None:
         """Close all connections."""
         with self._lock:
