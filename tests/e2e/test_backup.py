@@ -264,12 +264,14 @@ def test_the_guides_commands_carry_a_server_over_to_another(
         fresh = opened.enter_context(EmbeddedPostgres(folder / "fresh", max_connections=50, durable=False))
         service_dsn = make_dsn(fresh.service_dsn(), password="choose-another")
         _bash(
-            block("restore").replace("dari doctor ", "true "),
+            block("restore"),
             folder,
             NEW_ADMIN_DSN=fresh.admin_dsn,
             NEW_DATABASE_DSN=make_dsn(fresh.admin_dsn, dbname="dari"),
             DARI_DATABASE_DSN=service_dsn,
             DARI_MIGRATION_DSN=make_dsn(fresh.admin_dsn, dbname="dari"),
+            DARI_LISTEN_ADDRESS="127.0.0.1:0",
+            DARI_ADMIN_ADDRESS="127.0.0.1:0",
             **shell,
         )
         restored = PostgresDsns(make_dsn(fresh.admin_dsn, dbname="dari"), service_dsn)

@@ -9,7 +9,7 @@ from types import FrameType
 from dari.commands.exit_codes import ExitCode
 from dari.commands.terminal import Terminal
 from dari.drill.faulty_upstream import FaultyUpstream
-from dari.drill.rehearsal import MARKER, Drill, Plan, Rehearsed, Report
+from dari.drill.rehearsal import MARKER, PREFIX, AttemptTold, Drill, Plan, Rehearsed, Report
 from dari.drill.report import as_json, write_report
 
 
@@ -67,13 +67,10 @@ def _show(terminal: Terminal, report: Report) -> None:
         [
             (
                 each.fault.value,
-                each.answered_by,
+                _name(each.answered_by),
                 None if each.first_text_s is None else f"{each.first_text_s:.2f} s",
                 f"{each.whole_s:.2f} s",
-                "\n".join(
-                    f"{attempt.ai_model or 'rows'} {attempt.outcome} {attempt.code} {attempt.duration_s:.2f} s"
-                    for attempt in each.attempts
-                ),
+                "\n".join(map(_attempt_text, each.attempts)),
                 ", ".join(each.degraded_reasons),
                 "\n".join(each.problems) or "as it must",
             )
@@ -85,3 +82,13 @@ def _show(terminal: Terminal, report: Report) -> None:
         terminal.note(f"removed, left behind by an earlier drill: {name}")
     for name in report.left_behind:
         terminal.note(f"could not be removed: {name}")
+
+
+def _attempt_text(attempt: AttemptTold) -> str:
+    cause = f" ({attempt.code})" if attempt.code else ""
+    return f"{_name(attempt.ai_model)} {attempt.outcome}{cause} after {attempt.duration_s:.2f} s"
+
+
+def _name(ai_model: str) -> str:
+    """The drill's own are all the same to people."""
+    return "test upstream" if ai_model.startswith(f"aiModels/{PREFIX}") else ai_model
