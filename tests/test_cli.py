@@ -15,8 +15,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from dari import cli
 from dari.commands.exit_codes import ExitCode
-from dari.v1 import chat_pb2, ingest_pb2
+from dari.v1 import chat_pb2, ingest_pb2, mapping_pb2
 from tests.fix_postgres import PostgresDsns
+from tests.fix_server import ServedDari
 from tests.support.fake_dari import FakeDari, Fault, refuse
 
 pytestmark = pytest.mark.usefixtures("wide_terminal")
@@ -410,8 +411,38 @@ def test_status_shows_health_circuits_and_open_uploads(dari: FakeDari, csv: Path
     assert state["health"] == "SERVING"
     assert [upstream["circuitState"] for upstream in state["upstreams"]] == ["CIRCUIT_STATE_OPEN"]
     assert [upload["name"] for upload in state["uploads"]] == ["uploads/open-1"]
+    assert set(state["services"].values()) == {"SERVICE_UNKNOWN"}, "the fake's health knows the whole alone"
     assert run(dari, "status", "--admin-address", dari.address) == ExitCode.OK
     assert "aiModels/main" in capsys.readouterr().out
+
+
+def test_status_shows_the_syncs_that_need_an_eye(dari: FakeDari, capsys: Captured) -> None:
+    """Only the latest of each knowledge base counts: one that failed and then went well is no news."""
+    states = mapping_pb2.SyncState
+    dari.mapping.syncs = [
+        mapping_pb2.Sync(knowledge_base=f"knowledgeBases/{base}", number=number, state=state, code=code)
+        for base, number, state, code in (
+            ("healed", 2, states.SYNC_STATE_COMPLETED, ""),
+            ("ill", 2, states.SYNC_STATE_FAILED, "source_away"),
+            ("healed", 1, states.SYNC_STATE_FAILED, "source_away"),
+            ("ill", 1, states.SYNC_STATE_UNCHANGED, ""),
+            ("shrunk", 1, states.SYNC_STATE_HELD, "shrunk"),
+            ("busy", 1, states.SYNC_STATE_RUNNING, ""),
+        )
+    ]
+    (state,) = run_json(dari, capsys, "status", "--admin-address", dari.address)
+    assert [sync["knowledgeBase"].partition("/")[2] for sync in state["syncs"]] == ["ill", "shrunk", "busy"]
+    assert run(dari, "status", "--admin-address", dari.address) == ExitCode.OK
+    assert "source away" in capsys.readouterr().out
+
+
+def test_status_of_a_real_server_tells_each_service(server: ServedDari, capsys: Captured) -> None:
+    address, admin_address = server.server.address, server.server.admin_address
+    assert cli.run(["--address", address, "--json", "status", "--admin-address", admin_address]) == ExitCode.OK
+    state = json.loads(capsys.readouterr().out)
+    assert state["services"] == dict.fromkeys(("ChatService", "IngestService", "MappingService"), "SERVING")
+    assert cli.run(["--address", address, "status", "--admin-address", admin_address]) == ExitCode.OK
+    assert "IngestService is serving" in capsys.readouterr().out
 
 
 def upstream(state: "chat_pb2.CircuitState.ValueType", **fields: Any) -> chat_pb2.Upstream:

@@ -69,6 +69,15 @@ class RoleName(StrEnum):
     ADMIN = "admin"
 
 
+class FaultName(StrEnum):
+    """What the test upstream of a drill does: dari.drill.faulty_upstream.Fault but for its control."""
+
+    REFUSES = "refuses"
+    STALLS = "stalls"
+    CUTS = "cuts"
+    FAILS = "fails"
+
+
 class EncodingName(StrEnum):
     """What bytes mean: the names in dari.commands.dialects."""
 
@@ -188,6 +197,104 @@ def migrate(context: typer.Context) -> None:
     from dari.commands import migrate as command
 
     raise typer.Exit(command.run(context.obj))
+
+
+@app.command()
+def backup(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Written whole or not at all; only you may read it.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Write the embedded database to a file, whether its server runs or not."""
+    from dari.commands import backup as command
+
+    raise typer.Exit(command.run_backup(context.obj, file, data_dir))
+
+
+@app.command()
+def restore(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `dari backup` wrote.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Make the embedded database of such a file, in a data folder that has none yet."""
+    from dari.commands import backup as command
+
+    raise typer.Exit(command.run_restore(context.obj, file, data_dir))
+
+
+@app.command()
+def doctor(
+    context: typer.Context,
+    replicas: Annotated[int, typer.Option(min=1, help="Servers over this database, for its connections.")] = 1,
+    tenant: Annotated[
+        list[str] | None,
+        typer.Option(help="Examine the AI models of this one too; those that the settings name are. May be repeated."),
+    ] = None,
+    timeout_s: Annotated[
+        float, typer.Option(min=0.1, max=60, metavar="SECONDS", help="Longest wait for one neighbour.")
+    ] = 3.0,
+) -> None:
+    """Examine this installation by its settings: files, database, models, certificates, ports. Changes nothing."""
+    from dari.commands import doctor as command
+
+    raise typer.Exit(command.run(context.obj, tenant or (), replicas, timeout_s))
+
+
+@app.command()
+def drill(
+    context: typer.Context,
+    chat: Annotated[str, typer.Argument(metavar="CHAT", help="The chat configuration whose stand-ins are rehearsed.")],
+    question: Annotated[str, typer.Option(help="What is asked.")] = "What do you know?",
+    stand_in: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An AI model behind the test upstream; may be repeated. Default: the chat's second and later"
+        ),
+    ] = None,
+    rows_only: Annotated[bool, typer.Option("--rows-only", help="No AI model behind it: the rows alone.")] = False,
+    fault: Annotated[
+        list[FaultName] | None, typer.Option(help="What the test upstream does; may be repeated. Default: all.")
+    ] = None,
+    first_token_timeout_s: Annotated[
+        float, typer.Option(min=0.1, max=600, metavar="SECONDS", help="When the test upstream counts as hung.")
+    ] = 2.0,
+    deadline_s: Annotated[float, typer.Option(min=1, max=3_600, metavar="SECONDS", help="Of each question.")] = 60.0,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the test upstream listens; port 0 is any.")
+    ] = "127.0.0.1:0",
+    advertise: Annotated[
+        str | None,
+        typer.Option(metavar="HOST", help="What a server on another machine calls that host. Default: the same."),
+    ] = None,
+    report: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Write it here too, as .html or .json; may be repeated.")
+    ] = None,
+) -> None:
+    """Rehearse fail-overs on the running server: a test upstream refuses, stalls, is cut, fails. Needs an admin."""
+    from dari.commands import drill as command
+    from dari.drill.faulty_upstream import Fault
+    from dari.drill.rehearsal import Plan
+    from dari.drill.report import SUFFIXES
+
+    if rows_only and stand_in:
+        raise typer.BadParameter("--rows-only and --stand-in contradict each other")
+    if unknown := [path for path in report or () if path.suffix not in SUFFIXES]:
+        raise typer.BadParameter(f"--report {unknown[0]}: must end in {' or '.join(SUFFIXES)}")
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise typer.BadParameter("--listen must be HOST:PORT, such as 127.0.0.1:0")
+    stand_ins = tuple(resource_name("aiModels", name) for name in stand_in) if stand_in else None
+    plan = Plan(
+        resource_name("chatConfigurations", chat),
+        question,
+        () if rows_only else stand_ins,
+        tuple(Fault(name.value) for name in fault or FaultName),
+        first_token_timeout_s,
+        deadline_s,
+    )
+    place = (host.strip("[]"), int(port))
+    raise typer.Exit(command.run(context.obj, plan, place, advertise, report or ()))
 
 
 @app.command()

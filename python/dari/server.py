@@ -341,12 +341,16 @@ class Server:
         is_told = False
         while True:
             try:
-                return require_migrated(dsn)
+                newer = require_migrated(dsn)
             except DatabaseAway:
                 self._go_on()
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0:
                     raise
+            else:
+                if newer:
+                    self._log.warning("database_is_newer", migrations=newer)
+                return
             if not is_told:
                 self._log.warning("database_awaited", timeout_s=self._settings.database_start_timeout_s)
                 is_told = True
@@ -480,6 +484,7 @@ class Server:
                 knowledge_bases=KnowledgeBaseStore(database),
                 links=links,
                 syncs=SyncCalls(syncs=syncs, comparer=PostgresVersionComparer(database)),
+                forget_upstream=directory.forget,
             ),
             server,
         )

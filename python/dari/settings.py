@@ -371,22 +371,38 @@ def _is_safe_url(url: str) -> bool:
 
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings; `overrides` win over environment and file. Raises SettingsError."""
+    settings, problems = load_usable_settings(**overrides)
+    if settings is None or problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def load_usable_settings(**overrides: Any) -> tuple[Settings | None, list[str]]:
+    """The settings with the default for each that is wrong, and what is wrong; None where nothing can be said of them.
+
+    For whoever looks at what there is. A server starts with `load_settings`, or not at all.
+    """
     problems = list(_unknown_variables(os.environ))
     file = os.environ.get(SETTINGS_FILE_VARIABLE)
     if file and not Path(file).is_file():
-        raise SettingsError([*problems, f"{SETTINGS_FILE_VARIABLE}: no such file"])
+        return None, [*problems, f"{SETTINGS_FILE_VARIABLE}: no such file"]
     try:
-        settings = Settings(**overrides)
+        return Settings(**overrides), problems
     except ValidationError as error:
-        # pydantic's own text shows the values, and a value may be a secret.
-        found = error.errors(include_input=False)
-        problems += [f"{_path(detail['loc'])}: {detail['msg']}" for detail in found]
-        problems += _gaps_beside({str(detail["loc"][0]) for detail in found if detail["loc"]}, overrides)
+        problems += _told(error)
+        wrong = {str(detail["loc"][0]) for detail in error.errors(include_input=False) if detail["loc"]}
     except ValueError as error:
         problems.append(f"{SETTINGS_FILE_VARIABLE} or a structured variable cannot be read ({type(error).__name__})")
-    if problems:
-        raise SettingsError(problems)
-    return settings
+        return None, problems
+    if not wrong:
+        return None, problems
+    # pydantic looks for what is missing only where all that is there is right.
+    fields = Settings.model_fields
+    instead = {name: fields[name].get_default(call_default_factory=True) for name in wrong & fields.keys()}
+    try:
+        return _Tolerant(**overrides | instead), problems
+    except ValidationError as error:
+        return None, problems + [gap for gap in _told(error) if not any(name in gap for name in wrong)]
 
 
 class _Tolerant(Settings):
@@ -395,17 +411,9 @@ class _Tolerant(Settings):
     model_config = SettingsConfigDict(extra="ignore")
 
 
-def _gaps_beside(wrong: set[str], overrides: Mapping[str, Any]) -> list[str]:
-    """What is missing among the settings that are right: pydantic looks for it only where all are."""
-    if not wrong:
-        return []
-    instead = {name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()}
-    try:
-        _Tolerant(**{**overrides, **{name: instead[name] for name in wrong & instead.keys()}})
-    except ValidationError as error:
-        gaps = [f"{_path(detail['loc'])}: {detail['msg']}" for detail in error.errors(include_input=False)]
-        return [gap for gap in gaps if not any(name in gap for name in wrong)]
-    return []
+def _told(error: ValidationError) -> list[str]:
+    """What is wrong, without pydantic's own text: that shows the values, and a value may be a secret."""
+    return [f"{_path(detail['loc'])}: {detail['msg']}" for detail in error.errors(include_input=False)]
 
 
 def _unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:

@@ -712,9 +712,11 @@ def test_a_question_that_may_be_in_work_is_put_once(flowise: StandIn, upstream: 
     assert len(flowise.questions) == 2
 
 
-def test_the_probe_tells_three_things_apart(flowise: StandIn, upstream: FlowiseUpstream) -> None:
-    """For operators: the flow is there, it is not, or nobody answers."""
+def test_the_probe_tells_four_things_apart(flowise: StandIn, upstream: FlowiseUpstream) -> None:
+    """For operators: the flow is there, it does not stream, it is not there, or nobody answers."""
     assert upstream.probe(SOON_S) is FlowHealth.OK
+    flowise.not_streaming_flows.add(FLOW_ID)
+    assert upstream.probe(SOON_S) is FlowHealth.NOT_STREAMING
     flowise.unknown_flows.add(FLOW_ID)
     assert upstream.probe(SOON_S) is FlowHealth.UNKNOWN_FLOW
     assert upstream.answers(SOON_S)

@@ -178,6 +178,25 @@ def test_a_model_that_points_elsewhere_leaves_nothing_behind(directory: Upstream
     assert states(directory) == [("moves", CLOSED), ("stays", CLOSED)]
 
 
+def test_a_model_that_is_deleted_is_told_of_no_more(directory: UpstreamDirectory) -> None:
+    """Another model at its target keeps circuit and server; one of another tenant is another model."""
+    first, second = model(flow(1), "first"), model(flow(1), "second")
+    for each in (first, second):
+        directory.upstream(TENANT, each)
+    directory.upstream(OTHER_TENANT, first)
+    circuit = directory.circuit(TENANT, second)
+    directory.forget(TENANT, "first")
+    directory.forget(TENANT, "nobody")
+    assert [state.ai_model for state in directory.states(TENANT)] == ["second"]
+    assert [state.ai_model for state in directory.states(OTHER_TENANT)] == ["first"]
+    assert directory.circuit(TENANT, second) is circuit
+    directory.forget(TENANT, "second")
+    directory.forget(OTHER_TENANT, "first")
+    assert directory.servers() == []
+    with pytest.raises(NotFound):
+        directory.drain(TENANT, "first")
+
+
 def test_a_turn_that_knows_a_model_as_it_was_changes_nothing(directory: UpstreamDirectory) -> None:
     """Two chats may know one model by two states while the database is gone: no circuit is forgotten turn by turn."""
     now = replace(model(flow(2)), update_time=datetime.now(UTC))

@@ -132,12 +132,22 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.pem = _signed(self._name, self._name, self._key.public_key(), self._key, (), is_authority=True)
 
-    def issue(self, name: str, addresses: Sequence[str] = ("127.0.0.1",)) -> Pem:
-        """A certificate for `name` and these addresses."""
+    def issue(
+        self, name: str, addresses: Sequence[str] = ("127.0.0.1",), valid_for: timedelta = timedelta(hours=1)
+    ) -> Pem:
+        """A certificate for `name` and these addresses; below 0 it is not valid any more."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names: list[x509.GeneralName] = [x509.IPAddress(ip_address(each)) for each in addresses]
-        certificate = _signed(subject, self._name, key.public_key(), self._key, (x509.DNSName(name), *names))
+        certificate = _signed(
+            subject, self._name, key.public_key(), self._key, (x509.DNSName(name), *names), valid_for=valid_for
+        )
+        return Pem(certificate, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+    def self_signed_without_names(self, valid_for: timedelta) -> Pem:
+        """What clients take no more: a subject, and no subject alternative name."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = _signed(self._name, self._name, key.public_key(), key, (), valid_for=valid_for)
         return Pem(certificate, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
@@ -149,6 +159,7 @@ def _signed(
     names: Sequence[x509.GeneralName],
     *,
     is_authority: bool = False,
+    valid_for: timedelta = timedelta(hours=1),
 ) -> bytes:
     now = datetime.now(UTC)
     built = (
@@ -157,8 +168,8 @@ def _signed(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
+        .not_valid_before(min(now, now + valid_for) - timedelta(hours=1))
+        .not_valid_after(now + valid_for)
         .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
     )
     if names:

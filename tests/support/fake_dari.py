@@ -355,6 +355,7 @@ class FakeMapping(mapping_pb2_grpc.MappingServiceServicer):
     """MappingService over dictionaries of messages; links and grants are remembered as they were asked for."""
 
     def __init__(self, versions: dict[str, int]) -> None:
+        self.syncs: list[mapping_pb2.Sync] = []
         self.versions = versions
         self.made: dict[str, Any] = {}
         self.asked: list[Any] = []
@@ -405,6 +406,9 @@ class FakeMapping(mapping_pb2_grpc.MappingServiceServicer):
 
     def GetAiModel(self, request: Any, context: grpc.ServicerContext) -> Any:
         return mapping_pb2.GetAiModelResponse(ai_model=self._get(request.name, context))
+
+    def ListSyncs(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return mapping_pb2.ListSyncsResponse(syncs=self.syncs)
 
     def ListAiModels(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Pages of one, so that a client that reads only the first page is found out."""

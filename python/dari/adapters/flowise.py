@@ -93,6 +93,8 @@ class FlowHealth(Enum):
     OK = "ok"
     UNREACHABLE = "unreachable"
     """No answer, or one that is not Flowise's."""
+    NOT_STREAMING = "not_streaming"
+    """Known, and answers as a whole: its first token comes with its last."""
     UNKNOWN_FLOW = "unknown_flow"
 
 
@@ -172,7 +174,8 @@ class FlowiseUpstream:
                 self._streams = None
 
     def _found(self, exchange: Exchange) -> Generator[str]:
-        yield self._look_up(exchange)[0].value
+        health, streams = self._look_up(exchange)
+        yield (FlowHealth.NOT_STREAMING if health is FlowHealth.OK and not streams else health).value
 
     def _look_up(self, exchange: Exchange) -> tuple[FlowHealth, bool]:
         """How the flow is, and whether it streams. Flowise makes a stream's headers depend on the same look-up."""

@@ -95,10 +95,15 @@ class OpenAiCompatibleUpstream:
 
     def answers(self, timeout_s: float) -> bool:
         """Whether its server answers within `timeout_s`, and not with a failure of its own; needs no valid key."""
+        status = self.probe(timeout_s)
+        return status is not None and status < 500
+
+    def probe(self, timeout_s: float) -> int | None:
+        """The HTTP status of its list of models, asked for with the key; None where no answer comes in time."""
         try:
-            return int(self._neighbour.look(self._status, timeout_s)) < 500
+            return int(self._neighbour.look(self._status, timeout_s))
         except UpstreamError:
-            return False
+            return None
 
     def _status(self, exchange: Exchange) -> Generator[str]:
         with exchange.get(self._neighbour.url("/models")) as reply:

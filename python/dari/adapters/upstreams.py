@@ -124,7 +124,7 @@ class UpstreamDirectory:
                 (self._subject(tenant, model), self._neighbours[tenant, model.target])
                 for (tenant, _), model in self._models.items()
             ]
-        circuits: list[tuple[str, OperatedCircuit]] = [(_origin(url), circuit) for url, circuit in servers]
+        circuits: list[tuple[str, OperatedCircuit]] = [(origin_of(url), circuit) for url, circuit in servers]
         circuits += [(subject, neighbour.own_circuit) for subject, neighbour in own]
         snapshots = [(subject, circuit.state()) for subject, circuit in circuits]
         return [WatchedCircuit(subject, snapshot.state, snapshot.last_failure) for subject, snapshot in snapshots]
@@ -147,7 +147,7 @@ class UpstreamDirectory:
                     continue
                 url = target.base_url
                 flows = (*(found[url].flows if url in found else ()), neighbour.own_circuit)
-                found[url] = ProbedServer(_origin(url), neighbour.server_circuit, flows, neighbour.client.answers)
+                found[url] = ProbedServer(origin_of(url), neighbour.server_circuit, flows, neighbour.client.answers)
         return list(found.values())
 
     def drain(self, tenant: str, ai_model: str) -> UpstreamState:
@@ -161,6 +161,13 @@ class UpstreamDirectory:
         model, neighbour = self._asked(tenant, ai_model)
         neighbour.circuit.reset()
         return self._state(model, neighbour)
+
+    def forget(self, tenant: str, ai_model: str) -> None:
+        """The AI model is deleted: tell of it no more. Another with its target keeps the neighbour."""
+        with self._lock:
+            model = self._models.pop((tenant, ai_model), None)
+            if model is not None and (tenant, model.target) not in self._places():
+                self._neighbours.pop((tenant, model.target), None)
 
     def close(self) -> None:
         """Close all connections."""
@@ -240,26 +247,28 @@ class UpstreamDirectory:
     def _connect(
         self, tenant: str, target: FlowiseTarget | OpenAiCompatibleTarget
     ) -> FlowiseUpstream | OpenAiCompatibleUpstream:
-        key = self._secret(tenant, target.api_key_secret)
+        key = secret_of(self._secrets, self._tenant, tenant, target.api_key_secret)
         match target:
             case FlowiseTarget():
                 return FlowiseUpstream(target.base_url, target.flow_id, key)
             case OpenAiCompatibleTarget():
                 return OpenAiCompatibleUpstream(target.base_url, target.model, key)
 
-    def _secret(self, tenant: str, name: str) -> str | None:
-        """A tenant has the secrets under its own prefix; those without any are the settings' tenant's.
 
-        A model's `api_key_secret` cannot hold the `/`, so that nobody reaches another's.
-        """
-        if not name:
-            return None
-        secret = self._secrets.get(f"{tenant}/{name}")
-        if secret is None and tenant == self._tenant:
-            secret = self._secrets.get(name)
-        if secret is None:
-            raise UpstreamError(FailureKind.OURS, "unknown_secret")
-        return secret.get_secret_value()
+def secret_of(secrets: Mapping[str, SecretStr], own_tenant: str, tenant: str, name: str) -> str | None:
+    """A tenant has the secrets under its own prefix; those without any are the settings' tenant's (`own_tenant`).
+
+    A model's `api_key_secret` cannot hold the `/`, so that nobody reaches another's. None where it names none; raises
+    UpstreamError where there is none of the name.
+    """
+    if not name:
+        return None
+    secret = secrets.get(f"{tenant}/{name}")
+    if secret is None and tenant == own_tenant:
+        secret = secrets.get(name)
+    if secret is None:
+        raise UpstreamError(FailureKind.OURS, "unknown_secret")
+    return secret.get_secret_value()
 
 
 def _process(state: LocalModelState) -> LocalProcess:
@@ -275,7 +284,7 @@ def _process(state: LocalModelState) -> LocalProcess:
     )
 
 
-def _origin(base_url: str) -> str:
+def origin_of(base_url: str) -> str:
     """Scheme, host and port: a path may hold what is not for logs."""
     parts = urlsplit(base_url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

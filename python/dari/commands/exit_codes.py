@@ -6,6 +6,7 @@
 | 1    | FAILED      | the server, or the database of `migrate`, refused; what was waited for came to nothing     |
 | 2    | USAGE       | the command line is wrong                                                                  |
 | 3    | DIFFERENT   | `map apply --dry-run`: the mapping is not as the file says                                 |
+| 4    | NOT_WELL    | `doctor` found what does not work; `drill`: a fail-over went otherwise than it must        |
 | 65   | BAD_INPUT   | a file that was read is cut or damaged, its gzip or zstd not whole, or is no configuration |
 | 66   | NO_INPUT    | a file or URI that was to be read cannot be                                                |
 | 69   | UNAVAILABLE | the server, or a neighbour that it needs, was not reached: the same command may work later; |
@@ -28,6 +29,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     DIFFERENT = 3
+    NOT_WELL = 4
     BAD_INPUT = 65
     NO_INPUT = 66
     UNAVAILABLE = 69

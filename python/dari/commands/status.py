@@ -1,6 +1,7 @@
-"""`dari status`: whether the server serves, which upstreams are asked, which uploads are under way."""
+"""`dari status`: whether each service serves, how upstreams are, which uploads and syncs need an eye."""
 
 import time
+from collections.abc import Mapping, Sequence
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -12,29 +13,42 @@ from dari.commands.exit_codes import ExitCode
 from dari.commands.terminal import Terminal, as_json, clean, short_name
 from dari.v1.chat_pb2 import CircuitState, ListUpstreamsRequest, LocalProcess, LocalProcessState, Upstream
 from dari.v1.ingest_pb2 import UPLOAD_STATE_INDEXING, UPLOAD_STATE_OPEN, ListUploadsRequest, Upload, UploadState
-from dari.v1.mapping_pb2 import AiModelKind
+from dari.v1.mapping_pb2 import (
+    SYNC_STATE_FAILED,
+    SYNC_STATE_HELD,
+    SYNC_STATE_RUNNING,
+    AiModelKind,
+    ListSyncsRequest,
+    Sync,
+    SyncState,
+)
 
 HEALTH_TIMEOUT_S = 5.0
+_SERVICES = ("dari.v1.ChatService", "dari.v1.IngestService", "dari.v1.MappingService")
 NEWEST_UPLOADS = 1_000
 """How many uploads are looked through for open ones."""
 
 
 def run(terminal: Terminal, admin_address: str) -> ExitCode:
     """Print the state. OK where the server serves, FAILED where it says that it does not. Raises CallFailed."""
-    health = _health(admin_address)
+    health, services = _health(admin_address)
     with terminal.connect() as client:
         upstreams = list(client.chats.ListUpstreams(ListUpstreamsRequest()).upstreams)
         uploads = _open_uploads(client)
+        syncs = _notable_syncs(client)
     if terminal.as_json:
         terminal.json_line(
             {
                 "health": health,
+                "services": services,
                 "upstreams": [as_json(upstream) for upstream in upstreams],
                 "uploads": [as_json(upload) for upload in uploads],
+                "syncs": [as_json(sync) for sync in syncs],
             }
         )
     else:
-        _show(terminal, health, upstreams, uploads)
+        _show(terminal, health, services, upstreams, uploads)
+        _show_syncs(terminal, syncs)
     return ExitCode.OK if health == "SERVING" else ExitCode.FAILED
 
 
@@ -54,14 +68,33 @@ def run_watch(terminal: Terminal) -> None:
                 terminal.out.print(clean(f"{time.strftime('%H:%M:%S')} {upstream_text(upstream)}"), soft_wrap=True)
 
 
-def _health(admin_address: str) -> str:
-    """The word of the admin port for the whole server."""
+def _health(admin_address: str) -> tuple[str, dict[str, str]]:
+    """The words of the admin port: for the whole server, and for each service by its name."""
     with grpc.insecure_channel(admin_address) as channel:
         try:
-            answer = HealthStub(channel).Check(HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S)
+            whole = HealthStub(channel).Check(HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S)
         except grpc.RpcError as error:
             raise CallFailed.of(error) from error
+        services = {service.rpartition(".")[2]: _service_health(channel, service) for service in _SERVICES}
+    return str(HealthCheckResponse.ServingStatus.Name(whole.status)), services
+
+
+def _service_health(channel: grpc.Channel, service: str) -> str:
+    try:
+        answer = HealthStub(channel).Check(HealthCheckRequest(service=service), timeout=HEALTH_TIMEOUT_S)
+    except grpc.RpcError as error:
+        if CallFailed.of(error).code is not grpc.StatusCode.NOT_FOUND:
+            raise CallFailed.of(error) from error
+        return "SERVICE_UNKNOWN"
     return str(HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def _notable_syncs(client: Client) -> list[Sync]:
+    """The latest of each knowledge base, where it goes on, is held for a person, or failed."""
+    latest: dict[str, Sync] = {}
+    for sync in client.mapping.ListSyncs(ListSyncsRequest()).syncs:
+        latest.setdefault(sync.knowledge_base, sync)
+    return [sync for sync in latest.values() if sync.state in (SYNC_STATE_RUNNING, SYNC_STATE_HELD, SYNC_STATE_FAILED)]
 
 
 def _open_uploads(client: Client) -> list[Upload]:
@@ -69,8 +102,12 @@ def _open_uploads(client: Client) -> list[Upload]:
     return [upload for upload in uploads if upload.state in (UPLOAD_STATE_OPEN, UPLOAD_STATE_INDEXING)]
 
 
-def _show(terminal: Terminal, health: str, upstreams: list[Upstream], uploads: list[Upload]) -> None:
+def _show(
+    terminal: Terminal, health: str, services: Mapping[str, str], upstreams: list[Upstream], uploads: list[Upload]
+) -> None:
     terminal.out.print(f"{terminal.address} is {short_name(health, '')}")
+    for service, state in services.items():
+        terminal.out.print(f"  {service} is {short_name(state, '')}")
     terminal.table(
         ("AI model", "kind", "circuit", "for", "failures in a row", "failure rate", "latest failure", "tried again in"),
         [
@@ -106,6 +143,25 @@ def _show(terminal: Terminal, health: str, upstreams: list[Upstream], uploads: l
             for upload in uploads
         ],
         title="Uploads under way",
+    )
+
+
+def _show_syncs(terminal: Terminal, syncs: Sequence[Sync]) -> None:
+    terminal.table(
+        ("knowledge base", "sync", "state", "cause", "rows before", "rows found", "next"),
+        [
+            (
+                sync.knowledge_base,
+                sync.number,
+                short_name(SyncState.Name(sync.state), "SYNC_STATE_"),
+                sync.code.replace("_", " "),
+                f"{sync.rows_before:,}",
+                f"{sync.rows_found:,}",
+                sync.next_time.ToJsonString() if sync.HasField("next_time") else None,
+            )
+            for sync in syncs
+        ],
+        title="Sources that are fetched, held for a person, or failed",
     )
 
 

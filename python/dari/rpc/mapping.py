@@ -99,9 +99,11 @@ class _Road(Generic[Resource]):
 
         return self._kind.to_message(self._store.update(tenant, id, new.etag, change))
 
-    def delete(self, tenant: str, request: Any) -> None:
-        """Delete the resource."""
-        self._store.delete(tenant, self._id("name", request.name), request.etag, request.force)
+    def delete(self, tenant: str, request: Any) -> str:
+        """The id of what was deleted."""
+        id = self._id("name", request.name)
+        self._store.delete(tenant, id, request.etag, request.force)
+        return id
 
     def _read(self, id: str, message: Any) -> Resource:
         """The resource in a message. Raises InvalidArgument that names every wrong field by its whole path."""
@@ -140,12 +142,15 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
         knowledge_bases: ResourceStore[KnowledgeBase],
         links: LinkStore,
         syncs: SyncCalls,
+        forget_upstream: Callable[[str, str], None],
     ) -> None:
+        """`forget_upstream` is told tenant and id of each AI model that was deleted."""
         self._ai_models = _Road(_AI_MODEL, ai_models)
         self._chat_configurations = _Road(_CHAT_CONFIGURATION, chat_configurations)
         self._knowledge_bases = _Road(_KNOWLEDGE_BASE, knowledge_bases)
         self._links = links
         self._syncs = syncs
+        self._forget_upstream = forget_upstream
 
     def CreateAiModel(self, request: pb.CreateAiModelRequest, context: Any) -> pb.CreateAiModelResponse:
         """See mapping.proto."""
@@ -166,7 +171,8 @@ class MappingService(mapping_pb2_grpc.MappingServiceServicer):
 
     def DeleteAiModel(self, request: pb.DeleteAiModelRequest, context: Any) -> pb.DeleteAiModelResponse:
         """See mapping.proto."""
-        self._ai_models.delete(tenant_of(context), request)
+        tenant = tenant_of(context)
+        self._forget_upstream(tenant, self._ai_models.delete(tenant, request))
         return pb.DeleteAiModelResponse()
 
     def CreateChatConfiguration(

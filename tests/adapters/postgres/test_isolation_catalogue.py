@@ -8,10 +8,10 @@ import pytest
 from psycopg2.extensions import cursor, parse_dsn
 
 from dari.adapters.postgres.embedded import EmbeddedPostgres
+from dari.adapters.postgres.isolation_catalogue import gaps
 from dari.adapters.postgres.migrate import create_database, migrate
 from tests.fix_postgres import PostgresDsns, open_folder
 from tests.fix_server import SMALL_BATCH_BYTES, ServedDari
-from tests.support.catalogue import gaps
 
 
 @pytest.fixture

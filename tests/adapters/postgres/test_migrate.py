@@ -1,6 +1,7 @@
 """Migrations: each once and in order, whoever runs them; and a service user who can do nothing by itself."""
 
 import secrets
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -29,6 +30,7 @@ from dari.adapters.postgres.migrate import (
     user_of,
 )
 from tests.fix_postgres import PostgresDsns, open_folder
+from tests.support.waiting import until
 
 FILES = {
     "0001_first.sql": "CREATE TABLE first (n integer); INSERT INTO first VALUES (1);",
@@ -42,6 +44,13 @@ def folder(tmp_path: Path) -> Path:
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     return tmp_path
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Path:
+    """A folder with the migrations of this dari, to add to."""
+    with resources.as_file(resources.files("dari.adapters.postgres") / "migrations") as migrations:
+        return Path(shutil.copytree(migrations, tmp_path / "shipped", ignore=shutil.ignore_patterns("__pycache__")))
 
 
 @pytest.fixture
@@ -112,6 +121,71 @@ def test_a_database_newer_than_the_code_is_refused(empty_database: PostgresDsns,
     (folder / "0002_second.sql").unlink()
     with pytest.raises(DatabaseNewer, match=r"0002_second.*ends at 0001"):
         _migrate(empty_database, folder)
+
+
+def test_a_newer_database_is_worked_on_where_its_files_say_so(database: PostgresDsns, shipped: Path) -> None:
+    """Servers are upgraded one by one: the older of them must be able to start again."""
+    last = len(list(shipped.iterdir()))
+    add_file(shipped, f"-- Served by dari from {last:04d} on.\nALTER TABLE dari.turns ADD COLUMN more text;")
+    add_file(shipped, f"-- Served by dari from {last - 1:04d} on.\nALTER TABLE dari.turns ADD COLUMN most text;")
+    assert require_migrated_to(database) == []
+    migrate(database.admin_dsn, service_user=_user(database.service_dsn), folder=shipped)
+    assert require_migrated_to(database) == [f"{last + 1:04d}_more", f"{last + 2:04d}_more"]
+    assert require_migrated(database.service_dsn, folder=shipped) == []
+
+
+@pytest.mark.parametrize("line", ["", "-- Served by dari from {later:04d} on.", "-- served by dari from 0001 on"])
+def test_a_newer_database_is_refused_where_one_file_asks_for_a_later_dari(
+    database: PostgresDsns, shipped: Path, line: str
+) -> None:
+    """A file says it in so many words, or it is not said; one that may stands before one that may not."""
+    last = len(list(shipped.iterdir()))
+    add_file(shipped, f"-- Served by dari from {last:04d} on.\nSELECT 1;")
+    add_file(shipped, line.format(later=last + 1) + "\nALTER TABLE dari.turns RENAME COLUMN answer TO reply;")
+    migrate(database.admin_dsn, service_user=_user(database.service_dsn), folder=shipped)
+    with pytest.raises(DatabaseNewer, match=rf"{last + 2:04d}_more, and this dari ends at {last:04d}"):
+        require_migrated_to(database)
+
+
+def test_a_ledger_of_an_older_dari_is_carried_on(empty_database: PostgresDsns, folder: Path) -> None:
+    """It lacks the column that tells who can work on what; its files then ask for themselves."""
+    _migrate(empty_database, folder)
+    _run(empty_database.admin_dsn, "ALTER TABLE public.dari_migrations DROP COLUMN served_from")
+    (nothing := folder / "nothing").mkdir()
+    with pytest.raises(DatabaseNewer, match=r"0001_first, and this dari ends at 0000"):
+        require_migrated(empty_database.service_dsn, folder=nothing)
+    (folder / "0003_third.sql").write_text("-- Served by dari from 0002 on.\nCREATE TABLE third ();")
+    _migrate(empty_database, folder)
+    ledger = "SELECT number, served_from FROM public.dari_migrations ORDER BY number"
+    assert _run(empty_database.admin_dsn, ledger) == [(1, None), (2, None), (3, 2)]
+
+
+def test_a_file_that_waits_for_a_table_lets_readers_through(empty_database: PostgresDsns, folder: Path) -> None:
+    """ALTER TABLE queues up behind a long transaction, and every reader behind it; so it waits for short times."""
+    _migrate(empty_database, folder)
+    (folder / "0003_third.sql").write_text("ALTER TABLE first ADD third text;")
+    with closing(psycopg2.connect(empty_database.admin_dsn)) as long, ThreadPoolExecutor(1) as threads:
+        long.cursor().execute("SELECT count(*) FROM first")  # and goes on, idle in its transaction
+        migrating = threads.submit(_migrate, empty_database, folder)
+        for _ in range(2):  # the second after the file has tried again
+            _wait_until_queued(empty_database.admin_dsn)
+            # Without a short lock_timeout it would stand here until the long transaction ends.
+            assert _run(empty_database.admin_dsn, "SELECT n FROM first") == [(1,)]
+        assert not migrating.done()
+        long.rollback()
+        assert [migration.name for migration in migrating.result()] == ["third"]
+
+
+def test_a_file_that_gets_no_lock_in_time_is_told(empty_database: PostgresDsns, folder: Path) -> None:
+    """Nothing of it stays, and the next run applies it."""
+    _migrate(empty_database, folder)
+    (folder / "0003_third.sql").write_text("CREATE TABLE half (); ALTER TABLE first ADD third text;")
+    user = _user(empty_database.service_dsn)
+    with closing(psycopg2.connect(empty_database.admin_dsn)) as long:
+        long.cursor().execute("SELECT count(*) FROM first")
+        with pytest.raises(MigrationError, match="Another session holds what the migration needs"):
+            migrate(empty_database.admin_dsn, service_user=user, folder=folder, lock_timeout_s=0.1)
+    assert [migration.number for migration in _migrate(empty_database, folder)] == [3]
 
 
 def test_a_migration_that_fails_leaves_nothing_and_says_where(empty_database: PostgresDsns, folder: Path) -> None:
@@ -370,3 +444,22 @@ def _run(dsn: str, statement: str) -> list[tuple[object, ...]]:
         with session.cursor() as cur:
             cur.execute(statement)
             return cur.fetchall() if cur.description else []
+
+
+def add_file(folder: Path, text: str) -> None:
+    """The next migration."""
+    (folder / f"{len(list(folder.iterdir())) + 1:04d}_more.sql").write_text(text)
+
+
+def require_migrated_to(database: PostgresDsns) -> list[str]:
+    """As this dari does at its start."""
+    return require_migrated(database.service_dsn)
+
+
+def _wait_until_queued(dsn: str) -> None:
+    """Return when a session waits for a lock on a table."""
+    waiting = (
+        "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database"
+        " WHERE NOT granted AND relation IS NOT NULL AND datname = current_database()"
+    )
+    until(lambda: _run(dsn, waiting) != [(0,)])

@@ -32,6 +32,10 @@ SigningKeys = Mapping[str, jwt.PyJWK]
 """By key id."""
 
 
+class KeysNotFetched(Exception):
+    """The issuer did not give its keys. The text is the kind of failure: httpx tells the address in its own."""
+
+
 class KeySource(Protocol):
     """Where keys are found. Thread-safe."""
 
@@ -154,19 +158,25 @@ class FetchedKeys:
 
     def _fetch(self) -> SigningKeys | None:
         try:
-            with httpx.stream("GET", self._url, timeout=self._timeout_s) as response:
-                response.raise_for_status()
-                content = b""
-                for piece in response.iter_bytes():
-                    content += piece
-                    if len(content) > _MAX_SET_BYTES:
-                        raise UnusableFile(f"jwt_keys: is larger than {_MAX_SET_BYTES} bytes")
-            return read_keys([content])
-        except (httpx.HTTPError, UnusableFile) as error:
-            # httpx tells the address in its texts, which may hold what is not for logs.
-            problem = str(error) if isinstance(error, UnusableFile) else type(error).__name__
-            self._log.error("jwt_keys_not_fetched", problem=problem)
+            return fetch_keys(self._url, self._timeout_s)
+        except (KeysNotFetched, UnusableFile) as error:
+            self._log.error("jwt_keys_not_fetched", problem=str(error))
             return None
+
+
+def fetch_keys(url: str, timeout_s: float) -> SigningKeys:
+    """The usable keys at the issuer's address. Raises KeysNotFetched, and UnusableFile as `read_keys`."""
+    try:
+        with httpx.stream("GET", url, timeout=timeout_s) as response:
+            response.raise_for_status()
+            content = b""
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > _MAX_SET_BYTES:
+                    raise UnusableFile(f"jwt_keys: is larger than {_MAX_SET_BYTES} bytes")
+    except httpx.HTTPError as error:
+        raise KeysNotFetched(type(error).__name__) from error
+    return read_keys([content])
 
 
 def _found(keys: SigningKeys, key_id: str) -> jwt.PyJWK:

@@ -80,6 +80,7 @@ class TokenFile:
     """What a tokens file says. Immutable."""
 
     def __init__(self, entries: Sequence[_Entry]) -> None:
+        self._entries = tuple(entries)
         # The index only finds the entry; whether it is the one is compared in constant time.
         self._by_index = {entry.digest[:_INDEX_BYTES]: entry for entry in entries if entry.digest}
         self._by_certificate = {entry.certificate: entry for entry in entries if entry.certificate}
@@ -104,6 +105,19 @@ class TokenFile:
         if problems:
             raise UnusableFile(f"tokens_file: {'; '.join(problems)}")
         return cls([_entry(one) for one in tables])
+
+    @property
+    def tenants(self) -> frozenset[str]:
+        """Whose resources somebody of the file may see."""
+        return frozenset(entry.caller.tenant for entry in self._entries)
+
+    def names(self) -> list[str]:
+        """Of all callers."""
+        return [entry.caller.name for entry in self._entries]
+
+    def expiring(self, by: datetime) -> list[str]:
+        """Names of the callers who are not let in any more at that time."""
+        return [entry.caller.name for entry in self._entries if entry.expires is not None and entry.expires <= by]
 
     def caller_with_token(self, token: str, now: datetime) -> Caller:
         """Whose token it is. Raises Unauthenticated."""

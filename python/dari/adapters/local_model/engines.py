@@ -125,9 +125,15 @@ def open_engine(path: Path, engine: EngineName, options: EngineOptions) -> Engin
         raise EngineError("model_unreadable", str(error)) from error
     except OSError as error:
         raise EngineError("model_missing", f"The model file cannot be opened: {error.strerror}.") from error
-    if engine == "xllamacpp" or (engine == "auto" and header.format == "gguf-v3"):
-        return XllamacppEngine(path, header, options)
-    return CtransformersEngine(path, header, options)
+    chosen = XllamacppEngine if engine_for(header, engine) == "xllamacpp" else CtransformersEngine
+    return chosen(path, header, options)
+
+
+def engine_for(header: ModelHeader, engine: EngineName) -> Literal["xllamacpp", "ctransformers"]:
+    """The engine that is to read a file: the one chosen, or by its format."""
+    if engine == "auto":
+        return "xllamacpp" if header.format == "gguf-v3" else "ctransformers"
+    return engine
 
 
 def spare_cores() -> int:

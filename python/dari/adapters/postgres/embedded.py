@@ -51,7 +51,15 @@ from dari.adapters.postgres.server_account import (
     clean_environment,
 )
 
-__all__ = ["DataFolderInUse", "EmbeddedPostgres", "EmbeddedPostgresError"]
+__all__ = [
+    "DataFolderInUse",
+    "EmbeddedPostgres",
+    "EmbeddedPostgresError",
+    "find_binaries",
+    "holder_of",
+    "made_by_version",
+    "running_dsn",
+]
 
 POSTGRES_VERSION = 18
 """Major version of the server. A data folder of another one is refused: its files are not compatible."""
@@ -72,6 +80,8 @@ listen_addresses = ''
 port = 5432
 unix_socket_permissions = 0700
 max_connections = {max_connections}
+# A backup locks every table at once, and each upload that is kept has three. 270 bytes a lock, for each connection.
+max_locks_per_transaction = 512
 
 # The first 128 MB are what PostgreSQL itself takes for a small machine; rows that stream in are read once, if at all.
 shared_buffers = 256MB
@@ -137,9 +147,8 @@ class DataFolderInUse(EmbeddedPostgresError):
     """Another live process holds the data folder; `pid` is its process id, where it could be read."""
 
     def __init__(self, data_dir: Path, pid: int | None) -> None:
-        holder = f"process {pid}" if pid else "another process"
         super().__init__(
-            f"{data_dir} is in use by {holder}. Stop it, or set DARI_DATA_DIR to another folder, "
+            f"{data_dir} is in use by {_named(pid)}. Stop it, or set DARI_DATA_DIR to another folder, "
             "or DARI_DATABASE_DSN to a PostgreSQL server that both can share."
         )
         self.data_dir = data_dir
@@ -248,7 +257,7 @@ class EmbeddedPostgres:
         self.stop()
 
     def _open(self, opened: ExitStack) -> None:
-        binaries = _find_binaries()
+        binaries = find_binaries()
         cluster = self.data_dir / "cluster"
         self.data_dir.mkdir(parents=True, exist_ok=True)
         opened.enter_context(_hold(self.data_dir))
@@ -291,6 +300,34 @@ class EmbeddedPostgres:
     def _dsn(self, database: str, user: str) -> str:
         self._running()
         return make_dsn(host=str(self._socket_dir), port=_PORT, user=user, dbname=database)
+
+
+def running_dsn(data_dir: Path, user: str = SUPERUSER, database: str = "postgres") -> str:
+    """DSN of the server that another process runs over `data_dir`; whether one does, only a connection tells."""
+    return make_dsn(host=str(_socket_folder(data_dir.absolute())), port=_PORT, user=user, dbname=database)
+
+
+def holder_of(data_dir: Path) -> str | None:
+    """Who holds `data_dir`, as "process 17"; None where nobody does. A start at this very moment would be refused."""
+    try:
+        descriptor = os.open(data_dir / "lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _named(_read_pid(descriptor))
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def made_by_version(data_dir: Path) -> str | None:
+    """Major version of the PostgreSQL that made the files in `data_dir`; None where there are none."""
+    try:
+        return (data_dir / "cluster" / "PG_VERSION").read_text().strip()
+    except FileNotFoundError:
+        return None
 
 
 class _Postmaster:
@@ -405,7 +442,7 @@ class _RotatedLog:
         self._file.write(line)
 
 
-def _find_binaries() -> Path:
+def find_binaries() -> Path:
     """Find the folder of `postgres` and `initdb` in the installed wheel.
 
     The wheel (0.6.0) is not imported: that looks for a runtime folder, and warns where there is none.
@@ -433,10 +470,18 @@ def _hold(data_dir: Path) -> Iterator[None]:
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     except BlockingIOError:
-        pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-        raise DataFolderInUse(data_dir, int(pid) if pid.isdigit() else None) from None
+        raise DataFolderInUse(data_dir, _read_pid(descriptor)) from None
     finally:
         os.close(descriptor)
+
+
+def _read_pid(descriptor: int) -> int | None:
+    pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+    return int(pid) if pid.isdigit() else None
+
+
+def _named(pid: int | None) -> str:
+    return f"process {pid}" if pid else "another process"
 
 
 def _end_leftovers(cluster: Path, timeout_s: float) -> None:
@@ -502,8 +547,8 @@ def _is_at_work(process: psutil.Process) -> bool:
 
 def _initialize(cluster: Path, binaries: Path, account: Account, durable: bool) -> None:
     """Make the files of a new server under another name, then rename: a start that was cut off begins anew."""
-    if (cluster / "PG_VERSION").exists():
-        version = (cluster / "PG_VERSION").read_text().strip()
+    version = made_by_version(cluster.parent)
+    if version is not None:
         if version != str(POSTGRES_VERSION):
             raise EmbeddedPostgresError(
                 f"{cluster} was made by PostgreSQL {version}; this dari brings {POSTGRES_VERSION}. "
@@ -541,8 +586,8 @@ def _initialize(cluster: Path, binaries: Path, account: Account, durable: bool) 
     unfinished.rename(cluster)
 
 
-def _make_socket_dir(data_dir: Path, account: Account) -> Path:
-    """Make the socket's folder, empty: in `data_dir`, or where that path is too long, below the temporary folder.
+def _socket_folder(data_dir: Path) -> Path:
+    """Where the socket stands: in `data_dir`, or where that path is too long, below the temporary folder.
 
     Both depend on `data_dir` alone, so that a DSN stays right when the server is started anew.
     """
@@ -551,6 +596,12 @@ def _make_socket_dir(data_dir: Path, account: Account) -> Path:
     if len(os.fsencode(folder / _SOCKET_NAME)) > MAX_SOCKET_PATH_BYTES or "," in str(folder) or '"' in str(folder):
         digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()
         folder = Path(tempfile.gettempdir()) / f"dari-{digest[:16]}"
+    return folder
+
+
+def _make_socket_dir(data_dir: Path, account: Account) -> Path:
+    """Make the socket's folder, empty."""
+    folder = _socket_folder(data_dir)
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     if folder.lstat().st_uid == os.geteuid():

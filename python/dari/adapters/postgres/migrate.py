@@ -8,6 +8,15 @@ A file runs in one transaction, as `dari_owner`, with the search path `public`, 
 It holds no BEGIN, COMMIT or CONCURRENTLY; to change tables of rows it becomes `dari_ingest`, and then `dari_owner`
 again. An advisory lock lets one process at a time do this; the others wait, and find nothing left to do.
 
+Servers go on meanwhile. A file that waits for a table lets everyone behind it wait, too, so it gives up after
+`TABLE_LOCK_TIMEOUT_S`, and tries again when they are through. An older dari works on a newer database where each file
+that it does not know says so, in a line of its own:
+
+    -- Served by dari from 0008 on.
+
+which means: by each dari that has the file 0008. Without it a file asks for a dari that has the file itself.
+docs/upgrade.md tells what may stand in a file that has that line.
+
 Roles belong to the whole server, and each holds one kind of right:
 
     dari_owner         owns the metadata tables, and runs migrations
@@ -19,12 +28,13 @@ Roles belong to the whole server, and each holds one kind of right:
 The service logs in as one user, who has none of these rights until a transaction says SET LOCAL ROLE, which it may
 say for the last four. The migrating user needs CREATEROLE and the database, and need not be a superuser.
 Row-level security holds for the owner role, too, but in a transaction that says `dari.migrating`, as each file's does.
-A file that makes a table says `SELECT dari.isolate('dari.table')`; tests/support/catalogue.py finds what is left out.
+A file that makes a table says `SELECT dari.isolate('dari.table')`; isolation_catalogue.py finds what is left out.
 PostgreSQL 15 and later.
 """
 
 import hashlib
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -45,10 +55,16 @@ MIGRATING_ROLES = (OWNER_ROLE, "dari_ingest")
 OLDEST_SERVER_VERSION = 150_000
 """From 15 on, only the owner of a database may create tables in `public`, and views can run as their caller."""
 
+TABLE_LOCK_TIMEOUT_S = 1.0
+"""How long a file may wait for a table at a time: half of what a chat waits for its database."""
+
+_BETWEEN_TRIES_S = 1.0
+"""For those who queued up behind a file that waited."""
 _ADVISORY_LOCK = int.from_bytes(b"dari-mig", "big")
 _CONNECT_TIMEOUT_S = 10
 _MAX_ROLE_RACES = 10
 _FILE_NAME = re.compile(r"(?P<number>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
+_SERVED_FROM = re.compile(r"^-- Served by dari from (?P<number>\d{4}) on\.$", re.MULTILINE)
 
 
 class MigrationError(Exception):
@@ -75,16 +91,20 @@ class MigrationChanged(MigrationError):
 
 
 class DatabaseNewer(MigrationError):
-    """The database was migrated by a later dari."""
+    """The database was migrated by a later dari, which left nothing that this one could work on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file: its number, the rest of its name, its text and the hex SHA-256 of its bytes."""
+    """One file: its number, the rest of its name, its text and the hex SHA-256 of its bytes.
+
+    `served_from` is the last file that a dari must have to work on a database that has this one.
+    """
 
     number: int
     name: str
     sha256: str
+    served_from: int
     text: str = field(repr=False)
 
     def __str__(self) -> str:
@@ -102,11 +122,11 @@ def migrate(
     """Make the roles and apply what is missing; returns what this call applied, in order.
 
     `database` stands in for the one in the DSN. `service_user` must exist; None is the user of the DSN itself.
-    `folder` is for tests. `lock_timeout_s` is the longest wait for another process that migrates, or for a table.
-    Safe to call from several processes at once. Raises MigrationError; what was applied before stays.
+    `folder` is for tests. `lock_timeout_s` is the longest wait for another process that migrates, and for the tables of
+    each file. Safe to call from several processes at once. Raises MigrationError; what was applied before stays.
     """
     migrations = _read(folder)
-    with _connect(admin_dsn, database) as session:
+    with session_on(admin_dsn, database) as session:
         with session, session.cursor() as cur:
             cur.execute("SELECT set_config('lock_timeout', %s, false)", (f"{round(lock_timeout_s * 1000)}ms",))
             cur.execute("SELECT pg_advisory_lock(%s)", (_ADVISORY_LOCK,))
@@ -116,7 +136,7 @@ def migrate(
             _make_ledger(cur)
         missing = _missing(session, migrations)
         for migration in missing:
-            _apply(session, migration)
+            _apply_unlocked(session, migration, lock_timeout_s)
         return missing
 
 
@@ -126,17 +146,21 @@ def pending(dsn: str, database: str | None = None, *, folder: Traversable | None
     Raises MigrationError as `migrate` does where the ledger and the files do not fit.
     """
     migrations = _read(folder)
-    with _connect(dsn, database) as session:
+    with session_on(dsn, database) as session:
         return _missing(session, migrations)
 
 
-def require_migrated(dsn: str) -> None:
+def require_migrated(dsn: str, *, folder: Traversable | None = None) -> list[str]:
     """Make sure, as whom the service logs in, that it can work: nothing is pending, and it can take on its roles.
 
-    Raises NotMigrated, DatabaseUnreachable, or what `pending` raises.
+    A database that is newer will do where its files say so: while servers are upgraded one by one, the older of them
+    start again on the tables of the newer. Returns the names of these files; `folder` is for tests. Raises NotMigrated,
+    DatabaseNewer, DatabaseUnreachable, or what `pending` raises.
     """
-    with _connect(dsn, None) as session:
-        missing = _missing(session, _read(None))
+    migrations = _read(folder)
+    with session_on(dsn) as session:
+        unknown = _unknown(session, len(migrations))
+        missing = _missing(session, migrations, newer=len(unknown))
         if missing:
             first, last = missing[0], missing[-1]
             what = f"migration {first}" if first is last else f"{len(missing)} migrations, {first} to {last}"
@@ -147,6 +171,7 @@ def require_migrated(dsn: str) -> None:
                 f"The user of the database's DSN may not take on {', '.join(refused)}. Run dari migrate, and name that "
                 "user as the service's."
             )
+        return unknown
 
 
 def user_of(dsn: str) -> str | None:
@@ -160,7 +185,7 @@ def create_database(admin_dsn: str, database: str = "dari", service_user: str = 
 
     The DSN leads to any other database, with a user who may create both. The login user has no password.
     """
-    with _connect(admin_dsn, None) as session:
+    with session_on(admin_dsn, None) as session:
         _retry_races(session, lambda cur: _make_login(cur, service_user))
         _make_roles(session, service_user)
         session.autocommit = True
@@ -308,8 +333,15 @@ def _make_ledger(cur: cursor) -> None:
     cur.execute(
         "CREATE TABLE IF NOT EXISTS public.dari_migrations ("
         "number integer PRIMARY KEY, name text NOT NULL, sha256 text NOT NULL,"
-        " applied_at timestamptz NOT NULL DEFAULT now())"
+        " applied_at timestamptz NOT NULL DEFAULT now(), served_from integer)"
     )
+    # One that a dari made that knew no such column. Not without a look: to alter a table waits for all who read it.
+    cur.execute(
+        "SELECT FROM pg_attribute"
+        " WHERE attrelid = 'public.dari_migrations'::regclass AND attname = 'served_from' AND NOT attisdropped"
+    )
+    if cur.fetchone() is None:
+        cur.execute("ALTER TABLE public.dari_migrations ADD COLUMN served_from integer")
     cur.execute("GRANT SELECT ON public.dari_migrations TO PUBLIC")
 
 
@@ -319,22 +351,49 @@ def _become_owner(cur: cursor) -> None:
     cur.execute("SET LOCAL search_path = public")
 
 
-def _missing(session: connection, migrations: list[Migration]) -> list[Migration]:
-    """What the ledger lacks. Raises MigrationError where it is not a beginning of `migrations`."""
+def _unknown(session: connection, last: int) -> list[str]:
+    """The files of the ledger beyond `last`, all of which a dari that ends there can work on. Raises DatabaseNewer."""
     with session, session.cursor() as cur:
-        cur.execute("SELECT to_regclass('public.dari_migrations') IS NOT NULL")
-        if not _one_row(cur)[0]:
+        if not _has_ledger(cur):
+            return []
+        # By JSON: a ledger that an older dari made lacks the column.
+        cur.execute(
+            "SELECT number, name, coalesce((to_jsonb(l) ->> 'served_from')::integer, number)"
+            " FROM public.dari_migrations l WHERE number > %s ORDER BY number",
+            (last,),
+        )
+        unknown = cur.fetchall()
+    for number, name, served_from in unknown:
+        if served_from > last:
+            raise _newer(number, name, last)
+    return [f"{number:04d}_{name}" for number, name, _ in unknown]
+
+
+def _newer(number: int, name: str, last: int) -> DatabaseNewer:
+    return DatabaseNewer(
+        f"The database has migration {number:04d}_{name}, and this dari ends at {last:04d}. "
+        "Run the dari that migrated it, or a later one."
+    )
+
+
+def _has_ledger(cur: cursor) -> bool:
+    cur.execute("SELECT to_regclass('public.dari_migrations') IS NOT NULL")
+    return bool(_one_row(cur)[0])
+
+
+def _missing(session: connection, migrations: list[Migration], *, newer: int = 0) -> list[Migration]:
+    """What the ledger lacks. Raises MigrationError where it is not a beginning of `migrations` and `newer` more."""
+    with session, session.cursor() as cur:
+        if not _has_ledger(cur):
             return migrations
         cur.execute("SELECT number, name, sha256 FROM public.dari_migrations ORDER BY number")
         applied = cur.fetchall()
+    applied = applied[: len(applied) - newer]
     for place, (number, name, sha256) in enumerate(applied, start=1):
         if number != place:
             raise MigrationError(f"The ledger public.dari_migrations lacks number {place}; restore it from a backup.")
         if number > len(migrations):
-            raise DatabaseNewer(
-                f"The database has migration {number:04d}_{name}, and this dari ends at {len(migrations):04d}. "
-                "Run the dari that migrated it, or a later one."
-            )
+            raise _newer(number, name, len(migrations))
         if sha256 != migrations[number - 1].sha256:
             raise MigrationChanged(
                 f"Migration {number:04d}_{name} was applied from another file than this dari's "
@@ -343,16 +402,33 @@ def _missing(session: connection, migrations: list[Migration]) -> list[Migration
     return migrations[len(applied) :]
 
 
-def _apply(session: connection, migration: Migration) -> None:
+def _apply_unlocked(session: connection, migration: Migration, timeout_s: float) -> None:
+    """Apply a file as soon as the tables that it needs are free, with the shortest of queues behind it meanwhile."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            _apply(session, migration, min(TABLE_LOCK_TIMEOUT_S, timeout_s))
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            if time.monotonic() >= deadline_s:
+                raise
+            time.sleep(_BETWEEN_TRIES_S)
+        else:
+            return
+
+
+def _apply(session: connection, migration: Migration, lock_timeout_s: float) -> None:
     try:
         with session, session.cursor() as cur:
             _become_owner(cur)
+            cur.execute("SELECT set_config('lock_timeout', %s, true)", (f"{round(lock_timeout_s * 1000)}ms",))
             cur.execute("SET LOCAL dari.migrating = 'on'")
             cur.execute(migration.text)
             cur.execute(
-                "INSERT INTO public.dari_migrations (number, name, sha256) VALUES (%s, %s, %s)",
-                (migration.number, migration.name, migration.sha256),
+                "INSERT INTO public.dari_migrations (number, name, sha256, served_from) VALUES (%s, %s, %s, %s)",
+                (migration.number, migration.name, migration.sha256, migration.served_from),
             )
+    except (errors.LockNotAvailable, errors.DeadlockDetected):
+        raise
     except psycopg2.Error as error:
         raise MigrationError(f"Migration {migration} was not applied: {_reason(error, migration.text)}") from error
 
@@ -383,7 +459,16 @@ def _parse(file: Traversable) -> Migration:
     if not match:
         raise MigrationError(f"{file.name} is no name of a migration; it must be like 0001_foundation.sql.")
     content = file.read_bytes()
-    return Migration(int(match["number"]), match["name"], hashlib.sha256(content).hexdigest(), content.decode())
+    text = content.decode()
+    number = int(match["number"])
+    served_from = _SERVED_FROM.search(text)
+    return Migration(
+        number=number,
+        name=match["name"],
+        sha256=hashlib.sha256(content).hexdigest(),
+        served_from=int(served_from["number"]) if served_from else number,
+        text=text,
+    )
 
 
 def _roles_refused(session: connection) -> list[str]:
@@ -400,7 +485,7 @@ def _roles_refused(session: connection) -> list[str]:
 
 
 @contextmanager
-def _connect(dsn: str, database: str | None) -> Iterator[connection]:
+def session_on(dsn: str, database: str | None = None) -> Iterator[connection]:
     """A session on the server, closed at the end; its errors become MigrationError."""
     defaults = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "dari-migrate"}
     options: dict[str, Any] = {**defaults, **_parsed(dsn), **({"dbname": database} if database else {})}
@@ -414,7 +499,7 @@ def _connect(dsn: str, database: str | None) -> Iterator[connection]:
             if session.server_version < OLDEST_SERVER_VERSION:
                 raise MigrationError(f"dari needs PostgreSQL 15 or later; this is {session.server_version // 10_000}.")
             yield session
-    except errors.LockNotAvailable as error:
+    except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
         raise MigrationError("Another session holds what the migration needs; try again when it is done.") from error
     except psycopg2.Error as error:
         raise MigrationError(f"PostgreSQL refused: {error.diag.message_primary or 'the connection broke'}") from error

@@ -50,7 +50,7 @@ def gaps(cur: cursor, service_user: str) -> list[str]:
         _roles,
     )
     found = [gap for check in checks for gap in check(cur)]
-    return [*found, *_login(cur, service_user)]
+    return [*found, *login_gaps(cur, service_user)]
 
 
 def _tables(cur: cursor) -> Iterator[str]:
@@ -221,7 +221,8 @@ def _roles(cur: cursor) -> Iterator[str]:
         yield f"{role} may be {granted}"
 
 
-def _login(cur: cursor, user: str) -> Iterator[str]:
+def login_gaps(cur: cursor, user: str) -> Iterator[str]:
+    """What the service's login may do by itself, and must not. As any user."""
     cur.execute(
         "SELECT rolsuper, rolbypassrls, rolcreaterole, pg_has_role(oid, %s, 'MEMBER') FROM pg_roles WHERE rolname = %s",
         (OWNER_ROLE, user),
