@@ -22,6 +22,7 @@ from dari.adapters.postgres.mapping_store import PostgresLinkStore
 from dari.adapters.postgres.row_reader import PostgresRowReader
 from dari.adapters.postgres.token_ledger import PostgresTokenLedger
 from dari.adapters.postgres.version_reader import PostgresVersionReader
+from dari.adapters.tenant_secrets import TenantSecrets
 from dari.adapters.upstreams import UpstreamDirectory
 from dari.core.chain import TokenCame
 from dari.core.chat import Chat
@@ -140,7 +141,11 @@ def _chat(dsn: str, clock: StepClock) -> Iterator[Chat]:
     conversations = PostgresConversationStore(database)
     store = clock.around(conversations, {"begin_turn": "begin", "complete_turn": "store"})
     directory = UpstreamDirectory(
-        tenant="default", secrets={}, local_model=None, local_model_id=None, circuit_rules=CircuitRules()
+        tenant="default",
+        secrets=TenantSecrets({}, "default"),
+        local_model=None,
+        local_model_id=None,
+        circuit_rules=CircuitRules(),
     )
     search = Search(PostgresRowReader(database, NativePostings()), NativeLexer())
     evidence = NativeEvidence()

@@ -43,6 +43,7 @@ from dari.adapters.sources.addresses import AllowedAddresses
 from dari.adapters.sources.bounds import FetchLimits
 from dari.adapters.sources.reader import SourceFiles, SourcePlaces
 from dari.adapters.sources.web import WebFetcher
+from dari.adapters.tenant_secrets import TenantSecrets
 from dari.adapters.upstreams import UpstreamDirectory
 from dari.adapters.watched_files import UnusableFile
 from dari.client.decompression import unpacked
@@ -375,7 +376,7 @@ class Server:
         local_model = _start_local_model(settings, self._log, opened)
         directory = UpstreamDirectory(
             tenant=settings.tenant,
-            secrets=settings.secrets,
+            secrets=TenantSecrets(settings.secrets, settings.tenant),
             local_model=local_model,
             local_model_id=settings.local_model,
             circuit_rules=_circuit_rules(settings),
@@ -513,7 +514,7 @@ def _start_syncs(
     reader = SourceFiles(
         WebFetcher(addresses, limits),
         SourcePlaces(settings.source_folders, settings.source_schemes),
-        settings.secrets,
+        TenantSecrets(settings.secrets, settings.tenant),
         unpacked,
         spool_dir=settings.data_dir / "sources",
         limits=limits,

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from dari.adapters.circuit import CircuitRules
 from dari.adapters.local_model.process import LocalModel
+from dari.adapters.tenant_secrets import TenantSecrets
 from dari.adapters.upstreams import FORGET_AFTER_S, MAX_NEIGHBOURS, UpstreamDirectory
 from dari.core.circuit import CircuitState
 from dari.core.errors import NotFound
@@ -53,7 +54,7 @@ def new_directory(
 ) -> UpstreamDirectory:
     return UpstreamDirectory(
         tenant=TENANT,
-        secrets={"main": SecretStr("k3y"), f"{OTHER_TENANT}/main": SecretStr("0ther")},
+        secrets=TenantSecrets({"main": SecretStr("k3y"), f"{OTHER_TENANT}/main": SecretStr("0ther")}, TENANT),
         local_model=local_model,
         local_model_id="fake",
         circuit_rules=CircuitRules(consecutive_failures=1),

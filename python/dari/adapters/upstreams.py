@@ -7,17 +7,16 @@ tenant, and whoever drains it must not drain another's. A server is up or down f
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
-
-from pydantic import SecretStr
 
 from dari.adapters.circuit import CircuitRules, WindowedCircuit
 from dari.adapters.flowise import FlowiseUpstream
 from dari.adapters.local_model.process import LocalModel, LocalModelState
 from dari.adapters.openai_compatible import OpenAiCompatibleUpstream
+from dari.adapters.tenant_secrets import TenantSecrets, UnknownSecret
 from dari.core.circuit import CircuitState, OperatedCircuit
 from dari.core.errors import NotFound
 from dari.core.mapping import AiModel, AiModelKind, FlowiseTarget, LocalTarget, OpenAiCompatibleTarget, Target
@@ -64,7 +63,7 @@ class UpstreamDirectory:
         self,
         *,
         tenant: str,
-        secrets: Mapping[str, SecretStr],
+        secrets: TenantSecrets,
         local_model: LocalModel | None,
         local_model_id: str | None,
         circuit_rules: CircuitRules,
@@ -247,28 +246,15 @@ class UpstreamDirectory:
     def _connect(
         self, tenant: str, target: FlowiseTarget | OpenAiCompatibleTarget
     ) -> FlowiseUpstream | OpenAiCompatibleUpstream:
-        key = secret_of(self._secrets, self._tenant, tenant, target.api_key_secret)
+        try:
+            key = self._secrets.of(tenant, target.api_key_secret)
+        except UnknownSecret as error:
+            raise UpstreamError(FailureKind.OURS, "unknown_secret") from error
         match target:
             case FlowiseTarget():
                 return FlowiseUpstream(target.base_url, target.flow_id, key)
             case OpenAiCompatibleTarget():
                 return OpenAiCompatibleUpstream(target.base_url, target.model, key)
-
-
-def secret_of(secrets: Mapping[str, SecretStr], own_tenant: str, tenant: str, name: str) -> str | None:
-    """A tenant has the secrets under its own prefix; those without any are the settings' tenant's (`own_tenant`).
-
-    A model's `api_key_secret` cannot hold the `/`, so that nobody reaches another's. None where it names none; raises
-    UpstreamError where there is none of the name.
-    """
-    if not name:
-        return None
-    secret = secrets.get(f"{tenant}/{name}")
-    if secret is None and tenant == own_tenant:
-        secret = secrets.get(name)
-    if secret is None:
-        raise UpstreamError(FailureKind.OURS, "unknown_secret")
-    return secret.get_secret_value()
 
 
 def _process(state: LocalModelState) -> LocalProcess:

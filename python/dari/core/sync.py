@@ -163,9 +163,12 @@ class SourceReader(Protocol):
     """Fetches sources."""
 
     def fetch(
-        self, source: KnowledgeBaseSource, known: SourceMark, stopped: threading.Event
+        self, tenant: str, source: KnowledgeBaseSource, known: SourceMark, stopped: threading.Event
     ) -> AbstractContextManager[Fetched | None]:
-        """The content; None where it is the `known` one. Raises SourceFailed, also when `stopped` is set."""
+        """The content, by the tenant's credentials; None where it is the `known` one.
+
+        Raises SourceFailed, also when `stopped` is set.
+        """
         ...
 
 
@@ -300,7 +303,7 @@ class Syncs:
     def _synced(self, claim: Claim, lost: threading.Event) -> Outcome:
         known = SourceMark() if claim.accepts_shrink else claim.mark
         next_time = None if claim.source.paused else claim.source.schedule.next_after(claim.start_time)
-        with self._reader.fetch(claim.source, known, lost) as fetched:
+        with self._reader.fetch(claim.tenant, claim.source, known, lost) as fetched:
             if fetched is None:
                 return _same(claim, None, 0, next_time)
             if fetched.mark.sha256 == known.sha256:

@@ -9,7 +9,8 @@ from dari.adapters.flowise import FlowHealth, FlowiseUpstream
 from dari.adapters.openai_compatible import OpenAiCompatibleUpstream
 from dari.adapters.postgres.database import Database
 from dari.adapters.postgres.mapping_store import AiModelStore
-from dari.adapters.upstreams import origin_of, secret_of
+from dari.adapters.tenant_secrets import TenantSecrets, UnknownSecret
+from dari.adapters.upstreams import origin_of
 from dari.core.errors import DariError
 from dari.core.mapping import AiModel, FlowiseTarget, LocalTarget, OpenAiCompatibleTarget
 from dari.core.upstream import UpstreamError
@@ -63,10 +64,10 @@ def _look_at(settings: Settings, tenant: str, model: AiModel, timeout_s: float) 
         return
     where = f"{name} at {origin_of(target.base_url)}"
     try:
-        key = secret_of(settings.secrets, settings.tenant, tenant, target.api_key_secret)
+        key = TenantSecrets(settings.secrets, settings.tenant).of(tenant, target.api_key_secret)
         if target.api_key_secret:
             yield ok(where, f"its key {target.api_key_secret} is among the secrets")
-    except UpstreamError:
+    except UnknownSecret:
         entry = target.api_key_secret if tenant == settings.tenant else f"{tenant}/{target.api_key_secret}"
         yield failed(
             where, f"its key {target.api_key_secret} is not among the secrets", f"Add {entry} to DARI_SECRETS."

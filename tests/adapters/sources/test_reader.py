@@ -17,6 +17,7 @@ from dari.adapters.sources.addresses import AllowedAddresses
 from dari.adapters.sources.bounds import FetchLimits
 from dari.adapters.sources.reader import SourceFiles, SourcePlaces
 from dari.adapters.sources.web import WebFetcher
+from dari.adapters.tenant_secrets import TenantSecrets
 from dari.client.decompression import unpacked
 from dari.core.sources import KnowledgeBaseSource
 from dari.core.sync import Content, SourceFailed, SourceMark
@@ -24,6 +25,7 @@ from tests.support.connects import connects
 
 CONTENT = b"id,name\n1,one\n2,two\n"
 NEVER = threading.Event()
+TENANT, OTHER_TENANT = "default", "other"
 
 
 @pytest.fixture
@@ -42,7 +44,14 @@ def reader_of(folder: Path, spool: Path, unpack: Callable[[BinaryIO, str], Conte
     return SourceFiles(
         WebFetcher(AllowedAddresses(), limits),
         SourcePlaces((folder,), frozenset({"memory"})),
-        {"options": SecretStr('{"use_listings_cache": true}'), "no json": SecretStr("hunter2")},
+        TenantSecrets(
+            {
+                "options": SecretStr('{"use_listings_cache": true}'),
+                "no json": SecretStr("hunter2"),
+                f"{OTHER_TENANT}/theirs": SecretStr("{}"),
+            },
+            TENANT,
+        ),
         unpack,
         spool_dir=spool / "spool",
         limits=limits,
@@ -50,16 +59,16 @@ def reader_of(folder: Path, spool: Path, unpack: Callable[[BinaryIO, str], Conte
 
 
 def read(
-    reader: SourceFiles, uri: str, known: SourceMark | None = None, secret: str = ""
+    reader: SourceFiles, uri: str, known: SourceMark | None = None, secret: str = "", tenant: str = TENANT
 ) -> tuple[SourceMark, bytes] | None:
     source = KnowledgeBaseSource(uri, credentials_secret=secret)
-    with reader.fetch(source, known or SourceMark(), NEVER) as fetched:
+    with reader.fetch(tenant, source, known or SourceMark(), NEVER) as fetched:
         return None if fetched is None else (fetched.mark, b"".join(iter(lambda: fetched.content.read(1_000), b"")))
 
 
-def code_of(reader: SourceFiles, uri: str, secret: str = "") -> str:
+def code_of(reader: SourceFiles, uri: str, secret: str = "", tenant: str = TENANT) -> str:
     with pytest.raises(SourceFailed) as caught:
-        read(reader, uri, secret=secret)
+        read(reader, uri, secret=secret, tenant=tenant)
     return caught.value.code
 
 
@@ -164,7 +173,7 @@ def test_a_bomb_is_unpacked_a_piece_at_a_time(folder: Path, tmp_path: Path) -> N
     packer = zlib.compressobj(9, wbits=31)
     (folder / "bomb.csv").write_bytes(packer.compress(bytes(64 * 1024 * 1024)) + packer.flush())
     source = KnowledgeBaseSource((folder / "bomb.csv").as_uri())
-    with reader_of(folder, tmp_path).fetch(source, SourceMark(), NEVER) as fetched:
+    with reader_of(folder, tmp_path).fetch(TENANT, source, SourceMark(), NEVER) as fetched:
         assert fetched is not None
         sizes = list(map(len, iter(lambda: fetched.content.read(65_536), b"")))
     assert (max(sizes), sum(sizes)) == (65_536, 64 * 1024 * 1024)
@@ -215,6 +224,16 @@ def test_what_a_store_does_not_give_is_told_by_a_code(
     with connects() as made:
         assert code_of(reader, uri, secret) == code
     assert made == []
+
+
+def test_a_tenant_s_source_reaches_no_secret_of_another(reader: SourceFiles, store: Any) -> None:
+    """Each under its plain name; with the other's prefix nothing is found at all."""
+    store.pipe("/bucket/sales.csv", CONTENT)
+    uri = "memory://bucket/sales.csv"
+    assert read(reader, uri, secret="theirs", tenant=OTHER_TENANT) is not None
+    assert code_of(reader, uri, "theirs", TENANT) == "unknown_secret"
+    assert code_of(reader, uri, "options", OTHER_TENANT) == "unknown_secret"
+    assert code_of(reader, uri, f"{OTHER_TENANT}/theirs", "third") == "unknown_secret"
 
 
 def test_what_a_store_s_library_raises_is_told_by_a_code_and_not_by_its_words(

@@ -22,6 +22,7 @@ from dari.adapters.sources.addresses import AllowedAddresses
 from dari.adapters.sources.bounds import FetchLimits
 from dari.adapters.sources.reader import SourceFiles, SourcePlaces
 from dari.adapters.sources.web import WebFetcher
+from dari.adapters.tenant_secrets import TenantSecrets
 from dari.client.decompression import unpacked
 from dari.core.sources import KnowledgeBaseSource
 from dari.core.sync import SourceFailed, SourceMark
@@ -34,6 +35,7 @@ from tests.support.running_dari import RunningDari
 from tests.support.waiting import until
 
 CONTENT = b"id\n1\n"
+TENANT = "default"
 SECRET = b"id\nsecret\n"
 LIMITS = FetchLimits(max_bytes=1_000, timeout_s=30.0)
 PRIVATE = [
@@ -195,7 +197,7 @@ def test_a_file_that_becomes_a_link_at_the_last_moment_is_not_followed(tmp_path:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "x.csv").write_bytes(SECRET)
     reader = SourceFiles(
-        WebFetcher(AllowedAddresses(), LIMITS), SourcePlaces((folder,)), {}, unpacked,
+        WebFetcher(AllowedAddresses(), LIMITS), SourcePlaces((folder,)), TenantSecrets({}, TENANT), unpacked,
         spool_dir=tmp_path / "spool", limits=LIMITS,
     )  # fmt: skip
     source = KnowledgeBaseSource((folder / "sub" / "x.csv").as_uri())
@@ -203,7 +205,7 @@ def test_a_file_that_becomes_a_link_at_the_last_moment_is_not_followed(tmp_path:
     with exchanged(folder / "sub", tmp_path / "outside"):
         for _ in range(SEEDS * 25):
             try:
-                with reader.fetch(source, SourceMark(), threading.Event()) as fetched:
+                with reader.fetch(TENANT, source, SourceMark(), threading.Event()) as fetched:
                     assert fetched is not None
                     seen.add(fetched.content.read(100))
             except SourceFailed as error:

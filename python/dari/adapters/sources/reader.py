@@ -11,17 +11,16 @@ import os
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
-from pydantic import SecretStr
-
 from dari.adapters.sources.bounds import FetchBounds, FetchLimits
 from dari.adapters.sources.web import WebFetcher
+from dari.adapters.tenant_secrets import TenantSecrets, UnknownSecret
 from dari.core.sources import KnowledgeBaseSource
 from dari.core.sync import Content, Fetched, SourceFailed, SourceMark
 
@@ -50,7 +49,7 @@ class SourceFiles:
         self,
         web: WebFetcher,
         places: SourcePlaces,
-        secrets: Mapping[str, SecretStr],
+        secrets: TenantSecrets,
         unpack: Unpack,
         *,
         spool_dir: Path,
@@ -65,13 +64,13 @@ class SourceFiles:
 
     @contextmanager
     def fetch(
-        self, source: KnowledgeBaseSource, known: SourceMark, stopped: threading.Event
+        self, tenant: str, source: KnowledgeBaseSource, known: SourceMark, stopped: threading.Event
     ) -> Iterator[Fetched | None]:
         """See SourceReader."""
         self._spool_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self._spool_dir) as spool:
             with _as_source_failed():
-                mark = self._spooled(source, known, cast(BinaryIO, spool), stopped)
+                mark = self._spooled(tenant, source, known, cast(BinaryIO, spool), stopped)
             if mark is None:
                 yield None
                 return
@@ -84,9 +83,12 @@ class SourceFiles:
             yield Fetched(mark, size_bytes, _Guarded(content))
 
     def _spooled(
-        self, source: KnowledgeBaseSource, known: SourceMark, into: BinaryIO, stopped: threading.Event
+        self, tenant: str, source: KnowledgeBaseSource, known: SourceMark, into: BinaryIO, stopped: threading.Event
     ) -> SourceMark | None:
-        secret = self._secret(source.credentials_secret)
+        try:
+            secret = self._secrets.of(tenant, source.credentials_secret) or ""
+        except UnknownSecret as error:
+            raise SourceFailed("unknown_secret") from error
         scheme = urlsplit(source.uri).scheme
         if scheme in ("http", "https"):
             return self._web.fetch(source.uri, secret, known, into, stopped)
@@ -97,13 +99,6 @@ class SourceFiles:
             raise SourceFailed("scheme_not_allowed")
         with _as_cannot_open():
             return self._copied_object(source.uri, secret, known, into, stopped)
-
-    def _secret(self, name: str) -> str:
-        if not name:
-            return ""
-        if name not in self._secrets:
-            raise SourceFailed("unknown_secret")
-        return self._secrets[name].get_secret_value()
 
     def _copied_file(self, uri: str, known: SourceMark, into: BinaryIO, stopped: threading.Event) -> SourceMark | None:
         parts = urlsplit(uri)
