@@ -160,7 +160,7 @@ def test_a_caller_who_leaves_an_open_stream_is_no_defect() -> None:
 
     pool = ThreadPoolExecutor(2)
     server = grpc.server(pool, interceptors=[ErrorInterceptor(events)])
-    handlers = {"echo": grpc.stream_stream_rpc_method_handler(echo)}
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {"echo": grpc.stream_stream_rpc_method_handler(echo)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
