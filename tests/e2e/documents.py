@@ -40,9 +40,9 @@ class Block:
 
 def blocks_of(document: Path) -> list[Block]:
     """All blocks of a document, in order."""
-    found = _BLOCK.finditer(document.read_text(encoding="utf-8"))
     return [
-        Block(one["language"], tuple((one["marks"] or "").replace(" ", "").split(",")), one["text"]) for one in found
+        Block(one["language"], tuple(mark.strip() for mark in (one["marks"] or "").split(",") if mark), one["text"])
+        for one in _BLOCK.finditer(document.read_text(encoding="utf-8"))
     ]
 
 
