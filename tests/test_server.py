@@ -57,7 +57,7 @@ def test_it_serves_and_stops(settings: Settings) -> None:
     assert server.stop()
     server.wait()
     server.wait()
-    assert events.names() == ["database_opened", "serving", "stopping"]
+    assert events.names() == ["database_opened", "serving", "call_ended", "stopping"]
     assert events.fields("database_opened") == [{"kind": "external"}]
 
 
@@ -307,7 +307,12 @@ def test_stop_may_come_from_a_signal_handler(settings: Settings) -> None:
 
 def _settings(data_dir: Path, **others: object) -> Settings:
     return load_settings(
-        listen_address="127.0.0.1:0", admin_address="127.0.0.1:0", data_dir=data_dir, local_model="", **others
+        listen_address="127.0.0.1:0",
+        admin_address="127.0.0.1:0",
+        metrics_address="",
+        data_dir=data_dir,
+        local_model="",
+        **others,
     )
 
 

@@ -252,6 +252,16 @@ class Settings(BaseSettings):
     notify_quiet_s: Seconds = 900.0
     """The same about the same thing is told once in so long; then how often it happened meanwhile."""
 
+    # Telemetry.
+    metrics_address: Address | Literal[""] = "127.0.0.1:50053"
+    """Where Prometheus scrapes `/metrics`, over HTTP without a guard: names of methods and numbers. Empty: nowhere."""
+    otlp_endpoint: str = Field(default="", pattern=r"^(https?://[^/@?#\s]+/?)?$")
+    """Collector that takes traces over OTLP/gRPC, as http://HOST:PORT, or https:// for TLS. Empty: no traces."""
+    otlp_headers: dict[str, SecretStr] = Field(default_factory=dict)
+    """Sent to the collector with every batch, such as its key: DARI_OTLP_HEADERS='{"authorization": "…"}'."""
+    otlp_sample_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Share of calls that are traced, where the caller's `traceparent` does not decide it."""
+
     # Logs.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"

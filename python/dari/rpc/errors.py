@@ -15,6 +15,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from dari.core import errors
+from dari.core.event_context import note
 from dari.core.event_log import EventLog, failure_fields
 from dari.rpc.rewrapping import rewrapped
 
@@ -127,7 +128,9 @@ def _packed(message: Any) -> any_pb2.Any:
 
 
 def _abort(context: grpc.ServicerContext, error: errors.DariError) -> NoReturn:
-    trailers: list[tuple[str, str | bytes]] = [(_DETAILS_KEY, to_status(error).SerializeToString())]
+    note(reason=error.reason)
+    trailers: list[tuple[str, str | bytes]] = [*(context.trailing_metadata() or ())]
+    trailers.append((_DETAILS_KEY, to_status(error).SerializeToString()))
     if isinstance(error, errors.Unavailable | errors.Exhausted):
         trailers.append((_PUSHBACK_KEY, _PUSHBACK_MS))
     context.set_trailing_metadata(tuple(trailers))
