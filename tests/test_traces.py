@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from dari.v1 import chat_pb2
+from dari.v1 import chat_pb2, mapping_pb2
 from tests.fix_server import ServedDari, StartServer
-from tests.flowise_stand_in import StandIn, answer, cut_after, openai_answer
+from tests.flowise_stand_in import StandIn, answer, cut_after, never_answer, openai_answer
 from tests.support.collector import Collector, SpanSeen
 from tests.support.running_dari import RunningDari
 
@@ -92,6 +92,26 @@ def test_a_turn_is_one_trace_from_the_caller_to_each_model(
     # The look-up of the flow, too.
     assert set(told) == {f"00-{TRACE}-{attempt.span_id}-01" for attempt in (first, second)}
     assert collector.metadata()[0]["x-key"] == "of the collector"
+
+
+def test_a_model_that_stands_by_is_in_the_trace_of_its_turn(
+    traced: ServedDari, collector: Collector, flowise: StandIn
+) -> None:
+    """Though it is asked on another thread; and the one that was too slow ends as what it is."""
+    dari = traced.dari
+    with StandIn() as server:
+        flowise.always(never_answer())
+        server.always(openai_answer("yes"))
+        dari.make_flowise("flow", flowise.url)
+        dari.make_openai("server", server.url)
+        dari.make_chat("bot", "flow", "server")
+        dari.stand_by("bot", mapping_pb2.STAND_BY_RACE, 0.05)
+        ask(dari)
+        spans = collector.wait_for(lambda seen: call_of(seen, "dari.v1.ChatService/Ask") is not None)
+    call = call_of(spans, "dari.v1.ChatService/Ask")
+    assert call is not None
+    outcomes = {step.name: step.attributes.get("dari.outcome") for step in children(spans, call)}
+    assert (outcomes["chat flow"], outcomes["chat server"]) == ("OUTRUN", "ANSWERED")
 
 
 def test_an_upload_is_one_trace_down_to_each_copy(traced: ServedDari, collector: Collector) -> None:

@@ -101,6 +101,7 @@ def _tracer(settings: Settings, metrics: Metrics, opened: ExitStack) -> Tracer |
     from dari.adapters.telemetry.tracing import OtlpTracer  # Some 0.2 s, and 10 MiB.
 
     exported = metrics.many(families.SPANS_EXPORTED)
+    taken, lost = exported.of("taken"), exported.of("lost")
     tracer = OtlpTracer(
         settings.otlp_endpoint,
         {name: value.get_secret_value() for name, value in settings.otlp_headers.items()},
@@ -108,7 +109,7 @@ def _tracer(settings: Settings, metrics: Metrics, opened: ExitStack) -> Tracer |
         version=_version(),
         instance=str(uuid.uuid4()),
         on_span=metrics.one(families.SPANS).inc,
-        on_exported=lambda count, was_taken: exported.of("taken" if was_taken else "lost").inc(count),
+        on_exported=lambda count, was_taken: (taken if was_taken else lost).inc(count),
     )
     opened.callback(tracer.close)
     return tracer

@@ -1,15 +1,16 @@
 """Ids go along with the work, onto its other threads too, and no further."""
 
 import threading
+from collections.abc import Generator
 
-from dari.core.event_context import carried, event_fields, note, working_on
+from dari.core.event_context import carried, event_fields, new_work, note, part_of_work
 
 
 def test_events_have_the_ids_of_the_work_and_of_what_it_is_a_part_of() -> None:
     """And what was noted meanwhile, inside too, is seen by who opened the work."""
-    with working_on(request_id="r") as ids:
+    with new_work(request_id="r") as ids:
         note(caller="c")
-        with working_on(attempt="a"):
+        with part_of_work(attempt="a"):
             assert event_fields() == {"request_id": "r", "caller": "c", "attempt": "a"}
             note(code="inner")
         assert event_fields() == ids == {"request_id": "r", "caller": "c"}
@@ -30,7 +31,7 @@ def test_another_thread_works_under_the_same_ids() -> None:
         note(upload="u")
         seen.append(dict(event_fields()))
 
-    with working_on(request_id="r") as ids:
+    with new_work(request_id="r") as ids:
         for function in (carried(work), work):
             thread = threading.Thread(target=function)
             thread.start()
@@ -40,16 +41,24 @@ def test_another_thread_works_under_the_same_ids() -> None:
 
 
 def test_a_generator_that_is_closed_elsewhere_leaves_that_thread_alone() -> None:
-    """GRPC drops the answers of a caller who left on whichever thread it is."""
+    """Whoever drops the answers of a caller who left may be in the middle of another call."""
 
-    def answers() -> object:
-        with working_on(request_id="r"):
+    def answers() -> Generator[None]:
+        with new_work(request_id="left"):
             yield
 
     left = answers()
-    next(left)  # type: ignore[call-overload]
-    thread = threading.Thread(target=left.close)  # type: ignore[attr-defined]
+    next(left)
+    seen: list[dict[str, str]] = []
+
+    def close() -> None:
+        with new_work(request_id="other"):
+            left.close()
+            seen.append(dict(event_fields()))
+
+    thread = threading.Thread(target=close)
     thread.start()
     thread.join()
-    with working_on(request_id="next"):
+    assert seen == [{"request_id": "other"}]
+    with new_work(request_id="next"):
         assert event_fields() == {"request_id": "next"}

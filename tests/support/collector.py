@@ -37,7 +37,8 @@ class Collector:
         self._requests: list[str] = []
         self._metadata: list[dict[str, str]] = []
         self._server = grpc.server(ThreadPoolExecutor(4, "collector"))
-        pb_grpc.add_TraceServiceServicer_to_server(_Service(self._take), self._server)
+        add: Any = pb_grpc.add_TraceServiceServicer_to_server  # Has no types.
+        add(_Service(self._take), self._server)
         self.port = self._server.add_insecure_port("127.0.0.1:0")
         self.url = f"http://127.0.0.1:{self.port}"
 

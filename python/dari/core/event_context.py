@@ -1,6 +1,6 @@
 """Which work an event belongs to: ids that go along with a thread, so that no module hands them on by argument.
 
-A call and a sync are each a piece of work. Whoever begins one opens it by `working_on`; what is found out on the way
+A call and a sync are each a piece of work. Whoever begins one opens it by `new_work`; what is found out on the way
 (who calls, which turn it became) is added by `note`; every event that a thread logs meanwhile has all of it
 (`dari.logs`). A thread that works for another's work runs what `carried` made.
 
@@ -8,7 +8,7 @@ Ids and names only: what is noted here stands in every log.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -21,17 +21,26 @@ Result = TypeVar("Result")
 _fields: ContextVar[dict[str, str] | None] = ContextVar("dari_event_fields", default=None)
 
 
+def new_work(**ids: str) -> AbstractContextManager[dict[str, str]]:
+    """What this thread does inside belongs to these ids, and to no other work."""
+    return _under(ids)
+
+
+def part_of_work(**ids: str) -> AbstractContextManager[dict[str, str]]:
+    """What this thread does inside belongs to these ids, and to the work that it is a part of."""
+    return _under({**event_fields(), **ids})
+
+
 @contextmanager
-def working_on(**ids: str) -> Iterator[dict[str, str]]:
-    """What this thread does inside belongs to these ids, and to those of the work that it is a part of."""
+def _under(fields: dict[str, str]) -> Iterator[dict[str, str]]:
     before = _fields.get()
-    fields = {**before, **ids} if before else ids
     _fields.set(fields)
     try:
         yield fields
     finally:
-        # Not `reset`: a generator that is left may be closed in another context than it began in.
-        _fields.set(before)
+        # Else a generator that was left is closed on another thread, which has work of its own.
+        if _fields.get() is fields:
+            _fields.set(before)
 
 
 def note(**ids: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from dari.core.errors import Aborted, HeaderConflict, NotFound, UploadConflict
-from dari.core.event_context import working_on
+from dari.core.event_context import new_work
 from dari.core.event_log import EventLog, failure_fields
 from dari.core.telemetry import NO_TELEMETRY, Step, Telemetry
 from dari.core.uploads import Upload, UploadStore, too_many_rejected
@@ -132,7 +132,7 @@ class Housekeeping:
             self._uploads.fail(upload, too_many.message)
             return False
         try:
-            with working_on(upload=upload.name, tenant=upload.tenant), self._telemetry.step(Step.PUBLISH):
+            with new_work(upload=upload.name, tenant=upload.tenant), self._telemetry.step(Step.PUBLISH):
                 self._uploads.publish(upload)
         except HeaderConflict as error:
             self._uploads.fail(upload, error.message)

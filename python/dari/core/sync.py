@@ -19,7 +19,7 @@ from uuid import UUID
 
 from dari.core.alerts import Alert, AlertKind, AlertSink
 from dari.core.errors import Aborted, DariError
-from dari.core.event_context import working_on
+from dari.core.event_context import new_work
 from dari.core.event_log import EventLog, failure_fields
 from dari.core.sources import KnowledgeBaseSource
 from dari.core.telemetry import NO_TELEMETRY, Step, Telemetry
@@ -243,7 +243,7 @@ class Syncs:
         if claim is None:
             return False
         base = f"knowledgeBases/{claim.knowledge_base}"
-        with working_on(tenant=claim.tenant, knowledge_base=base, sync=str(claim.number)):
+        with new_work(tenant=claim.tenant, knowledge_base=base, sync=str(claim.number)):
             self._sync(claim)
         return True
 

@@ -21,28 +21,22 @@ Attribute = str | int | float | bool
 
 
 class Step(Enum):
-    """What takes time. The value is a label and the name of a span."""
+    """What takes time: the label and name of its spans, and what it is."""
 
-    MAPPING = "mapping"
-    """A turn's look at what its chat may ask and see."""
-    BEGIN_TURN = "begin_turn"
-    """The question is stored, and what came before it is read."""
-    RETRIEVAL = "retrieval"
-    """The rows that fit a question are found."""
-    ATTEMPT = "attempt"
-    """One AI model is asked, until its answer ends."""
-    COMPLETE_TURN = "complete_turn"
-    """The answer is stored."""
-    BATCH = "batch"
-    """A batch of rows is stored: its turn, COPY, ledger and COMMIT."""
-    COPY = "copy"
-    """PostgreSQL takes the rows of a batch."""
-    PUBLISH = "publish"
-    """An upload gets its index and becomes a version."""
-    SYNC = "sync"
-    """A source is looked at, fetched and stored."""
-    HOUSEKEEPING = "housekeeping"
-    """A round of it."""
+    MAPPING = "mapping", "A turn's look at what its chat may ask and see."
+    BEGIN_TURN = "begin_turn", "The question is stored, and what came before it is read."
+    RETRIEVAL = "retrieval", "The rows that fit a question are found."
+    ATTEMPT = "attempt", "One AI model is asked, until its answer ends."
+    COMPLETE_TURN = "complete_turn", "The answer is stored."
+    BATCH = "batch", "A batch of rows is stored: its turn, COPY, ledger and COMMIT."
+    COPY = "copy", "PostgreSQL takes the rows of a batch; a part of `batch`."
+    PUBLISH = "publish", "An upload gets its index and becomes a version."
+    SYNC = "sync", "A source is looked at, fetched and stored."
+    HOUSEKEEPING = "housekeeping", "A round of it."
+
+    def __init__(self, label: str, meaning: str) -> None:
+        self.label = label
+        self.meaning = meaning
 
 
 class Span(Protocol):

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from dari.core.circuit import Circuit, Permit
 from dari.core.conversations import Answerer, AttemptOutcome, AttemptRecord
-from dari.core.event_context import working_on
+from dari.core.event_context import part_of_work
 from dari.core.mapping import AiModel
 from dari.core.telemetry import NO_TELEMETRY, Span, Step, Telemetry
 from dari.core.turn_clock import Cause, TurnClock
@@ -158,7 +158,7 @@ class TimedAttempt:
             provider=model.kind.value.lower(),
             max_answer_tokens=self._prompt.max_answer_tokens,
         )
-        with working_on(attempt=id), step as span:
+        with part_of_work(attempt=id), step as span:
             try:
                 yield from self._asked(span)
                 span.tell(outcome=AttemptOutcome.ANSWERED.value)

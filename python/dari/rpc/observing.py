@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from dari.core.event_context import working_on
+from dari.core.event_context import new_work
 from dari.core.event_log import EventLog
 from dari.core.telemetry import Telemetry
 from dari.rpc.request_ids import KEY, request_id
@@ -61,7 +61,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         id = request_id(metadata)
         context.set_trailing_metadata(((KEY, id),))
         traceparent = next((str(value) for key, value in metadata if key == _TRACEPARENT), "")
-        with working_on(request_id=id, method=method) as ids:
+        with new_work(request_id=id, method=method) as ids:
             call = self._telemetry.call(method, traceparent)
             failed = True
             try:

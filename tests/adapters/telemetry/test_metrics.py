@@ -1,7 +1,7 @@
 """What is scraped: every family of the table, labels with an end, and a page that no broken reader takes away."""
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -87,18 +87,20 @@ def test_an_address_of_ipv6_is_served() -> None:
         assert "process_" in page(endpoint.address)
 
 
+def gone() -> int:
+    raise Unavailable.of("database")
+
+
 def test_a_look_that_fails_leaves_what_was_seen_before() -> None:
     """And its age grows, by which one sees that the neighbour is gone."""
-    seen = iter([1, Unavailable.of("database")])
+    looks: Iterator[Callable[[], int]] = iter([lambda: 1, gone])
 
     def read() -> int:
-        value = next(seen)
-        if isinstance(value, Exception):
-            raise value
-        return value
+        return next(looks)()
 
     look = RegularLook(read, events := RecordedEvents(), interval_s=0.01)
-    assert look.latest is None
+    before = look.latest
+    assert before is None
     look.start()
     assert events.wait_for("figures_not_read", 1, SOON_S), "the third look finds nothing to read: a defect"
     look.close()

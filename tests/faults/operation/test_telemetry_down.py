@@ -4,7 +4,6 @@ Another server over the same database, which traces nothing, is called in the sa
 How notifications get over such a time is in tests/core/test_alert_dispatch.py and tests/rpc/test_alerts.py.
 """
 
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import pytest
 from dari.adapters.telemetry.families import SPANS, SPANS_EXPORTED
 from dari.adapters.telemetry.metrics import Metrics
 from dari.adapters.telemetry.observed import Observed
-from dari.adapters.telemetry.tracing import MAX_QUEUED_SPANS, OtlpTracer
+from dari.adapters.telemetry.tracing import MAX_QUEUED_SPANS, SEND_TIMEOUT_S, OtlpTracer
 from dari.core.telemetry import Step
 from dari.v1 import mapping_pb2
 from tests.fix_server import StartServer
@@ -56,7 +55,7 @@ def call(dari: RunningDari) -> float:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_collector_that_is_not_well_costs_no_call_anything(start_server: StartServer, fault: str) -> None:
-    """No call fails or takes twice as long as without traces, no thread is left, and the end comes soon."""
+    """No call fails, waits for it, or takes twice as long as without traces, no thread is left, and the end comes soon."""
     with broken_collector(FAULTS[fault]) as (_, proxy), StandIn() as flowise:
         flowise.always(answer("yes"))
         traced = start_server(otlp_endpoint=f"http://{proxy.address}", metrics_address="127.0.0.1:0")
@@ -67,8 +66,10 @@ def test_a_collector_that_is_not_well_costs_no_call_anything(start_server: Start
             call(dari)
         threads = threading.active_count()
         seen = [(call(traced.dari), call(bare.dari)) for _ in range(CALLS)]
-        with_traces_s, without_s = map(statistics.median, zip(*seen, strict=True))
+        # The fastest tells what a call costs on a machine that does other things too; the slowest, whether one waited.
+        with_traces_s, without_s = map(min, zip(*seen, strict=True))
         assert with_traces_s < 2 * without_s, seen
+        assert max(seen)[0] < SEND_TIMEOUT_S, seen
         # As before, but for threads that serve calls, which come as they are needed.
         assert threading.active_count() <= threads + 8
         assert total(page(traced.server.metrics_address), SPANS) >= 6 * CALLS

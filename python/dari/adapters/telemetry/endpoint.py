@@ -66,8 +66,8 @@ class _V6Server(_Server):
 
 class _Handler(WSGIRequestHandler):
     def setup(self) -> None:
-        """`timeout` is what the library gives the socket."""
-        self.timeout = cast(_Server, self.server).silence_s
+        """Whoever says or takes nothing for so long is left."""
+        cast(socket.socket, self.request).settimeout(cast(_Server, self.server).silence_s)
         super().setup()
 
     def log_message(self, format: str, *args: object) -> None:

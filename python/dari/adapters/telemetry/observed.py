@@ -10,6 +10,8 @@ from typing import Protocol
 from dari.adapters.telemetry import families
 from dari.adapters.telemetry.metrics import Metrics
 from dari.core.conversations import AttemptOutcome, AttemptRecord
+from dari.core.errors import InternalError
+from dari.core.mapping import AiModelKind
 from dari.core.telemetry import Attribute, EndedTurn, Span, Step
 
 
@@ -68,6 +70,15 @@ class Observed:
         self._housekeeping_time = metrics.one(families.HOUSEKEEPING_TIME)
         self._probes = metrics.many(families.PROBES)
         self._alerts_sent = metrics.many(families.ALERTS_SENT)
+        self._make_known()
+
+    def _make_known(self) -> None:
+        """What an alert waits for is 0 before it happens first: a rise from nothing is none for Prometheus."""
+        for outcome in ("stored", "rejected"):
+            self._ingest_rows.of(outcome)
+        for kind in AiModelKind:
+            self._attempt_duration.of(kind.value, AttemptOutcome.MISCONFIGURED.value)
+        self._rpc_refusals.of(InternalError.reason, "INTERNAL")
 
     def call(self, method: str, traceparent: str) -> "_ObservedCall":
         """See Telemetry."""
@@ -97,7 +108,7 @@ class Observed:
 
     def step_ended(self, step: Step, outcome: str, duration_s: float) -> None:
         """A step that `step` began is over."""
-        self._steps.of(step.value, outcome).observe(duration_s)
+        self._steps.of(step.label, outcome).observe(duration_s)
 
     def turn_ended(self, turn: EndedTurn) -> None:
         """See Telemetry."""

@@ -30,7 +30,7 @@ MAX_QUEUED_SPANS = 4_096
 """Some 2 KiB each."""
 _BATCH_SPANS = 512
 _SEND_INTERVAL_S = 1.0
-_SEND_TIMEOUT_S = 5.0
+SEND_TIMEOUT_S = 5.0
 """For one batch, with what is tried again."""
 _LAST_SEND_S = 1.0
 """For what waits when dari stops."""
@@ -72,7 +72,7 @@ class OtlpTracer:
             endpoint=endpoint,
             insecure=endpoint.startswith("http://"),
             headers=tuple((name.lower(), value) for name, value in headers.items()),
-            timeout=_SEND_TIMEOUT_S,
+            timeout=SEND_TIMEOUT_S,
         )
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(sample_ratio)),
@@ -93,7 +93,7 @@ class OtlpTracer:
                 max_queue_size=MAX_QUEUED_SPANS,
                 schedule_delay_millis=_SEND_INTERVAL_S * 1000,
                 max_export_batch_size=_BATCH_SPANS,
-                export_timeout_millis=_SEND_TIMEOUT_S * 1000,
+                export_timeout_millis=SEND_TIMEOUT_S * 1000,
             )
         )
         self._tracer = self._provider.get_tracer("dari", version)
@@ -119,7 +119,7 @@ class OtlpTracer:
             name, kind = f"chat {attributes.get('ai_model', '')}", SpanKind.CLIENT
             named.update(_ASKING)
         else:
-            name, kind = step.value, SpanKind.INTERNAL
+            name, kind = step.label, SpanKind.INTERNAL
         return _OtlpSpan(self._tracer.start_span(name, parent, kind, named), before, self._on_span)
 
     def close(self) -> None:
@@ -154,7 +154,8 @@ class _OtlpSpan:
 
     def end(self, failure: str) -> None:
         """See TracedSpan."""
-        _current.set(self._before)
+        if _current.get() is self._span:  # Else it ends on another thread than it began on.
+            _current.set(self._before)
         if failure:
             self._span.set_attribute("error.type", failure)
             self._span.set_status(Status(StatusCode.ERROR))
