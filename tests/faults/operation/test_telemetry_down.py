@@ -55,7 +55,7 @@ def call(dari: RunningDari) -> float:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_collector_that_is_not_well_costs_no_call_anything(start_server: StartServer, fault: str) -> None:
-    """No call fails, waits for it, or takes twice as long as without traces, no thread is left, and the end comes soon."""
+    """No call fails, waits for it, or takes twice as long as without; no thread is left, and the end comes soon."""
     with broken_collector(FAULTS[fault]) as (_, proxy), StandIn() as flowise:
         flowise.always(answer("yes"))
         traced = start_server(otlp_endpoint=f"http://{proxy.address}", metrics_address="127.0.0.1:0")
