@@ -1,6 +1,7 @@
 """What a collector gets: one trace a call, from the caller's span to each attempt and each COPY, and on to Flowise."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,7 @@ from dari.v1 import chat_pb2, mapping_pb2
 from tests.fix_server import ServedDari, StartServer
 from tests.flowise_stand_in import StandIn, answer, cut_after, never_answer, openai_answer
 from tests.support.collector import Collector, SpanSeen
-from tests.support.running_dari import RunningDari
+from tests.support.running_dari import RunningDari, seconds
 
 TRACE, CALLERS_SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED = f"00-{TRACE}-{CALLERS_SPAN}-01"
@@ -128,6 +129,25 @@ def test_an_upload_is_one_trace_down_to_each_copy(traced: ServedDari, collector:
     copies = [child for batch in batches for child in children(spans, batch)]
     assert {copy.name for copy in copies} == {"copy"}
     assert sum(int(copy.attributes["dari.rows"]) for copy in copies) == 3_000
+
+
+def test_a_sync_is_a_trace_of_its_own(start_server: StartServer, collector: Collector, tmp_path: Path) -> None:
+    """No call began it; what it stores is under it."""
+    (tmp_path / "rows.csv").write_text("id\n1\n")
+    served = start_server(
+        otlp_endpoint=collector.url, source_folders=[str(tmp_path)], sync_poll_interval_s=0.05, tenant="acme"
+    )
+    source = mapping_pb2.KnowledgeBaseSource(uri=f"file://{tmp_path}/rows.csv", interval=seconds(3_600))
+    served.dari.mapping.CreateKnowledgeBase(
+        mapping_pb2.CreateKnowledgeBaseRequest(
+            knowledge_base_id="synced", knowledge_base=mapping_pb2.KnowledgeBase(source=source)
+        )
+    )
+    spans = collector.wait_for(lambda seen: any(span.name == "sync" for span in seen))
+    (sync,) = (span for span in spans if span.name == "sync")
+    assert (sync.parent_id, sync.attributes["dari.state"], sync.attributes["dari.tenant"]) == ("", "COMPLETED", "acme")
+    assert {step.name for step in children(spans, sync)} == {"batch", "publish"}
+    assert all(step.trace_id == sync.trace_id for step in children(spans, sync))
 
 
 def test_a_caller_decides_whether_its_call_is_traced(

@@ -95,6 +95,8 @@ def test_what_happens_inside_a_call_is_logged_under_its_ids(
         dari.make_chat("bot", "cut", over=("kb",))
         request = chat_pb2.AskRequest(chat_configuration="chatConfigurations/bot", question="name a")
         turn = dari.chat.Ask(request, metadata=(("x-request-id", "the-turn"),)).turn
+    (failed,) = log.of("attempt_ended", "the-turn")
+    assert failed["attempt"] == flowise.questions[0].json["chatId"]
     for event in ("attempt_ended", "turn_completed", "call_ended"):
         (logged,) = log.of(event, "the-turn")
         assert (logged["caller"], logged["tenant"], logged["turn"]) == ("anyone", "acme", turn.name)

@@ -394,4 +394,5 @@ def _replayed(turn: Turn, language: Language) -> Iterator[ChatEvent]:
 
 
 def _log_fields(record: AttemptRecord) -> dict[str, object]:
-    return {"ai_model": record.ai_model, "outcome": record.outcome.value, "code": record.code}
+    fields: dict[str, object] = {"ai_model": record.ai_model, "outcome": record.outcome.value, "code": record.code}
+    return fields | {"attempt": record.id} if record.id else fields

@@ -62,6 +62,8 @@ class AttemptRecord:
     """The cause as one snake_case word; empty where it answered."""
     duration_s: float
     first_token_s: float | None = None
+    id: str = field(default="", compare=False)
+    """As logs, traces and the upstream have it; it is not stored, and one that was passed by has none."""
 
 
 @dataclass(frozen=True, slots=True)

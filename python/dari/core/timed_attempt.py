@@ -191,7 +191,10 @@ class TimedAttempt:
         """Its record, made now unless it had ended before."""
         with self._record_lock:
             if self._record is None:
-                self._record = record_of(self.link, outcome, code, time.monotonic() - self.started, self._first_token_s)
+                duration_s = time.monotonic() - self.started
+                self._record = replace(
+                    record_of(self.link, outcome, code, duration_s, self._first_token_s), id=self._prompt.attempt_id
+                )
             return self._record
 
     def _tell(self, span: Span) -> None:

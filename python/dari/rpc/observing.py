@@ -72,8 +72,8 @@ class CallInterceptor(grpc.ServerInterceptor):
                 reason = ids.get("reason", "")
                 duration_s = call.ended(status, reason, ids)
                 tell = self._log.error if status in _OUR_FAULTS else self._log.info
-                # The ids of the call come with every event.
-                tell("call_ended", status=status, duration_s=round(duration_s, 6))
+                # By name, though they come with every event: a stream that was left may be closed by another thread.
+                tell("call_ended", **ids, status=status, duration_s=round(duration_s, 6))
 
 
 def _status(context: Any, *, failed: bool) -> str:

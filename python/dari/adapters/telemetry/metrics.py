@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from dari.adapters.telemetry.families import Family
@@ -46,6 +46,8 @@ class Metrics:
     """All metrics of one process. Thread-safe."""
 
     def __init__(self, log: EventLog) -> None:
+        # Of the whole process: a `_created` series beside every other, which Prometheus' own format does not know.
+        disable_created_metrics()
         self._log = log
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self.registry)
