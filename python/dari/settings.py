@@ -58,7 +58,12 @@ def _host_and_port(address: str) -> str:
     return address
 
 
+def _host_and_port_or_empty(address: str) -> str:
+    return _host_and_port(address) if address else address
+
+
 Address = Annotated[str, AfterValidator(_host_and_port)]
+OptionalAddress = Annotated[str, AfterValidator(_host_and_port_or_empty)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 TargetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 LongSeconds = Annotated[float, Field(ge=0, le=366 * 86_400)]
@@ -253,7 +258,7 @@ class Settings(BaseSettings):
     """The same about the same thing is told once in so long; then how often it happened meanwhile."""
 
     # Telemetry.
-    metrics_address: Address | Literal[""] = "127.0.0.1:50053"
+    metrics_address: OptionalAddress = "127.0.0.1:50053"
     """Where Prometheus scrapes `/metrics`, over HTTP without a guard: names of methods and numbers. Empty: nowhere."""
     otlp_endpoint: str = Field(default="", pattern=r"^(https?://[^/@?#\s]+/?)?$")
     """Collector that takes traces over OTLP/gRPC, as http://HOST:PORT, or https:// for TLS. Empty: no traces."""
