@@ -47,7 +47,8 @@ class Metrics:
 
     def __init__(self, log: EventLog) -> None:
         # Of the whole process: a `_created` series beside every other, which Prometheus' own format does not know.
-        disable_created_metrics()
+        disable: Any = disable_created_metrics  # Has no types.
+        disable()
         self._log = log
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self.registry)
