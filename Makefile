@@ -111,7 +111,7 @@ stubs: $(VENV)/installed  ## Generate python/dari/v1 from proto/
 	$(BIN)/python proto/generate.py
 
 .PHONY: docs
-docs: $(VENV)/installed  ## Write the pages of docs/ that are made from the code: settings and licences
+docs: $(VENV)/installed  ## Write the pages of docs/ that are made from the code: settings, metrics, licences
 	$(BIN)/python -m docs.generate
 
 .PHONY: audit
@@ -134,7 +134,7 @@ $(VENV)/load-installed: load/requirements.lock $(VENV)/installed
 
 .PHONY: bench
 bench: bench-ingest bench-parse bench-search bench-detect bench-export bench-chat bench-local-model bench-mapping \
-  bench-isolation bench-sync  ## All benches
+  bench-isolation bench-sync bench-telemetry  ## All benches
 
 .PHONY: bench-ingest
 bench-ingest: install  ## Rows from gRPC to disk beside psql \copy; memory of the server
@@ -167,6 +167,10 @@ bench-local-model: install  ## The local model through dari beside its engine al
 .PHONY: bench-chat
 bench-chat: install  ## Chat beside Flowise itself and a bare gRPC server: first token, failures, many streams
 	$(BIN)/python -m bench.chat
+
+.PHONY: bench-telemetry
+bench-telemetry: install  ## What counting, logging and tracing cost a call
+	$(BIN)/python -m bench.telemetry
 
 .PHONY: bench-mapping
 bench-mapping: install  ## What the mapping costs a call and a turn, beside bare grpcio; how soon a label holds elsewhere

@@ -141,7 +141,19 @@ def running_server(**settings: str) -> Iterator[Bench]:
         data_dir = Path(folder) / "data"
         chosen = {f"DARI_{name.upper()}": value for name, value in settings.items()}
         environment = {**os.environ, "DARI_LOCAL_MODEL": "", "DARI_LOG_LEVEL": "error", **chosen}
-        command = [sys.executable, "-m", "dari", "--json", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        command = [
+            sys.executable,
+            "-m",
+            "dari",
+            "--json",
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--metrics",
+            "",
+        ]
         process = subprocess.Popen(
             [*command, "--data-dir", str(data_dir)], stdout=subprocess.PIPE, text=True, env=environment
         )

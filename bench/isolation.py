@@ -91,6 +91,7 @@ def fill(postgres: EmbeddedPostgres, folder: Path, rows: int, tenants: int) -> l
     settings = load_settings(
         listen_address="127.0.0.1:0",
         admin_address="127.0.0.1:0",
+        metrics_address="",
         data_dir=folder,
         database_dsn=postgres.service_dsn(FILLED),
         local_model=None,

@@ -130,7 +130,19 @@ def served(file: ModelFile) -> Iterator[Asked]:
         data_dir = Path(folder) / "data"
         add_model_file(data_dir / "models", file.path, model_id=file.id)
         environment = {**os.environ, "DARI_LOG_LEVEL": "error", "DARI_LOCAL_MODEL": file.id}
-        command = [sys.executable, "-m", "dari", "--json", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        command = [
+            sys.executable,
+            "-m",
+            "dari",
+            "--json",
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--metrics",
+            "",
+        ]
         command += ["--data-dir", str(data_dir)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         try:

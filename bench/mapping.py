@@ -80,7 +80,19 @@ ANALYZE
 def replica(dsn: str) -> Iterator[Client]:
     """Another server over the same database, without a local model."""
     environment = {**os.environ, "DARI_LOCAL_MODEL": "", "DARI_LOG_LEVEL": "error", "DARI_DATABASE_DSN": dsn}
-    command = [sys.executable, "-m", "dari", "--json", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    command = [
+        sys.executable,
+        "-m",
+        "dari",
+        "--json",
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--metrics",
+        "",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout is not None

@@ -4,10 +4,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from docs import licences_page, settings_page
+from docs import licences_page, metrics_page, settings_page
 
 PAGES: dict[Path, Callable[[], str]] = {
     Path(__file__).with_name("settings.md"): settings_page.text,
+    Path(__file__).with_name("metrics.md"): metrics_page.text,
     Path(__file__).with_name("licences.md"): licences_page.text,
 }
 

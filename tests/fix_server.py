@@ -68,6 +68,7 @@ def settings_for(database: PostgresDsns, data_dir: Path) -> dict[str, object]:
     return {
         "listen_address": "127.0.0.1:0",
         "admin_address": "127.0.0.1:0",
+        "metrics_address": "",
         "data_dir": data_dir,
         "database_dsn": database.service_dsn,
         "local_model": None,

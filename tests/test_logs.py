@@ -23,7 +23,9 @@ from dari.adapters.local_model.model_files import add_model_file
 from dari.logs import captured, make_log
 from dari.v1 import chat_pb2, ingest_pb2, mapping_pb2
 from tests.fix_postgres import PostgresDsns
+from tests.support.collector import Collector
 from tests.support.event_log import RecordedEvents
+from tests.support.metrics_page import page
 from tests.support.running_dari import RunningDari
 
 WAIT_S = 60.0
@@ -38,7 +40,7 @@ server = Server(load_settings())
 signal.signal(signal.SIGTERM, lambda number, frame: server.stop())
 server.start()
 threading.Thread(target=lambda: int("canary-7f3a")).start()
-print(server.address, flush=True)
+print(server.address, server.metrics_address, flush=True)
 server.wait()
 """
 """A server in a process of its own."""
@@ -134,11 +136,35 @@ def test_a_failed_thread_and_a_warning_are_told_without_their_text(monkeypatch: 
     assert CANARY not in str([*events.fields("library_log"), failed])
 
 
-def test_no_content_reaches_standard_error_of_a_server(database: PostgresDsns, tmp_path: Path) -> None:
+def test_no_content_leaves_a_server_by_logs_metrics_or_traces(database: PostgresDsns, tmp_path: Path) -> None:
     """A real process, after calls that are right, wrong, broken, cancelled and left; every line of it is an event.
 
-    A model is started meanwhile, a child process: gRPC's fork handlers, asked for here, have nothing to say.
+    So it is with every page of metrics, and every span that a collector got. A model is started meanwhile, a child
+    process: gRPC's fork handlers, asked for here, have nothing to say.
     """
+    with Collector() as collector:
+        errors, pages = _run(database, tmp_path, collector)
+        spans = collector.text()
+    assert {span.name for span in collector.spans()} >= {"dari.v1.ChatService/Ask", "chat dead", "retrieval", "copy"}
+    assert all(metadata["x-key"] == CANARY for metadata in collector.metadata()), "it is the collector's own"
+    assert "dari_attempts_total{" in pages
+    for told in (errors, pages, spans):
+        assert CANARY not in told
+    events = {json.loads(line)["event"] for line in errors.splitlines()}
+    assert {
+        "database_opened",
+        "serving",
+        "call_ended",
+        "turn_completed",
+        "upload_completed",
+        "library_log",
+        "stopping",
+        "thread_failed",
+    } <= events
+
+
+def _run(database: PostgresDsns, tmp_path: Path, collector: Collector) -> tuple[str, str]:
+    """What the server wrote, and its metrics before and behind the work."""
     broken_model = tmp_path / "broken.ggml"
     broken_model.write_bytes(b"lmgg" + bytes(64))
     add_model_file(tmp_path / "models", broken_model, model_id="broken", architecture="llama")
@@ -146,9 +172,12 @@ def test_no_content_reaches_standard_error_of_a_server(database: PostgresDsns, t
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "DARI_LISTEN_ADDRESS": "127.0.0.1:0",
         "DARI_ADMIN_ADDRESS": "127.0.0.1:0",
+        "DARI_METRICS_ADDRESS": "127.0.0.1:0",
+        "DARI_OTLP_HEADERS": json.dumps({"x-key": CANARY}),
         "DARI_DATA_DIR": str(tmp_path),
         "DARI_DATABASE_DSN": f"{database.service_dsn} application_name={CANARY}",
         "DARI_LOCAL_MODEL": "broken",
+        "DARI_OTLP_ENDPOINT": collector.url,
         "DARI_SECRETS": json.dumps({"key": CANARY}),
         "DARI_NOTIFY_URLS": json.dumps({"ops": f"json://user:{CANARY}@127.0.0.1:1/{CANARY}"}),
         "DARI_CIRCUIT_CONSECUTIVE_FAILURES": "100",
@@ -159,25 +188,18 @@ def test_no_content_reaches_standard_error_of_a_server(database: PostgresDsns, t
     ) as process:
         assert process.stdout is not None
         try:
-            with RunningDari(process.stdout.readline().strip()) as dari:
+            address, metrics_address = process.stdout.readline().split()
+            pages = page(metrics_address)
+            with RunningDari(address) as dari:
                 _talk(dari)
+            pages += page(metrics_address)
             process.send_signal(signal.SIGTERM)
             output, errors = process.communicate(timeout=WAIT_S)
         finally:
             process.kill()
     assert process.returncode == 0, errors
     assert output == ""
-    assert CANARY not in errors
-    events = {json.loads(line)["event"] for line in errors.splitlines()}
-    assert {
-        "database_opened",
-        "serving",
-        "turn_completed",
-        "upload_completed",
-        "library_log",
-        "stopping",
-        "thread_failed",
-    } <= events
+    return errors, pages
 
 
 def _talk(dari: RunningDari) -> None:
@@ -187,6 +209,17 @@ def _talk(dari: RunningDari) -> None:
     dari.make_local("local")
     dari.make_chat("bot", "dead", "local", over=("sales",))
     assert CANARY in dari.ask(CANARY).answer
+
+    # What comes with a call, and is no part of the question.
+    dari.mapping.ListAiModels(
+        mapping_pb2.ListAiModelsRequest(),
+        metadata=(
+            ("authorization", f"Bearer {CANARY}"),
+            ("traceparent", f"00-{CANARY}"),
+            ("x-request-id", f"{CANARY} with blanks"),
+            ("accept-language", CANARY),
+        ),
+    )
 
     turn = dari.stream(CANARY)
     next(turn)

@@ -57,7 +57,7 @@ def test_it_serves_and_stops(settings: Settings) -> None:
     assert server.stop()
     server.wait()
     server.wait()
-    assert events.names() == ["database_opened", "serving", "stopping"]
+    assert events.names() == ["database_opened", "serving", "call_ended", "stopping"]
     assert events.fields("database_opened") == [{"kind": "external"}]
 
 
@@ -307,8 +307,14 @@ def test_stop_may_come_from_a_signal_handler(settings: Settings) -> None:
 
 def _settings(data_dir: Path, **others: object) -> Settings:
     """Free ports, no local model, and no wait for a database that is not there."""
-    chosen = {"listen_address": "127.0.0.1:0", "admin_address": "127.0.0.1:0", "local_model": ""}
-    return load_settings(**{**chosen, "data_dir": data_dir, "database_start_timeout_s": 0, **others})
+    chosen = {
+        "listen_address": "127.0.0.1:0",
+        "admin_address": "127.0.0.1:0",
+        "metrics_address": "",
+        "local_model": "",
+        "database_start_timeout_s": 0,
+    }
+    return load_settings(**{**chosen, "data_dir": data_dir, **others})
 
 
 def _health(server: Server) -> int:

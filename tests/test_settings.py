@@ -19,6 +19,8 @@ def test_the_defaults_are_complete_and_bind_loopback_only() -> None:
     settings = load_settings()
     assert settings.listen_address.startswith("127.0.0.1:")
     assert settings.admin_address.startswith("127.0.0.1:")
+    assert settings.metrics_address.startswith("127.0.0.1:")
+    assert settings.otlp_endpoint == ""
     assert settings.database_dsn is None
     assert settings.secrets == {}
 
@@ -136,11 +138,22 @@ def test_a_settings_file_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatc
         load_settings()
 
 
+def test_metrics_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an empty address."""
+    monkeypatch.setenv("DARI_METRICS_ADDRESS", "")
+    assert load_settings().metrics_address == ""
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("listen_address", "localhost"),
         ("listen_address", "127.0.0.1:"),
+        ("metrics_address", "50053"),
+        ("otlp_endpoint", "collector:4317"),
+        ("otlp_endpoint", "http://user:key@collector:4317"),
+        ("otlp_endpoint", "http://collector:4317/v1/traces"),
+        ("otlp_sample_ratio", 1.1),
         ("upload_idle_timeout_s", 0),
         ("chat_timeout_s", -1),
         ("max_open_uploads", 0),

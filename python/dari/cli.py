@@ -182,12 +182,20 @@ def serve(
     admin: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Where health is. Default: the settings'.")
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where metrics are; '' for none. Default: the settings'.")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Run the server. Its settings are DARI_… variables and the file that DARI_SETTINGS_FILE names."""
     from dari.commands import serve as command
 
-    overrides = {"listen_address": listen, "admin_address": admin, "data_dir": data_dir}
+    overrides = {
+        "listen_address": listen,
+        "admin_address": admin,
+        "metrics_address": metrics,
+        "data_dir": data_dir,
+    }
     raise typer.Exit(command.run(context.obj, overrides))
 
 

@@ -133,6 +133,7 @@ def _own_server(terminal: Terminal, data_dir: Path) -> Iterator[str]:
     settings = load_settings(
         listen_address="127.0.0.1:0",
         admin_address="127.0.0.1:0",
+        metrics_address="",
         data_dir=data_dir,
         database_dsn=None,
         local_model=DEFAULT_MODEL_ID,

@@ -1,7 +1,8 @@
 """Structured logs on standard error: one JSON object a line, or readable lines for a terminal.
 
-Events carry names, ids, codes and numbers. Content, secrets and exception texts are never handed to a logger; what
-prints a traceback by itself (`exc_info`) is dropped here, since a traceback's last line is such a text.
+Events carry names, ids, codes and numbers, and the ids of the call that they belong to (`core.event_context`).
+Content, secrets and exception texts are never handed to a logger; what prints a traceback by itself (`exc_info`) is
+dropped here, since a traceback's last line is such a text.
 
 Others write on standard error too, and know no such rule: gRPC's server logs the text of an exception that came out
 of a handler, of a callback, or of bytes that are no message; Python prints the traceback of a thread that failed. So
@@ -17,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from dari.core.event_context import event_fields
 from dari.core.event_log import EventLog, failure_fields
 
 
@@ -114,10 +116,19 @@ def _processors(style: str) -> list[Any]:
     renderer = structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer(colors=False)
     return [
         structlog.processors.add_log_level,
+        _with_ids,
         _without_exceptions,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         renderer,
     ]
+
+
+def _with_ids(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What the event says of itself stands above the ids of the work that it belongs to."""
+    del logger, method
+    for name, id in event_fields().items():
+        event.setdefault(name, id)
+    return event
 
 
 def _without_exceptions(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -64,6 +64,7 @@ from dari.core.readiness import DatabaseWatch
 from dari.core.search import Search
 from dari.core.stand_by import SpareThreads
 from dari.core.sync import Syncs
+from dari.core.telemetry import Telemetry
 from dari.core.thread_pools import EndingPool, Lane
 from dari.core.timed_attempt import ServerTimeouts
 from dari.core.token_budgets import TokenBudgets
@@ -81,8 +82,10 @@ from dari.rpc.exports import ExportCalls
 from dari.rpc.ingest import IngestService
 from dari.rpc.lanes import Kind, LaneInterceptor
 from dari.rpc.mapping import MappingService
+from dari.rpc.observing import CallInterceptor
 from dari.rpc.syncs import SyncCalls
 from dari.settings import Settings, SettingsError
+from dari.telemetry import ServerTelemetry
 from dari.v1 import chat_pb2, chat_pb2_grpc, ingest_pb2, ingest_pb2_grpc, mapping_pb2, mapping_pb2_grpc
 
 _MESSAGE_ROOM_BYTES = 64 * 1024
@@ -160,6 +163,8 @@ class Server:
         """Where it serves, with the real port once it is started."""
         self.admin_address = settings.admin_address
         """Where its health is served, with the real port once it is started."""
+        self.metrics_address = settings.metrics_address
+        """Where its metrics are served, with the real port once it is started; empty where they are not."""
 
     def start(self) -> Self:
         """Serve; or close what was opened, and raise one of START_ERRORS.
@@ -183,7 +188,12 @@ class Server:
             finally:
                 if self._opened is None:
                     self._end()
-        self._log.info("serving", address=self.address, admin_address=self.admin_address)
+        self._log.info(
+            "serving",
+            address=self.address,
+            admin_address=self.admin_address,
+            metrics_address=self.metrics_address,
+        )
         return self
 
     def wait(self) -> None:
@@ -231,6 +241,7 @@ class Server:
         self._targets = _targets(settings)
         admin = opened.enter_context(_Admin(settings.admin_address))
         self.admin_address = admin.address
+        telemetry = self._open_telemetry(opened)
         gate = CallerInterceptor(
             open_authenticator(settings, self._log, opened),
             open_audit(settings, self._log, opened),
@@ -241,9 +252,9 @@ class Server:
             ),
         )
         tls = open_tls(settings, self._log, opened)
-        database = self._open_database(opened)
+        database = self._open_database(telemetry, opened)
         self._go_on()
-        server, watching = self._build(database, gate, opened)
+        server, watching = self._build(database, gate, telemetry, opened)
         self.address = _bind(server, settings.listen_address, tls)
         server.start()
         opened.callback(self._drain, server)
@@ -310,7 +321,16 @@ class Server:
         self._pools += lanes.values()
         return lanes
 
-    def _open_database(self, opened: ExitStack) -> Database:
+    def _open_telemetry(self, opened: ExitStack) -> ServerTelemetry:
+        """Begun before anything that it tells of, and closed behind all of it."""
+        telemetry = ServerTelemetry(self._settings, self._log, opened)
+        try:
+            self.metrics_address = telemetry.serve()
+        except OSError as error:
+            raise AddressInUse(_cannot_be_bound(self._settings.metrics_address)) from error
+        return telemetry
+
+    def _open_database(self, telemetry: ServerTelemetry, opened: ExitStack) -> Database:
         settings = self._settings
         if settings.database_dsn is not None:
             dsn = settings.database_dsn.get_secret_value()
@@ -331,9 +351,11 @@ class Server:
             max_connections=settings.database_max_connections,
             wait_timeout_s=settings.database_wait_timeout_s,
             statement_timeout_s=settings.database_statement_timeout_s,
+            on_wait=telemetry.on_database_wait,
         )
         # The end of the process does not wait for a connection that a statement runs in.
         opened.callback(_run_within, _UNWIND_TIMEOUT_S, database.close)
+        telemetry.read_database(database)
         return database
 
     def _await_database(self, dsn: str) -> None:
@@ -359,9 +381,11 @@ class Server:
                 self._stop_calls.get(timeout=min(_DATABASE_START_INTERVAL_S, left_s))
             self._go_on()
 
-    def _start_alerts(self, database: Database, directory: UpstreamDirectory, opened: ExitStack) -> AlertSink:
+    def _start_alerts(
+        self, database: Database, directory: UpstreamDirectory, telemetry: Telemetry, opened: ExitStack
+    ) -> AlertDispatcher:
         quiet = timedelta(seconds=self._settings.notify_quiet_s)
-        alerts = AlertDispatcher(PostgresOutbox(database), self._targets, self._log, quiet=quiet)
+        alerts = AlertDispatcher(PostgresOutbox(database), self._targets, self._log, quiet=quiet, telemetry=telemetry)
         alerts.start()
         opened.callback(alerts.close)
         watch = UpstreamAlerts(directory.watched_circuits, directory.local_process, alerts, self._log, repeat=quiet)
@@ -369,8 +393,10 @@ class Server:
         opened.callback(watch.close)
         return alerts
 
-    def _build(self, database: Database, gate: CallerInterceptor, opened: ExitStack) -> tuple[grpc.Server, Watching]:
-        settings = self._settings
+    def _build(
+        self, database: Database, gate: CallerInterceptor, figures: ServerTelemetry, opened: ExitStack
+    ) -> tuple[grpc.Server, Watching]:
+        settings, telemetry = self._settings, figures.telemetry
         watchdog = Watchdog()
         opened.callback(watchdog.close)
         local_model = _start_local_model(settings, self._log, opened)
@@ -382,10 +408,11 @@ class Server:
             circuit_rules=_circuit_rules(settings),
         )
         opened.callback(directory.close)
-        prober = Prober(directory.servers, settings.probe_interval_s, settings.connect_timeout_s, self._log)
+        figures.read_upstreams(directory)
+        prober = Prober(directory.servers, settings.probe_interval_s, settings.connect_timeout_s, self._log, telemetry)
         prober.start()
         opened.callback(prober.close)
-        alerts = self._start_alerts(database, directory, opened)
+        alerts = self._start_alerts(database, directory, telemetry, opened)
         upload_limits = UploadLimits(
             max_open=settings.max_open_uploads,
             second_streams=_second_streams(settings),
@@ -397,7 +424,7 @@ class Server:
         links = PostgresLinkStore(database)
         search = Search(PostgresRowReader(database, NativePostings()), NativeLexer())
         evidence = NativeEvidence()
-        upload_store = PostgresUploadStore(database, evidence)
+        upload_store = PostgresUploadStore(database, evidence, telemetry)
         versions = PostgresVersionReader(database, evidence)
         profiles = Profiles(versions, evidence)
         watching = Watching()
@@ -407,6 +434,7 @@ class Server:
             Retention(settings.version_grace_s, settings.keep_versions, settings.upload_expiry_s),
             settings.housekeeping_interval_s,
             self._log,
+            telemetry,
         )
         opened.callback(housekeeping.close)
         housekeeping.start()
@@ -444,16 +472,24 @@ class Server:
             spare_threads=SpareThreads(self._pool(settings.max_stand_bys, "stand_by"), settings.max_stand_bys),
             database_timeout_s=settings.chat_database_timeout_s,
             budgets=budgets,
+            telemetry=telemetry,
         )
 
-        uploads = Uploads(upload_store, make_parser, committers, upload_limits)
-        syncs = _start_syncs(settings, database, uploads, alerts, self._log, opened)
+        uploads = Uploads(upload_store, make_parser, committers, upload_limits, telemetry)
+        figures.read_work(uploads, turns, alerts)
+        syncs = _start_syncs(settings, database, uploads, alerts, self._log, telemetry, opened)
 
         lanes = self._open_lanes()
+        figures.read_lanes({kind.value: lane for kind, lane in lanes.items()})
         server = grpc.server(
             # For what no lane is named for, and the lane interceptor names one for all.
             lanes[Kind.UNARY],
-            interceptors=[LaneInterceptor(lanes), ErrorInterceptor(self._log), gate],
+            interceptors=[
+                LaneInterceptor(lanes),
+                CallInterceptor(telemetry, self._log),
+                ErrorInterceptor(self._log),
+                gate,
+            ],
             options=(*_SERVER_OPTIONS, *_connection_age(settings)),
         )
         chat_pb2_grpc.add_ChatServiceServicer_to_server(
@@ -507,7 +543,13 @@ def _connection_age(settings: Settings) -> tuple[tuple[str, int], ...]:
 
 
 def _start_syncs(
-    settings: Settings, database: Database, uploads: Uploads, alerts: AlertSink, log: EventLog, opened: ExitStack
+    settings: Settings,
+    database: Database,
+    uploads: Uploads,
+    alerts: AlertSink,
+    log: EventLog,
+    telemetry: Telemetry,
+    opened: ExitStack,
 ) -> Syncs:
     addresses = AllowedAddresses(map(str, settings.source_networks_allowed))
     limits = FetchLimits(settings.max_upload_bytes, settings.source_timeout_s)
@@ -529,6 +571,7 @@ def _start_syncs(
         lease_s=settings.sync_lease_s,
         max_at_once=settings.max_syncs,
         max_rejected=(settings.max_rejected_rows, settings.max_rejected_share),
+        telemetry=telemetry,
     )
     syncs.start()
     opened.callback(syncs.close)
@@ -580,7 +623,7 @@ def _bind(server: grpc.Server, address: str, tls: grpc.ServerCredentials | None 
     except RuntimeError:
         port = 0
     if not port:
-        raise AddressInUse(f"{address} cannot be bound; is another server there? Choose another address.")
+        raise AddressInUse(_cannot_be_bound(address))
     return f"{address.rpartition(':')[0]}:{port}"
 
 
@@ -588,6 +631,10 @@ def _look_at(database: Database) -> None:
     """Raises Unavailable where it does not answer."""
     with database.transaction(Role.HOUSEKEEPER, tenant=None):
         pass
+
+
+def _cannot_be_bound(address: str) -> str:
+    return f"{address} cannot be bound; is another server there? Choose another address."
 
 
 def _run_within(timeout_s: float, action: Callable[[], None]) -> None:

@@ -58,7 +58,12 @@ def _host_and_port(address: str) -> str:
     return address
 
 
+def _host_and_port_or_empty(address: str) -> str:
+    return _host_and_port(address) if address else address
+
+
 Address = Annotated[str, AfterValidator(_host_and_port)]
+OptionalAddress = Annotated[str, AfterValidator(_host_and_port_or_empty)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 TargetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 LongSeconds = Annotated[float, Field(ge=0, le=366 * 86_400)]
@@ -286,6 +291,16 @@ class Settings(BaseSettings):
     are those of apprise, https://appriseit.com/services/. All servers over one database need the same."""
     notify_quiet_s: Seconds = 900.0
     """The same about the same thing is told once in so long; then how often it happened meanwhile."""
+
+    # Telemetry.
+    metrics_address: OptionalAddress = "127.0.0.1:50053"
+    """Where Prometheus scrapes `/metrics`, over HTTP without a guard: names of methods and numbers. Empty: nowhere."""
+    otlp_endpoint: str = Field(default="", pattern=r"^(https?://[^/@?#\s]+/?)?$")
+    """Collector that takes traces over OTLP/gRPC, as http://HOST:PORT, or https:// for TLS. Empty: no traces."""
+    otlp_headers: dict[str, SecretStr] = Field(default_factory=dict)
+    """Sent to the collector with every batch, such as its key: DARI_OTLP_HEADERS='{"authorization": "…"}'."""
+    otlp_sample_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Share of calls that are traced, where the caller's `traceparent` does not decide it."""
 
     # Logs.
     log_level: Literal["debug", "info", "warning", "error"] = "info"

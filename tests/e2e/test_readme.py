@@ -30,6 +30,7 @@ def server(database: PostgresDsns) -> Iterator[Server]:
     settings = load_settings(
         listen_address="127.0.0.1:0",
         admin_address="127.0.0.1:0",
+        metrics_address="",
         database_dsn=database.service_dsn,
         local_model=None,
     )

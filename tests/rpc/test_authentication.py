@@ -181,6 +181,10 @@ def _circuit(dari: RunningDari) -> str:
     return chat_pb2.CircuitState.Name(upstream.circuit_state)
 
 
+ONE_ID = (("x-request-id", "one-id"),)
+"""Comes back with every answer."""
+
+
 def test_not_yours_and_not_there_are_the_same_answer_to_the_byte(
     holders: TokenHolders, connect: Callable[[str], RunningDari]
 ) -> None:
@@ -193,8 +197,10 @@ def test_not_yours_and_not_there_are_the_same_answer_to_the_byte(
     refused = set()
     for rpc in naming_rpcs():
         for collection in sorted(rpc.collections):
-            not_yours = call(stranger.channel, rpc.method, rpc.request({**own, collection: theirs[collection]}))
-            not_there = call(stranger.channel, rpc.method, rpc.request({**own, collection: missing[collection]}))
+            not_yours = call(stranger.channel, rpc.method, rpc.request({**own, collection: theirs[collection]}), ONE_ID)
+            not_there = call(
+                stranger.channel, rpc.method, rpc.request({**own, collection: missing[collection]}), ONE_ID
+            )
             where = f"{rpc.method.full_name} {collection}"
             assert _bare(not_yours, theirs[collection]) == _bare(not_there, missing[collection]), where
             if not_there.refusal is not None:

@@ -133,7 +133,9 @@ class FlowiseUpstream:
     """A flow makes its own prompt; what the answer begins with cannot be told."""
 
     def attempt(self, prompt: Prompt, connect_timeout_s: float) -> HttpAttempt:
-        return self._neighbour.attempt(lambda exchange: self._answer(exchange, prompt), connect_timeout_s)
+        return self._neighbour.attempt(
+            lambda exchange: self._answer(exchange, prompt), connect_timeout_s, prompt.traceparent
+        )
 
     def probe(self, timeout_s: float) -> FlowHealth:
         """Ask Flowise, within `timeout_s`, whether it knows the flow; needs no key and no model."""

@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC
@@ -215,7 +215,9 @@ class Exchange:
         connect_timeout_s: float,
         now: Callable[[], float],
         retries: RetryBudget,
+        headers: Mapping[str, str],
     ) -> None:
+        self._headers = headers
         self._client = client
         self._switch = switch
         self._retries = retries
@@ -229,7 +231,7 @@ class Exchange:
     @contextmanager
     def get(self, url: httpx.URL) -> Iterator[Reply]:
         """Ask for a small JSON value."""
-        request = self._client.build_request("GET", url, timeout=self._timeout)
+        request = self._client.build_request("GET", url, headers=self._headers, timeout=self._timeout)
         with self._reply(request, lambda: request) as reply:
             yield reply
 
@@ -245,7 +247,7 @@ class Exchange:
     def _question(self, url: httpx.URL, body: dict[str, object]) -> httpx.Request:
         # ASCII only: cannot fail on a lone surrogate, and no proxy can misread it.
         content = json.dumps(body, separators=(",", ":")).encode("ascii")
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json", **self._headers}
         return self._client.build_request("POST", url, content=content, headers=headers, timeout=self._timeout)
 
     def _send(self, request: httpx.Request, again: Callable[[], httpx.Request]) -> httpx.Response:
@@ -316,9 +318,11 @@ class HttpNeighbour:
     def url(self, path: str) -> httpx.URL:
         return self.base_url.copy_with(path=self.base_url.path.rstrip("/") + path)
 
-    def attempt(self, answer: Dialect, connect_timeout_s: float) -> "HttpAttempt":
+    def attempt(self, answer: Dialect, connect_timeout_s: float, traceparent: str = "") -> "HttpAttempt":
+        """`traceparent` goes along with each request, where there is one."""
+        headers = {"traceparent": traceparent} if traceparent else {}
         switch = AbortSwitch()
-        exchange = Exchange(self._client, switch, connect_timeout_s, self._now, self._retries)
+        exchange = Exchange(self._client, switch, connect_timeout_s, self._now, self._retries, headers)
         return HttpAttempt(exchange, switch, answer)
 
     def look(self, look: Dialect, timeout_s: float) -> str:

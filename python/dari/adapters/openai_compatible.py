@@ -91,7 +91,9 @@ class OpenAiCompatibleUpstream:
     """The API has no word for it: some servers go on behind a last message of the assistant, others answer it."""
 
     def attempt(self, prompt: Prompt, connect_timeout_s: float) -> HttpAttempt:
-        return self._neighbour.attempt(lambda exchange: self._answer(exchange, prompt), connect_timeout_s)
+        return self._neighbour.attempt(
+            lambda exchange: self._answer(exchange, prompt), connect_timeout_s, prompt.traceparent
+        )
 
     def answers(self, timeout_s: float) -> bool:
         """Whether its server answers within `timeout_s`, and not with a failure of its own; needs no valid key."""

@@ -12,7 +12,7 @@ class UnknownSecret(Exception):
 class TenantSecrets:
     """A tenant has the secrets under its own prefix (`acme/flowise-main`); those without any are `own_tenant`'s.
 
-    The names that models and sources give cannot hold the `/` (see `core.mapping` and `core.sources`), so that nobody reaches
+    The names that models and sources give cannot hold the `/` (see `core.mapping` and `core.sources`): nobody reaches
     another's. Thread-safe.
     """
 

@@ -40,10 +40,17 @@ def run(terminal: Terminal, overrides: dict[str, Any]) -> ExitCode:
     except START_ERRORS as error:
         terminal.note(str(error))
         return _exit_code(error)
+    metrics = f"metrics on {server.metrics_address}" if server.metrics_address else "no metrics"
     if terminal.as_json:
-        terminal.json_line({"address": server.address, "adminAddress": server.admin_address})
+        terminal.json_line(
+            {
+                "address": server.address,
+                "adminAddress": server.admin_address,
+                "metricsAddress": server.metrics_address,
+            }
+        )
     else:
-        terminal.note(f"dari serves on {server.address}, health on {server.admin_address}")
+        terminal.note(f"dari serves on {server.address}, health on {server.admin_address}, {metrics}")
     server.wait()
     _end_by(EXIT_GRACE_S)
     return ExitCode.OK

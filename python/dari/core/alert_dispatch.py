@@ -23,6 +23,7 @@ from dari.core.alerts import DATABASE, Alert, AlertKind, Message, message_of
 from dari.core.errors import DariError, Exhausted, Unavailable
 from dari.core.event_log import EventLog, failure_fields
 from dari.core.quiet_periods import Decision, Known, Verdict, decide, decide_end, decide_held
+from dari.core.telemetry import NO_TELEMETRY, Telemetry
 from dari.core.waiting_alerts import MAX_WAITING, WaitingAlerts
 
 ROUND_INTERVAL_S = 2.0
@@ -110,9 +111,11 @@ class AlertDispatcher:
         interval_s: float = ROUND_INTERVAL_S,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         max_waiting: int = MAX_WAITING,
+        telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
         self._outbox = outbox
         self._log = log
+        self._telemetry = telemetry
         self._quiet = quiet
         self._interval_s = interval_s
         self._clock = clock
@@ -147,6 +150,11 @@ class AlertDispatcher:
         lost = len(self._waiting)
         if lost:
             self._log.error("alerts_lost", alerts=lost)
+
+    @property
+    def waiting_count(self) -> int:
+        """Alerts in memory that are not in the outbox yet."""
+        return len(self._waiting)
 
     def tell(self, alert: Alert) -> None:
         """See AlertSink."""
@@ -202,6 +210,7 @@ class AlertDispatcher:
             arrived = sent.time if sent.has_arrived else None
             self._outbox.settle(sent.delivery, delivered_time=arrived, retry_time=sent.retry_time)
             self._unsettled.popleft()
+            self._telemetry.alert_sent(sent.delivery.alert.kind.value, has_arrived=sent.has_arrived)
             tell = self._log.info if sent.has_arrived else self._log.warning
             tell(
                 "alert_sent" if sent.has_arrived else "alert_not_sent",

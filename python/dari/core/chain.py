@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from dari.core.conversations import AttemptOutcome, AttemptRecord, OnInterruption
 from dari.core.errors import AnswerInterrupted, Cancelled, FieldViolation, InvalidArgument
 from dari.core.stand_by import StandBy, StandByPlan
+from dari.core.telemetry import NO_TELEMETRY, Telemetry
 from dari.core.timed_attempt import Asking, Cut, Link, ServerTimeouts, TimedAttempt, is_final, skipped
 from dari.core.turn_clock import Cause, TurnClock
 from dari.core.upstream import QUESTION_TOO_LONG, FailureKind, UpstreamError
@@ -76,6 +77,8 @@ def ask(
     records: list[AttemptRecord],
     on_interruption: OnInterruption = OnInterruption.RESTART,
     stand_by: StandByPlan | None = None,
+    *,
+    telemetry: Telemetry = NO_TELEMETRY,
 ) -> Generator[ChainEvent]:
     """Ask the models in order. Ends after `Answered`, or without it where no model answered; no text stands then.
 
@@ -84,7 +87,7 @@ def ask(
     DeadlineExceeded, InvalidArgument where a model says that nobody can answer the question, or every model asked that
     it is too long, and AnswerInterrupted where an answer is cut and the caller wants no other.
     """
-    return _Walk(Asking(links, clock, timeouts), records, on_interruption, stand_by).events()
+    return _Walk(Asking(links, clock, timeouts, telemetry), records, on_interruption, stand_by).events()
 
 
 class _Walk:

@@ -24,12 +24,15 @@ from dari.core.conversations import (
 )
 from dari.core.errors import (
     AnswerInterrupted,
+    Cancelled,
     DariError,
     DeadlineExceeded,
     FailedPrecondition,
     FieldViolation,
+    InternalError,
     InvalidArgument,
 )
+from dari.core.event_context import note
 from dari.core.event_log import EventLog
 from dari.core.grounding import Grounding
 from dari.core.known_profiles import KnownProfiles
@@ -41,6 +44,7 @@ from dari.core.patience import Patience
 from dari.core.prompt import HISTORY_TURNS, LocalContext
 from dari.core.search import Search
 from dari.core.stand_by import SpareThreads, StandByPlan
+from dari.core.telemetry import NO_TELEMETRY, EndedTurn, Step, Telemetry
 from dari.core.timed_attempt import LAST_RESORT_S, Directory, Link, ServerTimeouts
 from dari.core.token_budgets import TokenBudgets
 from dari.core.turn_clock import TurnClock
@@ -91,6 +95,7 @@ class Chat:
         spare_threads: SpareThreads,
         database_timeout_s: float,
         budgets: TokenBudgets,
+        telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
         self._chats = chats
         self._turns = turns
@@ -106,6 +111,7 @@ class Chat:
         self._spare_threads = spare_threads
         self._database_timeout_s = database_timeout_s
         self._budgets = budgets
+        self._telemetry = telemetry
 
     def answer(
         self,
@@ -122,38 +128,42 @@ class Chat:
         configuration is disabled), TurnInProgress, Unavailable, DeadlineExceeded, Cancelled, AnswerInterrupted.
         """
         _check(request)
+        began_s = time.monotonic()
         timeout_s = self._default_timeout_s if timeout_s is None else timeout_s
         language = language or language_of(request.question)
-        with TurnClock(self._watchdog, time.monotonic() + timeout_s) as clock:
+        with TurnClock(self._watchdog, began_s + timeout_s) as clock:
             on_caller_left(clock.cancel)
             reading = partial(self._reading, clock, on_caller_left)
-            with reading():
+            with reading(), self._telemetry.step(Step.MAPPING) as span:
                 known = self._chats.read(tenant, request.chat_configuration)
+                span.tell(chat_configuration=request.chat_configuration)  # Before, it is only a caller's word.
             _check_enabled(known.mapping.configuration)
             with reading():
                 self._budgets.check(tenant, request.caller, may_look=known.is_current)
-            with self._patience(clock):
+            with self._patience(clock), self._telemetry.step(Step.BEGIN_TURN):
                 begun = self._turns.begin_turn(tenant, request, timeout_s, HISTORY_TURNS)
             if isinstance(begun, Turn):
                 yield from _replayed(begun, language)
                 return
             grounding = self._grounding(tenant, known, begun, reading)
+            note(turn=begun.turn.name)
             told = _Told(known, begun, grounding, language)
             attempts: list[AttemptRecord] = []
             try:
                 yield TurnStarted(begun.turn)
                 yield from told.at_start()
                 answer = yield from self._answer_begun(tenant, told, clock, attempts, request.on_interruption)
-                with self._patience(clock):
+                with self._patience(clock), self._telemetry.step(Step.COMPLETE_TURN):
                     turn = self._turns.complete_turn(tenant, begun, answer)
             except BaseException as error:
                 self._abandon(tenant, begun, attempts)
+                self._telemetry.turn_ended(EndedTurn("", _reason(error), (), tuple(attempts), None))
                 if isinstance(error, AnswerInterrupted | DeadlineExceeded):
                     yield from told.at_cut(attempts)
                 raise
             finally:
                 self._budgets.add(tenant, request.caller, attempts)
-            self._log_completed(turn, answer)
+            self._note_completed(turn, answer, told, began_s)
             yield from told.at_end(turn)
             yield TurnCompleted(turn)
 
@@ -177,6 +187,7 @@ class Chat:
         self._tell_unanswered(tenant, grounding.chat, attempts, clock)
         answer = told.marked(grounding.rows_answer(attempts, clock))
         yield from told.of_reasons(answer.degraded_reasons)
+        told.text_begins()
         yield TokenCame(answer.text)
         return answer
 
@@ -191,7 +202,10 @@ class Chat:
     ) -> Generator[ChatEvent, None, Answered | None]:
         """The events of these models; then the answer, if any gave one."""
         stand_by = self._stand_by_of(told.grounding.chat.configuration)
-        with closing(ask(links, clock, self._server_timeouts, attempts, on_interruption, stand_by)) as events:
+        asking = ask(
+            links, clock, self._server_timeouts, attempts, on_interruption, stand_by, telemetry=self._telemetry
+        )
+        with closing(asking) as events:
             for event in events:
                 if isinstance(event, Answered):
                     return event
@@ -221,6 +235,7 @@ class Chat:
             chat=resolve(known.mapping),
             begun=begun,
             reading=reading,
+            telemetry=self._telemetry,
         )
 
     def _links_of(self, tenant: str, grounding: Grounding) -> list[Link]:
@@ -264,7 +279,7 @@ class Chat:
             # The error on its way to the caller matters more; the turn is over at its deadline by itself.
             self._log.warning("turn_not_stored", turn=begun.turn.name, reason=error.reason)
 
-    def _log_completed(self, turn: Turn, answer: Answer) -> None:
+    def _note_completed(self, turn: Turn, answer: Answer, told: "_Told", began_s: float) -> None:
         self._log.info(
             "turn_completed",
             turn=turn.name,
@@ -272,6 +287,10 @@ class Chat:
             attempts=len(answer.attempts),
             degraded=[reason.value for reason in answer.degraded_reasons],
         )
+        # As the turn tells it: what could not be stored is a reason, too.
+        degraded = answer.degraded_reasons if turn.answer is None else turn.answer.degraded_reasons
+        first_token_s = None if told.text_began_s is None else told.text_began_s - began_s
+        self._telemetry.turn_ended(EndedTurn(answer.answered_by.value, "", degraded, answer.attempts, first_token_s))
 
 
 class _Told:
@@ -281,6 +300,8 @@ class _Told:
         self.grounding = grounding
         self.writers: list[str] = []
         """The models whose text stands, without the one that writes."""
+        self.text_began_s: float | None = None
+        """When the first text came, by the monotonic clock."""
         self._known = known
         self._begun = begun
         self._language = language
@@ -297,6 +318,7 @@ class _Told:
         """An event of the chain as the caller sees it, with what is to be known before it."""
         match event:
             case TextBegins():
+                self.text_begins()
                 yield from self.of_reasons(self.grounding.lacks(event.ai_model))
                 return
             case Seam():
@@ -306,6 +328,11 @@ class _Told:
             case _:
                 pass
         yield event
+
+    def text_begins(self) -> None:
+        """Text comes; what counts is the first time."""
+        if self.text_began_s is None:
+            self.text_began_s = time.monotonic()
 
     def of_reasons(self, reasons: Iterable[DegradedReason]) -> Iterator[Notice]:
         """Why the answer is less than it could be, where that is not told yet."""
@@ -324,6 +351,13 @@ class _Told:
         if self._known.is_current:
             return answer
         return replace(answer, degraded_reasons=(*answer.degraded_reasons, DegradedReason.LAST_KNOWN_MAPPING))
+
+
+def _reason(error: BaseException) -> str:
+    """Why a turn has no answer; one whose reader leaves is closed in the middle."""
+    if isinstance(error, DariError):
+        return error.reason
+    return Cancelled.reason if isinstance(error, GeneratorExit) else InternalError.reason
 
 
 def _check_enabled(configuration: ChatConfiguration) -> None:
@@ -367,4 +401,5 @@ def _replayed(turn: Turn, language: Language) -> Iterator[ChatEvent]:
 
 
 def _log_fields(record: AttemptRecord) -> dict[str, object]:
-    return {"ai_model": record.ai_model, "outcome": record.outcome.value, "code": record.code}
+    fields: dict[str, object] = {"ai_model": record.ai_model, "outcome": record.outcome.value, "code": record.code}
+    return fields | {"attempt": record.id} if record.id else fields

@@ -64,6 +64,8 @@ class AttemptRecord:
     first_token_s: float | None = None
     tokens: int = 0
     """That it read and wrote, about; not stored with the turn (see `core.token_budgets`)."""
+    id: str = field(default="", compare=False)
+    """As logs, traces and the upstream have it; it is not stored, and one that was passed by has none."""
 
 
 @dataclass(frozen=True, slots=True)

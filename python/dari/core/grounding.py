@@ -18,6 +18,7 @@ from dari.core.patience import Patience
 from dari.core.prompt import Found, LocalContext, Told, cite, make_prompt, prompt_tokens, told_turns
 from dari.core.rows_reply import rows_reply
 from dari.core.search import Search
+from dari.core.telemetry import NO_TELEMETRY, Step, Telemetry
 from dari.core.timed_attempt import LAST_RESORT_S
 from dari.core.turn_clock import TurnClock
 from dari.core.upstream import Prompt
@@ -43,6 +44,7 @@ class Grounding:
         chat: ResolvedChat,
         begun: BegunTurn,
         reading: Callable[[], Patience],
+        telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
         """`search` is None where the database is known to be gone: to wait for it would cost the time of the models.
 
@@ -56,6 +58,7 @@ class Grounding:
         self.chat = chat
         self._begun = begun
         self._reading = reading
+        self._telemetry = telemetry
         self._lock = threading.Lock()  # guards the two below; nobody reads data while holding it
         self._found: dict[frozenset[str], Found | None] = {}
         self._told: dict[str, Told] = {}
@@ -146,8 +149,9 @@ class Grounding:
         with self._lock:
             if visible in self._found:
                 return self._found[visible]
-        with self._reading():
+        with self._reading(), self._telemetry.step(Step.RETRIEVAL, knowledge_bases=len(visible)) as span:
             found = self._read(link)
+            span.tell(rows=len(found.citations) if found is not None else 0)
         with self._lock:
             return self._found.setdefault(visible, found)
 

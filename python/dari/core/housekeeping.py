@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from dari.core.errors import Aborted, HeaderConflict, NotFound, UploadConflict
+from dari.core.event_context import new_work
 from dari.core.event_log import EventLog, failure_fields
+from dari.core.telemetry import NO_TELEMETRY, Step, Telemetry
 from dari.core.uploads import Upload, UploadStore, too_many_rejected
 
 _STOP_TIMEOUT_S = 2.0
@@ -65,13 +67,20 @@ class Housekeeping:
     """Does a round at once, then one at each interval, on a thread of its own. `start`, then `close`."""
 
     def __init__(
-        self, uploads: UploadStore, store: HousekeepingStore, retention: Retention, interval_s: float, log: EventLog
+        self,
+        uploads: UploadStore,
+        store: HousekeepingStore,
+        retention: Retention,
+        interval_s: float,
+        log: EventLog,
+        telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
         self._uploads = uploads
         self._store = store
         self._retention = retention
         self._interval_s = interval_s
         self._log = log
+        self._telemetry = telemetry
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="housekeeping", daemon=True)
 
@@ -105,10 +114,12 @@ class Housekeeping:
     def _work(self) -> None:
         while True:
             try:
-                done = self.run_once()
+                with self._telemetry.step(Step.HOUSEKEEPING):
+                    done = self.run_once()
             except Exception as error:  # noqa: BLE001 - the next round may succeed, and nobody else would tell of this
                 self._log.warning("housekeeping_failed", **failure_fields(type(error), error.__traceback__))
             else:
+                self._telemetry.housekeeping_done(asdict(done))
                 if done != Done():
                     self._log.info("housekeeping_done", **asdict(done))
             if self._stopping.wait(self._interval_s):
@@ -121,7 +132,8 @@ class Housekeeping:
             self._uploads.fail(upload, too_many.message)
             return False
         try:
-            self._uploads.publish(upload)
+            with new_work(upload=upload.name, tenant=upload.tenant), self._telemetry.step(Step.PUBLISH):
+                self._uploads.publish(upload)
         except HeaderConflict as error:
             self._uploads.fail(upload, error.message)
             return False

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from dari.core.circuit import CircuitState, OperatedCircuit
 from dari.core.event_log import EventLog, failure_fields
+from dari.core.telemetry import NO_TELEMETRY, Telemetry
 
 _STOP_TIMEOUT_S = 2.0
 
@@ -40,12 +41,18 @@ class Prober:
     """Asks the servers that have open circuits. `start`, then `close`."""
 
     def __init__(
-        self, servers: Callable[[], Sequence[ProbedServer]], interval_s: float, timeout_s: float, log: EventLog
+        self,
+        servers: Callable[[], Sequence[ProbedServer]],
+        interval_s: float,
+        timeout_s: float,
+        log: EventLog,
+        telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
         self._servers = servers
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._log = log
+        self._telemetry = telemetry
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # guards _down
         self._down: set[OperatedCircuit] = set()
@@ -85,6 +92,7 @@ class Prober:
 
     def _probe(self, server: ProbedServer) -> None:
         answers = server.answers(self._timeout_s)
+        self._telemetry.probed(answers=answers)
         with self._lock:
             was_down = server.circuit in self._down
             if answers:

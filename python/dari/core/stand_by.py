@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from dari.core.conversations import AttemptOutcome, AttemptRecord
+from dari.core.event_context import carried
 from dari.core.timed_attempt import Asking, Cut, TimedAttempt, is_final, skipped
 from dari.core.turn_clock import Cause
 from dari.core.upstream import UpstreamError
@@ -79,6 +80,7 @@ class StandBy:
         self._slow = slow
         self._before = before
         self._alarm = asking.clock.alarm(self._launch)
+        self._carried_work = carried(self._work)
         # Guards all below between the turn's thread, the spare one and the watchdog. Reentrant.
         self._changed = threading.Condition()
         self._phase = _Phase.ARMED
@@ -164,7 +166,7 @@ class StandBy:
 
     def _launch(self) -> None:
         with self._changed:
-            if self._phase is _Phase.ARMED and self._plan.threads.start(self._work):
+            if self._phase is _Phase.ARMED and self._plan.threads.start(self._carried_work):
                 self._phase = _Phase.BACKGROUND
 
     def _work(self) -> None:

@@ -20,8 +20,10 @@ from uuid import UUID
 
 from dari.core.alerts import Alert, AlertKind, AlertSink
 from dari.core.errors import Aborted, DariError, UploadConflict
+from dari.core.event_context import new_work
 from dari.core.event_log import EventLog, failure_fields
 from dari.core.sources import KnowledgeBaseSource
+from dari.core.telemetry import NO_TELEMETRY, Step, Telemetry
 from dari.core.upload_session import Uploads, UploadSession
 from dari.core.uploads import OpenUpload, ParseOptions, Receipt, UploadMode
 
@@ -195,12 +197,14 @@ class Syncs:
         lease_s: float,
         max_at_once: int,
         max_rejected: tuple[int, float],
+        telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
         self._store = store
         self._reader = reader
         self._uploads = uploads
         self._alerts = alerts
         self._log = log
+        self._telemetry = telemetry
         self._interval_s = interval_s
         self._lease_s = lease_s
         self._max_rejected = max_rejected
@@ -242,13 +246,20 @@ class Syncs:
         claim = self._store.claim(self._lease_s)
         if claim is None:
             return False
+        base = f"knowledgeBases/{claim.knowledge_base}"
+        with new_work(tenant=claim.tenant, knowledge_base=base, sync=str(claim.number)):
+            self._sync(claim)
+        return True
+
+    def _sync(self, claim: Claim) -> None:
         lost = threading.Event()
-        with self._held_lease(claim, lost):
+        with self._held_lease(claim, lost), self._telemetry.step(Step.SYNC, tenant=claim.tenant) as span:
             outcome = self._outcome(claim, lost)
+            if outcome is not None:
+                span.tell(state=outcome.state.value, code=outcome.code, fetched_bytes=outcome.fetched_bytes)
         if outcome is not None:
             self._store.end(claim, outcome)
             self._tell(claim, outcome)
-        return True
 
     def _work(self) -> None:
         while not self._stopping.is_set():
@@ -358,6 +369,7 @@ class Syncs:
 
     def _tell(self, claim: Claim, outcome: Outcome) -> None:
         base = f"knowledgeBases/{claim.knowledge_base}"
+        self._telemetry.sync_ended(outcome.state.value)
         self._log.info("sync_ended", knowledge_base=base, state=outcome.state.value, code=outcome.code)
         if outcome.state is SyncState.FAILED:
             self._alerts.tell(Alert(AlertKind.SYNC_FAILED, base, outcome.code, tenant=claim.tenant))

@@ -13,7 +13,9 @@ from typing import Protocol
 
 from dari.core.circuit import Circuit, Permit
 from dari.core.conversations import Answerer, AttemptOutcome, AttemptRecord
+from dari.core.event_context import part_of_work
 from dari.core.mapping import AiModel
+from dari.core.telemetry import NO_TELEMETRY, Span, Step, Telemetry
 from dari.core.tokens import likely_tokens
 from dari.core.turn_clock import Cause, TurnClock
 from dari.core.upstream import QUESTION_TOO_LONG, FailureKind, Prompt, Sign, Upstream, UpstreamError
@@ -95,6 +97,7 @@ class Asking:
     links: Sequence[Link]
     clock: TurnClock
     timeouts: ServerTimeouts
+    telemetry: Telemetry = NO_TELEMETRY
 
     def has_time(self) -> bool:
         """Whether another model can be asked. Raises Cancelled and DeadlineExceeded."""
@@ -122,6 +125,7 @@ class TimedAttempt:
         self._before = before
         self._clock = asking.clock
         self._timeouts = asking.timeouts
+        self._telemetry = asking.telemetry
         self._permit = permit
         self._prompt = prompt
         self._watch = asking.clock.new_watch()
@@ -149,9 +153,25 @@ class TimedAttempt:
 
         Raises UpstreamError for every other ending, behind which `record` is made. The permit has its verdict then.
         """
+        model, id = self.link.model, self._prompt.attempt_id
+        step = self._telemetry.step(
+            Step.ATTEMPT,
+            attempt=id,
+            ai_model=model.id,
+            provider=model.kind.value.lower(),
+            max_answer_tokens=self._prompt.max_answer_tokens,
+        )
+        with part_of_work(attempt=id), step as span:
+            try:
+                yield from self._asked(span)
+                span.tell(outcome=AttemptOutcome.ANSWERED.value)
+            finally:
+                self._tell(span)
+
+    def _asked(self, span: Span) -> Generator[str]:
         try:
             upstream = self.link.upstream()
-            prompt = self._prompt_for(upstream)
+            prompt = replace(self._prompt_for(upstream), traceparent=span.traceparent)
             connect_s = max(0.001, min(self._timeouts.connect_s, self._first_token_limit[0] - self.started))
             attempt = upstream.attempt(prompt, connect_s)
             self._tokens = _tokens_told(prompt)
@@ -176,8 +196,16 @@ class TimedAttempt:
         with self._record_lock:
             if self._record is None:
                 duration_s = time.monotonic() - self.started
-                self._record = record_of(self.link, outcome, code, duration_s, self._first_token_s, self._tokens)
+                made = record_of(self.link, outcome, code, duration_s, self._first_token_s, self._tokens)
+                self._record = replace(made, id=self._prompt.attempt_id)
             return self._record
+
+    def _tell(self, span: Span) -> None:
+        """What came of it; it has no record yet where it answered, or where its reader left."""
+        if self._record is not None:
+            span.tell(outcome=self._record.outcome.value, code=self._record.code)
+        if self._first_token_s is not None:
+            span.tell(first_token_s=self._first_token_s)
 
     def _prompt_for(self, upstream: Upstream) -> Prompt:
         """With the text so far, where this model can go on behind it and was told the same rows by the same numbers."""

@@ -105,6 +105,11 @@ class UnsavedTurns:
         if lost:
             self._log.error("turns_lost", turns=lost)
 
+    @property
+    def count(self) -> int:
+        """Turns that wait to be written."""
+        return len(self._unsaved)
+
     def begin_turn(self, tenant: str, request: TurnRequest, timeout_s: float, history_turns: int) -> BegunTurn | Turn:
         """See ConversationStore; without the database the turn begins in memory, and knows the kept ones before it.
 

@@ -11,6 +11,7 @@ both is free of anybody else's (`second_streams`), kept until the session closes
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -18,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dari.core.errors import ChecksumMismatch, Exhausted, InvalidArgument, MalformedFile, OffsetGap, Unavailable
+from dari.core.event_context import carried, note
+from dari.core.telemetry import NO_TELEMETRY, Step, Telemetry
 from dari.core.uploads import (
     Batch,
     Checkpoint,
@@ -51,7 +54,12 @@ class Uploads:
     """Opens upload sessions, as many at once as the limit allows. Thread-safe."""
 
     def __init__(
-        self, store: UploadStore, make_parser: ParserFactory, executor: Executor, limits: UploadLimits
+        self,
+        store: UploadStore,
+        make_parser: ParserFactory,
+        executor: Executor,
+        limits: UploadLimits,
+        telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
         self._store = store
         self._make_parser = make_parser
@@ -59,6 +67,14 @@ class Uploads:
         self._limits = limits
         self._slots = threading.BoundedSemaphore(limits.max_open)
         self._second_streams = threading.Semaphore(limits.second_streams)
+        self._telemetry = telemetry
+        self._open_lock = threading.Lock()  # guards _open_count
+        self._open_count = 0
+
+    @property
+    def open_count(self) -> int:
+        """Uploads that stream now."""
+        return self._open_count
 
     @contextmanager
     def open(
@@ -78,8 +94,10 @@ class Uploads:
                 f"{max_open} uploads are open, the most that this server takes; retry when one has ended.",
                 {"limit": "max_open_uploads", "value": max_open},
             )
+        self._count_open(1)
         try:
             upload = self._store.open(tenant, request)
+            note(upload=upload.name)
             if upload.receipt is not None:
                 yield upload.receipt
                 return
@@ -89,13 +107,19 @@ class Uploads:
                 self._make_parser,
                 _Streams(self._executor, self._second_streams, on_commit),
                 self._limits.max_upload_bytes,
+                self._telemetry,
             )
             try:
                 yield session
             finally:
                 session.close()
         finally:
+            self._count_open(-1)
             self._slots.release()
+
+    def _count_open(self, change: int) -> None:
+        with self._open_lock:
+            self._open_count += change
 
 
 class UploadSession:
@@ -111,11 +135,15 @@ class UploadSession:
         make_parser: ParserFactory,
         streams: "_Streams",
         max_upload_bytes: int,
+        telemetry: Telemetry = NO_TELEMETRY,
     ) -> None:
         self._upload = upload
         self._store = store
         self._streams = streams
         self._max_upload_bytes = max_upload_bytes
+        self._telemetry = telemetry
+        self._parsing_s = 0.0
+        """Time of the parser since its last batch."""
         self._committed: Checkpoint = upload.checkpoint
         self._parser = make_parser(upload.options, self._committed if self._committed.offset_bytes else None)
 
@@ -192,7 +220,9 @@ class UploadSession:
                 yield self._drained()
         self._check_rejected(is_end=True)
         with self._offset_told():
-            yield self._store.publish(self._upload)
+            with self._telemetry.step(Step.PUBLISH):
+                receipt = self._store.publish(self._upload)
+            yield receipt
 
     def cancel(self) -> None:
         """End the upload: its rows go, and what is still being stored of it comes to nothing. Then only `close`."""
@@ -203,12 +233,18 @@ class UploadSession:
         self._streams.close()
 
     def _parsed(self, step: Callable[[], Sequence[Batch]]) -> Sequence[Batch]:
+        began_s = time.monotonic()
         try:
-            return step()
+            batches = step()
         except MalformedFile as error:
             self._fail(error.message)
             error.metadata["upload"] = self._upload.name
             raise
+        self._parsing_s += time.monotonic() - began_s
+        if batches:
+            self._telemetry.parsed(self._parsing_s)
+            self._parsing_s = 0.0
+        return batches
 
     def _commit(self, batch: Batch, sha256: bytes | None = None) -> Iterator[Committed]:
         """Hand a batch to the database, after waiting until there is room for it."""
@@ -216,7 +252,16 @@ class UploadSession:
             yield self._drained()
         self._check_rejected(is_end=False)
         move = Move(self._streams.latest or self._committed, batch, self._parser.reading, sha256)
-        self._streams.start(move, lambda turn: self._store.commit(self._upload, move, turn))
+        self._streams.start(move, carried(lambda turn: self._store_batch(move, turn)))
+
+    def _store_batch(self, move: Move, turn: Turn) -> None:
+        """Run by the executor."""
+        since, after = move.since, move.batch.checkpoint
+        size_bytes = after.offset_bytes - since.offset_bytes
+        rejected = after.rows_rejected - since.rows_rejected
+        with self._telemetry.step(Step.BATCH, size_bytes=size_bytes, rows=move.batch.rows_stored, rejected=rejected):
+            self._store.commit(self._upload, move, turn)
+        self._telemetry.batch_stored(size_bytes, move.batch.rows_stored, rejected)
 
     def _drained(self) -> Committed:
         """Wait for the oldest batch in flight."""

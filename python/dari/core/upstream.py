@@ -33,6 +33,8 @@ class Prompt:
     answer_begun: str = ""
     """Text with which the answer begins, written by another model: go on right behind it, and do not repeat it. It ends
     with a whole word, and not with a blank. Only for an upstream that `continues`."""
+    traceparent: str = ""
+    """W3C Trace Context of the attempt, for an upstream that traces; empty where nobody does. No part of the text."""
 
 
 class FailureKind(Enum):

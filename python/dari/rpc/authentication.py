@@ -5,7 +5,6 @@ the gate around the handler, and checks nothing.
 """
 
 import re
-import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -19,13 +18,13 @@ from dari.core.audit import AuditedCall, AuditTrail, Outcome
 from dari.core.caller_limits import CallerLimits
 from dari.core.callers import Authenticator, Caller, Presented
 from dari.core.errors import DariError, NotFound, PermissionDenied, Unauthenticated
+from dari.core.event_context import event_fields, note
 from dari.rpc.callers import CallContext
 from dari.rpc.errors import status_code
 from dari.rpc.least_roles import rule_of
 from dari.rpc.rewrapping import Behaviour, rewrapped
 
 _SCHEME = "bearer "
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _RESOURCE_NAME = re.compile(r"[A-Za-z]{1,32}/[A-Za-z0-9._-]{1,128}")
 _NAMING_FIELDS = (
     "name",
@@ -47,7 +46,11 @@ _CERTIFICATE_NAMES = ("x509_subject_alternative_name", "x509_common_name")
 
 
 class CallerInterceptor(grpc.ServerInterceptor):
-    """Stands before every handler of a server. Inside an ErrorInterceptor, which makes statuses of what it raises."""
+    """Stands before every handler of a server.
+
+    Inside an ErrorInterceptor, which makes statuses of what it raises, and inside the interceptor that gives the call
+    its id.
+    """
 
     def __init__(self, authenticator: Authenticator, trail: AuditTrail, limits: CallerLimits) -> None:
         self._authenticator = authenticator
@@ -93,10 +96,11 @@ class CallerInterceptor(grpc.ServerInterceptor):
     def _passed(self, method: str, names: "_NamesOf", context: grpc.ServicerContext) -> Iterator[CallContext]:
         """A context that knows its caller, for those who may pass; what becomes of the call is recorded."""
         rule = rule_of(method)
-        record = _Record(self._trail, AuditedCall(_request_id(context), method[1:], context.peer()), names)
+        record = _Record(self._trail, AuditedCall(event_fields()["request_id"], method[1:], context.peer()), names)
         try:
             caller = self._authenticator.authenticate(_presented(context))
             record.caller_is(caller)
+            note(caller=caller.name, tenant=caller.tenant)
             with self._limits.call_of(caller):
                 if caller.role < rule.role:
                     raise PermissionDenied.of(rule.role.label, caller.role.label)
@@ -186,12 +190,6 @@ def _presented(context: grpc.ServicerContext | CallContext) -> Presented:
 def _certificate_names(context: grpc.ServicerContext | CallContext) -> Iterator[str]:
     told: Any = context.auth_context()  # A list of bytes by each key, which the types tell as bytes.
     return (name.decode(errors="replace") for key in _CERTIFICATE_NAMES for name in told.get(key, ()))
-
-
-def _request_id(context: grpc.ServicerContext) -> str:
-    """The caller's, or their gateway's; a new one where they send none that is fit for a record."""
-    given = [str(value) for key, value in context.invocation_metadata() if key == "x-request-id"]
-    return given[0] if given and _REQUEST_ID.fullmatch(given[0]) else str(uuid.uuid4())
 
 
 def _outcome(error: BaseException) -> Outcome:

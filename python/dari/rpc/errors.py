@@ -17,6 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from dari.core import errors
+from dari.core.event_context import note
 from dari.core.event_log import EventLog, failure_fields
 from dari.rpc.rewrapping import rewrapped
 
@@ -150,5 +151,6 @@ def _retry_delay_ms(retry_delay_s: float) -> int:
 
 
 def _abort(context: grpc.ServicerContext, error: errors.DariError) -> NoReturn:
-    context.set_trailing_metadata(trailers_of(error))
+    note(reason=error.reason)
+    context.set_trailing_metadata((*(context.trailing_metadata() or ()), *trailers_of(error)))
     context.abort(status_code(error), error.message)

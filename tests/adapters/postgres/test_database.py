@@ -159,6 +159,27 @@ def test_more_transactions_than_connections_wait_and_then_are_refused(shared_dat
         assert _pid(pool), "the place is free again"
 
 
+def test_only_those_who_wait_for_a_connection_are_told_of(shared_database: PostgresDsns) -> None:
+    """For how long, also where they waited in vain."""
+    waits: list[float] = []
+    database = Database(
+        shared_database.service_dsn,
+        max_connections=1,
+        wait_timeout_s=0.1,
+        statement_timeout_s=30.0,
+        on_wait=waits.append,
+    )
+    with closing(database) as pool:
+        assert _pid(pool)
+        assert (waits, pool.connections()) == ([], {"in_use": 0, "idle": 1})
+        with pool.transaction(Role.APP, tenant=None):
+            assert pool.connections() == {"in_use": 1, "idle": 0}
+            with pytest.raises(Exhausted):
+                _in_thread(lambda: _pid(pool))
+    (waited_s,) = waits
+    assert waited_s >= 0.1
+
+
 def _in_thread(work: object) -> None:
     problems: list[BaseException] = []
 

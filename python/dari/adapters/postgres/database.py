@@ -26,6 +26,7 @@ import psycopg2.extensions
 
 from dari.core.errors import Cancelled, DariError, Exhausted, InternalError, Unavailable
 from dari.core.patience import Patience, patience_of_this_thread
+from dari.core.telemetry import OnWait
 from dari.core.watchdog import Watchdog
 
 _STALE_CONNECTION_S = 300.0
@@ -95,7 +96,17 @@ class Transaction:
 class Database:
     """A pool of connections to one PostgreSQL database. Thread-safe."""
 
-    def __init__(self, dsn: str, *, max_connections: int, wait_timeout_s: float, statement_timeout_s: float) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        max_connections: int,
+        wait_timeout_s: float,
+        statement_timeout_s: float,
+        on_wait: OnWait = lambda _: None,
+    ) -> None:
+        """`on_wait` is told of every wait for a connection, where none was free at once."""
+        self._on_wait = on_wait
         self._statement_timeout_s = statement_timeout_s
         self._wait_timeout_s = wait_timeout_s
         self._parameters = {
@@ -172,6 +183,10 @@ class Database:
             names = [column.name for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
+    def connections(self) -> dict[str, int]:
+        """How many are in use, and how many wait to be used."""
+        return {"in_use": len(self._in_use), "idle": len(self._idle)}
+
     def close(self) -> None:
         """Close the idle connections and cut those in use: their transactions end as Unavailable."""
         with self._lock:
@@ -184,12 +199,19 @@ class Database:
 
     @contextmanager
     def _slot(self, timeout_s: float) -> Iterator[None]:
-        if not self._slots.acquire(timeout=min(self._wait_timeout_s, timeout_s)):
+        if not (self._slots.acquire(blocking=False) or self._has_waited(min(self._wait_timeout_s, timeout_s))):
             raise Exhausted("All database connections are in use; retry later.", {"limit": "connections"})
         try:
             yield
         finally:
             self._slots.release()
+
+    def _has_waited(self, timeout_s: float) -> bool:
+        """Wait for a slot; whether there is one."""
+        began_s = time.monotonic()
+        has_slot = self._slots.acquire(timeout=timeout_s)
+        self._on_wait(time.monotonic() - began_s)
+        return has_slot
 
     def _begun(
         self, statement: str, parameters: Sequence[object], timeout_s: float, patience: Patience | None

@@ -33,6 +33,7 @@ from dari.adapters.postgres.typed_views import publish_typed_view
 from dari.core.alerts import upload_failed
 from dari.core.errors import HeaderConflict, InternalError, MalformedFile, NotFound, RivalWriter, UploadConflict
 from dari.core.profiles import EvidenceCodec
+from dari.core.telemetry import NO_TELEMETRY, Step, Telemetry
 from dari.core.uploads import (
     ALONE,
     ENDED,
@@ -65,7 +66,8 @@ _ROW_TOO_BIG = "54000"
 class PostgresUploadStore:
     """An UploadStore."""
 
-    def __init__(self, database: Database, evidence: EvidenceCodec) -> None:
+    def __init__(self, database: Database, evidence: EvidenceCodec, telemetry: Telemetry = NO_TELEMETRY) -> None:
+        self._telemetry = telemetry
         self._database = database
         self._evidence = evidence
 
@@ -210,7 +212,8 @@ class PostgresUploadStore:
                     turn.await_locks()
                     lock_for_copy(transaction, upload.segment)
                     turn.has_locks()
-                stored = _copy(transaction, upload, move)
+                with self._telemetry.step(Step.COPY, rows=batch.rows_stored):
+                    stored = _copy(transaction, upload, move)
                 if stored != batch.rows_stored:
                     raise InternalError(
                         "An internal error occurred.", {"expected_rows": batch.rows_stored, "rows": stored}
