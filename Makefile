@@ -44,13 +44,21 @@ demo: install  ## From nothing to answers with citations, with no Flowise runnin
 serve: install  ## Serve on 127.0.0.1:50051 with the embedded database
 	$(BIN)/dari serve
 
+.PHONY: cluster
+cluster: install  ## Two replicas, the real Envoy and one PostgreSQL on loopback, until Ctrl-C: docs/cluster.md
+	$(BIN)/python -m tests.cluster
+
+.PHONY: descriptors
+descriptors: $(VENV)/installed  ## docker/dari.binpb: what Envoy reads JSON by, of proto/
+	$(BIN)/python proto/generate.py --descriptors docker/dari.binpb
+
 .PHONY: test
 test: install  ## All tests: Rust, then Python on real PostgreSQL and the real local model
 	cargo test --workspace --quiet
 	$(BIN)/pytest
 
 .PHONY: faults
-faults: faults-ingest faults-chat faults-mapping  ## All fault suites in full; `make test` runs a dozen seeds of each
+faults: faults-ingest faults-chat faults-mapping faults-operation  ## All fault suites in full; `make test` runs a dozen seeds of each
 
 .PHONY: faults-ingest
 faults-ingest: install  ## Ingest under fire: 200 seeds; DARI_TEST_BIG_BYTES=10000000000 for the large files
@@ -67,6 +75,10 @@ faults-mapping: install  ## 16 clients race over the mapping; each round must fi
 .PHONY: storm
 storm: install  ## 5,000 chats while all behind dari is killed and frozen at random; STORM_SEED=… again; leaves a picture
 	$(BIN)/python -m tests.storm
+
+.PHONY: faults-operation
+faults-operation: install  ## Replicas killed, stopped and restarted behind the real Envoy, under load
+	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/operation
 
 .PHONY: fuzz
 fuzz:  ## Fuzz the parser, FUZZ_SECONDS (60) a target; needs cargo-fuzz and a nightly toolchain
@@ -160,6 +172,9 @@ lock: $(VENV)/installed  ## Resolve the dependencies of pyproject.toml anew
 	$(BIN)/python -m pip install --quiet uv==0.13.9
 	$(BIN)/$(LOCK) --all-extras --group dev pyproject.toml --output-file requirements.lock
 	$(BIN)/$(LOCK) --group bench --constraints requirements.lock --output-file bench/requirements.lock
+	$(BIN)/$(LOCK) --group image --constraints requirements.lock --output-file docker/requirements-build.lock
+	$(BIN)/$(LOCK) --extra local --extra remote --constraints requirements.lock pyproject.toml \
+	  --output-file docker/requirements-run.lock
 	$(BIN)/$(LOCK) --group load --constraints requirements.lock --output-file load/requirements.lock
 	cargo update --workspace
 

@@ -1,6 +1,6 @@
 """Generates `python/dari/v1` from `proto/dari/v1`; with --check, fails where the committed code differs.
 
-    python proto/generate.py --descriptors FILE    what Envoy transcodes JSON by, of the same files
+python proto/generate.py --descriptors FILE    what Envoy transcodes JSON by, of the same files
 """
 
 import filecmp

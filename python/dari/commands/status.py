@@ -2,26 +2,23 @@
 
 import time
 
-import grpc
 from google.protobuf.duration_pb2 import Duration
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from dari.client import CallFailed, Client
+from dari.client import Client
 from dari.commands.exit_codes import ExitCode
+from dari.commands.health import health_of
 from dari.commands.terminal import Terminal, as_json, clean, short_name
 from dari.v1.chat_pb2 import CircuitState, ListUpstreamsRequest, LocalProcess, LocalProcessState, Upstream
 from dari.v1.ingest_pb2 import UPLOAD_STATE_INDEXING, UPLOAD_STATE_OPEN, ListUploadsRequest, Upload, UploadState
 from dari.v1.mapping_pb2 import AiModelKind
 
-HEALTH_TIMEOUT_S = 5.0
 NEWEST_UPLOADS = 1_000
 """How many uploads are looked through for open ones."""
 
 
 def run(terminal: Terminal, admin_address: str) -> ExitCode:
     """Print the state. OK where the server serves, FAILED where it says that it does not. Raises CallFailed."""
-    health = _health(admin_address)
+    health = health_of(admin_address)
     with terminal.connect() as client:
         upstreams = list(client.chats.ListUpstreams(ListUpstreamsRequest()).upstreams)
         uploads = _open_uploads(client)
@@ -52,16 +49,6 @@ def run_watch(terminal: Terminal) -> None:
                 terminal.note("No upstream was asked yet; each shows when it is.")
             for upstream in upstreams:
                 terminal.out.print(clean(f"{time.strftime('%H:%M:%S')} {upstream_text(upstream)}"), soft_wrap=True)
-
-
-def _health(admin_address: str) -> str:
-    """The word of the admin port for the whole server."""
-    with grpc.insecure_channel(admin_address) as channel:
-        try:
-            answer = HealthStub(channel).Check(HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S)
-        except grpc.RpcError as error:
-            raise CallFailed.of(error) from error
-    return str(HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
 def _open_uploads(client: Client) -> list[Upload]:

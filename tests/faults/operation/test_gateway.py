@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from dari.v1 import chat_pb2, ingest_pb2
 from tests.faults.operation.loads import make_bot, question
 from tests.fix_postgres import PostgresDsns, copied_database
-from tests.flowise_stand_in import StandIn, answer, never_answer
+from tests.flowise_stand_in import StandIn, answer, never_answer, stall_after
 from tests.support.cluster import Cluster
 from tests.support.running_dari import SOON_S, RunningDari, kinds_of, refusal
 from tests.support.waiting import until
@@ -199,7 +199,7 @@ def test_the_deadline_of_a_caller_reaches_dari(gateway: Gateway) -> None:
 
 
 def test_a_caller_who_leaves_is_gone_for_flowise_too(gateway: Gateway) -> None:
-    gateway.flowise.always(answer("Hello", threading.Event()))
+    gateway.flowise.always(stall_after("Hello"))
     events = gateway.dari.stream("leaving?")
     assert [next(events).WhichOneof("event") for _ in range(2)] == ["started", "token"]
     events.cancel()
