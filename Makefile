@@ -72,13 +72,13 @@ faults-chat: install  ## Chat under fire: each way to die at each token and byte
 faults-mapping: install  ## 16 clients race over the mapping; each round must fit a serial order
 	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/mapping
 
+.PHONY: faults-operation
+faults-operation: install  ## Overload for 60 s; replicas that start, end and die under load, alone and behind the real Envoy
+	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/operation
+
 .PHONY: storm
 storm: install  ## 5,000 chats while all behind dari is killed and frozen at random; STORM_SEED=… again; leaves a picture
 	$(BIN)/python -m tests.storm
-
-.PHONY: faults-operation
-faults-operation: install  ## Replicas killed, stopped and restarted behind the real Envoy, under load
-	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/operation
 
 .PHONY: fuzz
 fuzz:  ## Fuzz the parser, FUZZ_SECONDS (60) a target; needs cargo-fuzz and a nightly toolchain
@@ -163,6 +163,10 @@ bench-chat: install  ## Chat beside Flowise itself and a bare gRPC server: first
 .PHONY: bench-mapping
 bench-mapping: install  ## What the mapping costs a call and a turn, beside bare grpcio; how soon a label holds elsewhere
 	$(BIN)/python -m bench.mapping
+
+.PHONY: bench-limits
+bench-limits: install  ## What the limits cost a call
+	$(BIN)/python -m bench.limits
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links

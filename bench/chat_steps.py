@@ -20,6 +20,7 @@ from dari.adapters.postgres.conversation_store import PostgresConversationStore
 from dari.adapters.postgres.database import Database
 from dari.adapters.postgres.mapping_store import PostgresLinkStore
 from dari.adapters.postgres.row_reader import PostgresRowReader
+from dari.adapters.postgres.token_ledger import PostgresTokenLedger
 from dari.adapters.postgres.version_reader import PostgresVersionReader
 from dari.adapters.upstreams import UpstreamDirectory
 from dari.core.chain import TokenCame
@@ -32,6 +33,7 @@ from dari.core.prompt import LocalContext
 from dari.core.search import Search
 from dari.core.stand_by import SpareThreads
 from dari.core.timed_attempt import ServerTimeouts
+from dari.core.token_budgets import TokenBudgets
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.watchdog import Watchdog
 from dari.logs import make_log
@@ -159,6 +161,7 @@ def _chat(dsn: str, clock: StepClock) -> Iterator[Chat]:
             server_timeouts=ServerTimeouts(1.0, 3.0),
             spare_threads=SpareThreads(spare, 1),
             database_timeout_s=2.0,
+            budgets=TokenBudgets(PostgresTokenLedger(database), log, per_caller=None, per_tenant=None),
         )
     finally:
         spare.shutdown()

@@ -32,7 +32,7 @@ def many_streams(flowise: FlowiseProcess, streams: int, duration_s: int, rounds:
 
 
 def _through_dari(flowise: FlowiseProcess, streams: int, tokens: int) -> dict[str, Any]:
-    with running_server(rpc_threads=str(streams + 8)) as bench:
+    with running_server(max_chats=str(streams + 8)) as bench:
         warm_up = make_chat(bench.client, make_flowise(bench.client, flowise.url(tokens=10, gap_ms=0)))
         _load(bench.client.address, warm_up, _WARM_UP_STREAMS)
         chat = make_chat(bench.client, make_flowise(bench.client, flowise.url(tokens=tokens, gap_ms=GAP_MS)))

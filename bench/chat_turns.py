@@ -219,7 +219,7 @@ def cancelled(flowise: FlowiseProcess, rounds: int) -> dict[str, object]:
     """
     closed_s: list[float] = []
     free_s: list[float] = []
-    with running_server(rpc_threads=str(CANCELLED_STREAMS)) as bench:
+    with running_server(max_chats=str(CANCELLED_STREAMS)) as bench:
         chat = make_chat(bench.client, make_flowise(bench.client, flowise.url(tokens=100_000, gap_ms=20)))
         for _ in range(rounds):
             before = len(flowise.hang_ups())

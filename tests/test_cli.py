@@ -488,12 +488,12 @@ def test_status_shows_the_process_of_the_local_model(dari: FakeDari, capsys: Cap
 
 def test_wrong_settings_end_with_config(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     """All problems at once, before anything is bound, and no value is shown."""
-    monkeypatch.setenv("DARI_RPC_THREADS", "many-secret")
+    monkeypatch.setenv("DARI_MAX_UNARY_CALLS", "many-secret")
     monkeypatch.setenv("DARI_NO_SUCH", "x")
     assert cli.run(["serve"]) == ExitCode.CONFIG
     said = capsys.readouterr().err
     assert "DARI_NO_SUCH" in said
-    assert "rpc_threads" in said
+    assert "max_unary_calls" in said
     assert "many-secret" not in said
 
 

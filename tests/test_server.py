@@ -306,9 +306,9 @@ def test_stop_may_come_from_a_signal_handler(settings: Settings) -> None:
 
 
 def _settings(data_dir: Path, **others: object) -> Settings:
-    return load_settings(
-        listen_address="127.0.0.1:0", admin_address="127.0.0.1:0", data_dir=data_dir, local_model="", **others
-    )
+    """Free ports, no local model, and no wait for a database that is not there."""
+    chosen = {"listen_address": "127.0.0.1:0", "admin_address": "127.0.0.1:0", "local_model": ""}
+    return load_settings(**{**chosen, "data_dir": data_dir, "database_start_timeout_s": 0, **others})
 
 
 def _health(server: Server) -> int:

@@ -27,7 +27,7 @@ def test_all_wrong_and_unknown_settings_are_named_together_and_no_value_is_shown
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DARI_LISTEN_ADDRESS", CANARY)
-    monkeypatch.setenv("DARI_RPC_THREADS", CANARY)
+    monkeypatch.setenv("DARI_MAX_UNARY_CALLS", CANARY)
     monkeypatch.setenv("DARI_BATCH_BYTES", "1")
     monkeypatch.setenv("DARI_TENANT", CANARY.upper())
     monkeypatch.setenv("DARI_LOG_LEVEL", CANARY)
@@ -36,13 +36,46 @@ def test_all_wrong_and_unknown_settings_are_named_together_and_no_value_is_shown
     with pytest.raises(SettingsError) as raised:
         load_settings()
     text = str(raised.value)
-    for name in ("listen_address", "rpc_threads", "batch_bytes", "tenant", "log_level"):
+    for name in ("listen_address", "max_unary_calls", "batch_bytes", "tenant", "log_level"):
         assert name in text
     for name in ("DARI_LISTEN_ADRESS: no such setting", "DARI_PASSWORD: no such setting"):
         assert name in raised.value.problems
     assert CANARY not in text
     assert CANARY.upper() not in text
     assert len(raised.value.problems) == 7
+
+
+def test_what_is_missing_is_named_beside_what_is_wrong_and_what_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where the unknown one stands in the file: one start tells all that keeps the next from succeeding."""
+    file = tmp_path / "dari.toml"
+    file.write_text(f'nothing_known = "{CANARY}"\ntls_certificate_file = "{CANARY}"\n')
+    monkeypatch.setenv("DARI_SETTINGS_FILE", str(file))
+    monkeypatch.setenv("DARI_LISTEN_ADDRESS", "0.0.0.0:50051")
+    monkeypatch.setenv("DARI_MAX_CHATS", CANARY)
+    monkeypatch.setenv("DARI_NO_SUCH", CANARY)
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    text = str(raised.value)
+    for problem in (
+        "max_chats: ",
+        "nothing_known: ",
+        "DARI_NO_SUCH: no such setting",
+        "tls_certificate_file and tls_key_file go together",
+        "listen_address is open to other machines: set tokens_file",
+    ):
+        assert problem in text
+    assert CANARY not in text
+
+
+def test_a_wrong_setting_is_not_named_as_missing_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARI_PLAINTEXT_LISTEN_ALLOWED", CANARY)
+    monkeypatch.setenv("DARI_LISTEN_ADDRESS", "0.0.0.0:50051")
+    with pytest.raises(SettingsError) as raised:
+        load_settings(tokens_file="tokens.toml")
+    (problem,) = raised.value.problems
+    assert problem.startswith("plaintext_listen_allowed: ")
 
 
 def test_a_structured_variable_that_cannot_be_read_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,22 +103,22 @@ def test_secrets_have_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load_settings().rpc_threads = 5
+        load_settings().max_unary_calls = 5
 
 
 def test_the_environment_wins_over_the_file_and_arguments_over_both(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "dari.toml"
-    file.write_text('rpc_threads = 10\nmax_open_uploads = 10\ntenant = "from-file"\n')
+    file.write_text('max_unary_calls = 10\nmax_open_uploads = 10\ntenant = "from-file"\n')
     monkeypatch.setenv("DARI_SETTINGS_FILE", str(file))
     monkeypatch.setenv("DARI_MAX_OPEN_UPLOADS", "11")
     monkeypatch.setenv("DARI_TENANT", "from-environment")
     settings = load_settings(tenant="from-argument")
-    assert (settings.rpc_threads, settings.max_open_uploads, settings.tenant) == (10, 11, "from-argument")
+    assert (settings.max_unary_calls, settings.max_open_uploads, settings.tenant) == (10, 11, "from-argument")
 
 
-@pytest.mark.parametrize("content", [f"{CANARY}", f'nothing_known = "{CANARY}"', f'rpc_threads = "{CANARY}"'])
+@pytest.mark.parametrize("content", [f"{CANARY}", f'nothing_known = "{CANARY}"', f'max_unary_calls = "{CANARY}"'])
 def test_a_wrong_settings_file_is_refused_without_its_values(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str
 ) -> None:

@@ -4,9 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
-from queue import SimpleQueue
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Self
 
 import grpc
@@ -20,7 +21,7 @@ from dari.adapters.local_model.engines import EngineOptions
 from dari.adapters.local_model.process import Limits, LocalModel
 from dari.adapters.native import NativeEvidence, NativeLexer, NativePostings, ParserFactory, make_csv_writer
 from dari.adapters.postgres.conversation_store import PostgresConversationStore
-from dari.adapters.postgres.database import Database
+from dari.adapters.postgres.database import Database, Role
 from dari.adapters.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from dari.adapters.postgres.housekeeping_store import PostgresHousekeepingStore
 from dari.adapters.postgres.keeper import PostgresKeeper
@@ -30,10 +31,11 @@ from dari.adapters.postgres.mapping_store import (
     KnowledgeBaseStore,
     PostgresLinkStore,
 )
-from dari.adapters.postgres.migrate import MigrationError, create_database, migrate, require_migrated
+from dari.adapters.postgres.migrate import DatabaseAway, MigrationError, create_database, migrate, require_migrated
 from dari.adapters.postgres.outbox_store import PostgresOutbox
 from dari.adapters.postgres.row_reader import PostgresRowReader
 from dari.adapters.postgres.sync_store import PostgresSyncStore
+from dari.adapters.postgres.token_ledger import PostgresTokenLedger
 from dari.adapters.postgres.upload_store import PostgresUploadStore
 from dari.adapters.postgres.version_comparer import PostgresVersionComparer
 from dari.adapters.postgres.version_reader import PostgresVersionReader
@@ -45,6 +47,7 @@ from dari.adapters.watched_files import UnusableFile
 from dari.client.decompression import unpacked
 from dari.core.alert_dispatch import AlertDispatcher, Target
 from dari.core.alerts import AlertSink
+from dari.core.caller_limits import CallerLimits
 from dari.core.chat import Chat
 from dari.core.errors import FailedPrecondition
 from dari.core.event_log import EventLog
@@ -55,10 +58,13 @@ from dari.core.last_known import LastKnownChats
 from dari.core.probing import Prober
 from dari.core.profiles import Profiles
 from dari.core.prompt import LocalContext
+from dari.core.readiness import DatabaseWatch
 from dari.core.search import Search
 from dari.core.stand_by import SpareThreads
 from dari.core.sync import Syncs
+from dari.core.thread_pools import EndingPool, Lane
 from dari.core.timed_attempt import ServerTimeouts
+from dari.core.token_budgets import TokenBudgets
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upload_session import UploadLimits, Uploads
 from dari.core.uploads import MAX_CHUNK_BYTES
@@ -71,6 +77,7 @@ from dari.rpc.chat import ChatService
 from dari.rpc.errors import ErrorInterceptor
 from dari.rpc.exports import ExportCalls
 from dari.rpc.ingest import IngestService
+from dari.rpc.lanes import Kind, LaneInterceptor
 from dari.rpc.mapping import MappingService
 from dari.rpc.syncs import SyncCalls
 from dari.settings import Settings, SettingsError
@@ -81,6 +88,10 @@ _MESSAGE_ROOM_BYTES = 64 * 1024
 _ADMIN_THREADS = 4
 _CONNECTIONS_FOR_OTHERS = 4
 """Connections to the database that no second stream of an upload takes: for search, chat and the mapping."""
+_DATABASE_START_INTERVAL_S = 0.5
+"""Between two looks at a database that is not there yet."""
+_STREAMS_PER_UPLOAD = 2
+"""One that is taken over by another stream holds its thread until it has seen that."""
 _UNWIND_TIMEOUT_S = 2.0
 """How long a cancelled handler may take to see that it is, and what closes to close."""
 _LAST_TIMEOUT_S = 0.5
@@ -92,6 +103,10 @@ _SERVICES = (
     ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name,
     mapping_pb2.DESCRIPTOR.services_by_name["MappingService"].full_name,
 )
+
+_DO_WITHOUT_DATABASE = ("", _SERVICES[0])
+"""Chat answers by the mapping known last; and as long as it does, the whole is worth its place behind a balancer."""
+_SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class AddressInUse(Exception):
@@ -125,13 +140,16 @@ class Server:
         self._settings = settings
         self._log = log or make_log(settings.log_level, settings.log_format)
         self._stop_wanted = False
+        # An item for each call of `stop`, which ends the waits that it need not sit out. See also _stopped.
+        self._stop_calls: SimpleQueue[None] = SimpleQueue()
+        self._stop_delay_s = 0.0
         self._keeper: PostgresKeeper | None = None
         # Held while it starts and while it stops; guards _opened and _is_ended. Reentrant, so that a `stop` that
         # interrupts another on the same thread finds nothing left to do instead of waiting for itself.
         self._life = threading.RLock()
         self._opened: ExitStack | None = None
         self._is_ended = False
-        self._pools: list[_ThreadPool] = []
+        self._pools: list[EndingPool] = []
         self._targets: Sequence[Target] = ()
         self._capture = ExitStack()
         # Holds one item from the end on. Unlike an Event's `set`, its `put` may interrupt the wait on the same thread.
@@ -171,19 +189,24 @@ class Server:
         self._stopped.get()
         self._stopped.put(None)
 
-    def stop(self) -> bool:
+    def stop(self, delay_s: float = 0.0) -> bool:
         """Say NOT_SERVING, let open calls go on for the drain time, end them, close everything. Idempotent.
+
+        For `delay_s` it still takes calls, so that whoever sends them by its health sees that first; another call of
+        `stop` ends that time.
 
         Returns whether all threads have ended. If not, a handler hangs in something that nobody can end, and Python
         would wait for it at its exit for ever: leave by `os._exit`. Raises nothing: what fails is logged.
         """
         self._stop_wanted = True
+        self._stop_calls.put(None)
         if self._keeper is not None:
             self._keeper.interrupt()
         with self._life:
             if self._opened is not None:
                 opened, self._opened = self._opened, None
-                self._log.info("stopping", drain_timeout_s=self._settings.drain_timeout_s)
+                self._stop_delay_s = delay_s
+                self._log.info("stopping", delay_s=delay_s, drain_timeout_s=self._settings.drain_timeout_s)
                 try:
                     opened.close()
                 except Exception as error:  # noqa: BLE001 - whoever stops it can do nothing about it but leave
@@ -207,7 +230,13 @@ class Server:
         admin = opened.enter_context(_Admin(settings.admin_address))
         self.admin_address = admin.address
         gate = CallerInterceptor(
-            open_authenticator(settings, self._log, opened), open_audit(settings, self._log, opened)
+            open_authenticator(settings, self._log, opened),
+            open_audit(settings, self._log, opened),
+            CallerLimits(
+                at_once=settings.caller_calls_at_once,
+                per_s=settings.caller_calls_per_s,
+                burst=settings.caller_burst,
+            ),
         )
         tls = open_tls(settings, self._log, opened)
         database = self._open_database(opened)
@@ -218,8 +247,17 @@ class Server:
         opened.callback(self._drain, server)
         opened.callback(watching.stop)
         self._go_on()
-        admin.set_serving(True)
-        opened.callback(admin.set_serving, False)
+        opened.callback(self._linger)
+        admin.tell(serves=True, has_database=True)
+        opened.callback(admin.tell, serves=False)
+        watch = DatabaseWatch(
+            partial(_look_at, database),
+            lambda answers: admin.tell(has_database=answers),
+            self._log,
+            interval_s=settings.database_watch_interval_s,
+        )
+        watch.start()
+        opened.callback(watch.close)
 
     def _go_on(self) -> None:
         if self._stop_wanted:
@@ -233,6 +271,13 @@ class Server:
             self._capture.close()
         self._stopped.put(None)
 
+    def _linger(self) -> None:
+        """Health says NOT_SERVING; go on until those who look at it have seen that."""
+        with suppress(Empty):
+            self._stop_calls.get_nowait()  # The call that stops it now.
+            if self._stop_delay_s > 0:
+                self._stop_calls.get(timeout=self._stop_delay_s)
+
     def _drain(self, server: grpc.Server) -> None:
         """Let open calls go on for the drain time, then cancel them and give their handlers a moment to see it."""
         drain_timeout_s = self._settings.drain_timeout_s
@@ -245,16 +290,29 @@ class Server:
         states = [pool.has_ended_within(timeout_s) for pool in reversed(self._pools)]
         return all(states)
 
-    def _pool(self, size: int, name: str) -> "_ThreadPool":
-        pool = _ThreadPool(size, name)
-        self._pools.append(pool)
+    def _pool(self, size: int, name: str) -> EndingPool:
+        self._pools.append(pool := EndingPool(size, name))
         return pool
+
+    def _open_lanes(self) -> dict[Kind, Lane]:
+        """The threads of the RPCs, by their kind."""
+        settings = self._settings
+        lanes = {
+            Kind.UNARY: Lane(settings.max_unary_calls, "max_unary_calls", threads=settings.unary_threads),
+            Kind.CHAT: Lane(settings.max_chats, "max_chats"),
+            # Which uploads may go on is decided when a stream says which one it is (core.upload_session).
+            Kind.UPLOAD: Lane(_STREAMS_PER_UPLOAD * settings.max_open_uploads, "max_open_uploads"),
+            Kind.EXPORT: Lane(settings.max_exports, "max_exports"),
+            Kind.WATCH: Lane(settings.max_watchers, "max_watchers", remedy="ask with GetUpload or ListUpstreams"),
+        }
+        self._pools += lanes.values()
+        return lanes
 
     def _open_database(self, opened: ExitStack) -> Database:
         settings = self._settings
         if settings.database_dsn is not None:
             dsn = settings.database_dsn.get_secret_value()
-            require_migrated(dsn)
+            self._await_database(dsn)
             self._log.info("database_opened", kind="external")
         else:
             embedded = EmbeddedPostgres(settings.postgres_dir, max_connections=settings.database_max_connections)
@@ -275,6 +333,25 @@ class Server:
         # The end of the process does not wait for a connection that a statement runs in.
         opened.callback(_run_within, _UNWIND_TIMEOUT_S, database.close)
         return database
+
+    def _await_database(self, dsn: str) -> None:
+        """Return when it is there and migrated. Raises MigrationError: at once where waiting would not help."""
+        deadline_s = time.monotonic() + self._settings.database_start_timeout_s
+        is_told = False
+        while True:
+            try:
+                return require_migrated(dsn)
+            except DatabaseAway:
+                self._go_on()
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0:
+                    raise
+            if not is_told:
+                self._log.warning("database_awaited", timeout_s=self._settings.database_start_timeout_s)
+                is_told = True
+            with suppress(Empty):
+                self._stop_calls.get(timeout=min(_DATABASE_START_INTERVAL_S, left_s))
+            self._go_on()
 
     def _start_alerts(self, database: Database, directory: UpstreamDirectory, opened: ExitStack) -> AlertSink:
         quiet = timedelta(seconds=self._settings.notify_quiet_s)
@@ -317,7 +394,7 @@ class Server:
         upload_store = PostgresUploadStore(database, evidence)
         versions = PostgresVersionReader(database, evidence)
         profiles = Profiles(versions, evidence)
-        watching = Watching(settings.max_watchers)
+        watching = Watching()
         housekeeping = Housekeeping(
             upload_store,
             PostgresHousekeepingStore(database),
@@ -338,6 +415,14 @@ class Server:
         turns = UnsavedTurns(conversations, conversations, database_circuit, self._log)
         turns.start()
         opened.callback(turns.close)
+        budgets = TokenBudgets(
+            PostgresTokenLedger(database),
+            self._log,
+            per_caller=settings.caller_tokens_per_day,
+            per_tenant=settings.tenant_tokens_per_day,
+        )
+        budgets.start()
+        opened.callback(budgets.close)
         chat = Chat(
             chats=LastKnownChats(links, database_circuit),
             turns=turns,
@@ -352,17 +437,18 @@ class Server:
             server_timeouts=ServerTimeouts(settings.connect_timeout_s, settings.first_event_timeout_s),
             spare_threads=SpareThreads(self._pool(settings.max_stand_bys, "stand_by"), settings.max_stand_bys),
             database_timeout_s=settings.chat_database_timeout_s,
+            budgets=budgets,
         )
 
         uploads = Uploads(upload_store, make_parser, committers, upload_limits)
         syncs = _start_syncs(settings, database, uploads, alerts, self._log, opened)
 
+        lanes = self._open_lanes()
         server = grpc.server(
-            self._pool(settings.rpc_threads, "rpc"),
-            interceptors=[ErrorInterceptor(self._log), gate],
-            # A call beyond the threads is refused at once instead of waiting without an end.
-            maximum_concurrent_rpcs=settings.rpc_threads,
-            options=_SERVER_OPTIONS,
+            # For what no lane is named for, and the lane interceptor names one for all.
+            lanes[Kind.UNARY],
+            interceptors=[LaneInterceptor(lanes), ErrorInterceptor(self._log), gate],
+            options=(*_SERVER_OPTIONS, *_connection_age(settings)),
         )
         chat_pb2_grpc.add_ChatServiceServicer_to_server(
             ChatService(chat=chat, conversations=conversations, upstreams=directory, watching=watching), server
@@ -411,6 +497,12 @@ _SERVER_OPTIONS = (
 )
 
 
+def _connection_age(settings: Settings) -> tuple[tuple[str, int], ...]:
+    """Calls under way when a connection is asked to end go on without a limit of their own."""
+    age_s = settings.max_connection_age_s
+    return () if age_s is None else (("grpc.max_connection_age_ms", int(age_s * 1_000)),)
+
+
 def _start_syncs(
     settings: Settings, database: Database, uploads: Uploads, alerts: AlertSink, log: EventLog, opened: ExitStack
 ) -> Syncs:
@@ -448,22 +540,6 @@ def _second_streams(settings: Settings) -> int:
     return max(0, min(spare, settings.max_open_uploads))
 
 
-class _ThreadPool(ThreadPoolExecutor):
-    """A pool for whose end one can wait with a limit."""
-
-    def __init__(self, size: int, name: str) -> None:
-        self._started: list[threading.Thread] = []
-        super().__init__(size, name, initializer=lambda: self._started.append(threading.current_thread()))
-
-    def has_ended_within(self, timeout_s: float) -> bool:
-        """Take no more work; whether all threads have ended, at the latest after `timeout_s`."""
-        self.shutdown(wait=False)
-        deadline_s = time.monotonic() + timeout_s
-        for thread in tuple(self._started):
-            thread.join(max(0.0, deadline_s - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._started)
-
-
 class _Admin:
     """The second server: health checks starve on a busy one."""
 
@@ -473,7 +549,10 @@ class _Admin:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self.address = _bind(self._server, address)
-        self.set_serving(False)
+        self._lock = threading.Lock()  # guards the two below, and the order in which they are told
+        self._serves = False
+        self._has_database = False
+        self.tell()
 
     def __enter__(self) -> Self:
         self._server.start()
@@ -482,11 +561,14 @@ class _Admin:
     def __exit__(self, *exception: object) -> None:
         self._server.stop(None).wait()
 
-    def set_serving(self, serving: bool) -> None:
-        """Tell the state of the whole and of every service."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in ("", *_SERVICES):
-            self._health.set(service, status)
+    def tell(self, *, serves: bool | None = None, has_database: bool | None = None) -> None:
+        """Tell the state of the whole and of every service; None leaves a part of it as it is."""
+        with self._lock:
+            self._serves = self._serves if serves is None else serves
+            self._has_database = self._has_database if has_database is None else has_database
+            for service in ("", *_SERVICES):
+                is_fit = self._serves and (self._has_database or service in _DO_WITHOUT_DATABASE)
+                self._health.set(service, _SERVING if is_fit else _NOT_SERVING)
 
 
 def _bind(server: grpc.Server, address: str, tls: grpc.ServerCredentials | None = None) -> str:
@@ -497,6 +579,12 @@ def _bind(server: grpc.Server, address: str, tls: grpc.ServerCredentials | None 
     if not port:
         raise AddressInUse(f"{address} cannot be bound; is another server there? Choose another address.")
     return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _look_at(database: Database) -> None:
+    """Raises Unavailable where it does not answer."""
+    with database.transaction(Role.HOUSEKEEPER, tenant=None):
+        pass
 
 
 def _run_within(timeout_s: float, action: Callable[[], None]) -> None:

@@ -76,11 +76,41 @@ class Settings(BaseSettings):
     """Where Chat, Ingest and Mapping are served."""
     admin_address: Address = "127.0.0.1:50052"
     """Where health is served: apart, since health checks starve on a busy server."""
-    rpc_threads: int = Field(default=256, ge=4, le=1_000)
-    """RPCs served at once; a stream holds one thread for its whole life. Threads are made as they are needed; one with
-    a chat takes some 0.15 MiB."""
+
+    # Life of a replica: docs/limits.md.
+    database_start_timeout_s: float = Field(default=60.0, ge=0, le=86_400)
+    """How long the start waits for a database that is not there yet; then it ends with exit code 69."""
+    database_watch_interval_s: Seconds = 1.0
+    """How often health looks whether the database answers."""
+    stop_delay_s: float = Field(default=2.0, ge=0, le=3_600)
+    """Behind SIGTERM, how long calls are still taken while health says NOT_SERVING: more than a balancer needs to see
+    that. Ctrl-C does not wait."""
     drain_timeout_s: Seconds = 20.0
-    """After SIGTERM, how long open calls may go on."""
+    """Then, how long open calls may go on."""
+    max_connection_age_s: float | None = Field(default=None, ge=1, le=366 * 86_400)
+    """Connections are asked to end at this age (a tenth more or less), so that clients behind a balancer of connections
+    spread over replicas that came later. Calls under way go on. Default: never; a gateway spreads calls by itself."""
+
+    # Limits. What is beyond them is refused at once, with RESOURCE_EXHAUSTED and when to come again: docs/limits.md.
+    # Those of uploads and watchers stand with ingest.
+    max_unary_calls: int = Field(default=64, ge=1, le=10_000)
+    """Short calls under way at once: those that run, and those that wait for a thread."""
+    unary_threads: int = Field(default=16, ge=1, le=256)
+    """Short calls that run at once, each perhaps over a connection to the database."""
+    max_chats: int = Field(default=200, ge=1, le=1_000)
+    """Turns (Chat, Ask) at once; each holds a thread and some 0.15 MiB."""
+    max_exports: int = Field(default=8, ge=1, le=1_000)
+    """Exports and comparisons of versions at once; each holds a connection to the database."""
+    caller_calls_at_once: int | None = Field(default=None, ge=1, le=10_000)
+    """Calls of one caller under way at once, of all kinds. Default: no limit but those above."""
+    caller_calls_per_s: float | None = Field(default=None, gt=0, le=1_000_000)
+    """Calls that one caller may make on this server in the long run. Default: no limit."""
+    caller_burst: int = Field(default=20, ge=1, le=1_000_000)
+    """Calls that a caller who was silent may make at once, before `caller_calls_per_s` counts."""
+    caller_tokens_per_day: int | None = Field(default=None, ge=1, le=10**15)
+    """Tokens that models may read and write for one caller in a day (UTC), on all servers together."""
+    tenant_tokens_per_day: int | None = Field(default=None, ge=1, le=10**15)
+    """The same for all callers of a tenant."""
 
     # Callers. Without a tokens file and without keys of signed tokens everyone is an admin of `tenant`, and only this
     # machine may reach the server.
@@ -165,7 +195,7 @@ class Settings(BaseSettings):
     max_rejected_share: float = Field(default=0.5, ge=0, le=1)
     """The same as a share of all rows."""
     max_watchers: int = Field(default=16, ge=1, le=1_000)
-    """Callers of WatchUpload and WatchUpstreams at once; each holds one of `rpc_threads`."""
+    """Callers of WatchUpload, WatchUpstreams and reflection at once; each holds a thread."""
     export_stall_timeout_s: Seconds = 60.0
     """An export whose caller takes nothing for so long is ended."""
 
@@ -342,12 +372,33 @@ def load_settings(**overrides: Any) -> Settings:
         settings = Settings(**overrides)
     except ValidationError as error:
         # pydantic's own text shows the values, and a value may be a secret.
-        problems += [f"{_path(detail['loc'])}: {detail['msg']}" for detail in error.errors(include_input=False)]
+        found = error.errors(include_input=False)
+        problems += [f"{_path(detail['loc'])}: {detail['msg']}" for detail in found]
+        problems += _gaps_beside({str(detail["loc"][0]) for detail in found if detail["loc"]}, overrides)
     except ValueError as error:
         problems.append(f"{SETTINGS_FILE_VARIABLE} or a structured variable cannot be read ({type(error).__name__})")
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+class _Tolerant(Settings):
+    """Settings whose unknown keys are nobody's concern."""
+
+    model_config = SettingsConfigDict(extra="ignore")
+
+
+def _gaps_beside(wrong: set[str], overrides: Mapping[str, Any]) -> list[str]:
+    """What is missing among the settings that are right: pydantic looks for it only where all are."""
+    if not wrong:
+        return []
+    instead = {name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()}
+    try:
+        _Tolerant(**{**overrides, **{name: instead[name] for name in wrong & instead.keys()}})
+    except ValidationError as error:
+        gaps = [f"{_path(detail['loc'])}: {detail['msg']}" for detail in error.errors(include_input=False)]
+        return [gap for gap in gaps if not any(name in gap for name in wrong)]
+    return []
 
 
 def _unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:

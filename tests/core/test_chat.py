@@ -59,11 +59,13 @@ from dari.core.ranking import QueryLexeme
 from dari.core.search import CandidateRow, Candidates, Search
 from dari.core.stand_by import SpareThreads
 from dari.core.timed_attempt import ServerTimeouts
+from dari.core.token_budgets import TokenBudgets
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.upstream import FailureKind, Prompt, Upstream, UpstreamError
 from dari.core.watchdog import Watchdog
 from tests.adapters.local_model.fakes import fake_model
 from tests.support.operators import RecordedAlerts
+from tests.support.token_ledgers import Ledger
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ALLOWED = Choice(LinkEffect.ALLOW)
@@ -286,6 +288,7 @@ class Bot:
             server_timeouts=ServerTimeouts(1.0, 1.0),
             spare_threads=SpareThreads(ThreadPoolExecutor(2), 2),
             database_timeout_s=TIMEOUT_S,
+            budgets=TokenBudgets(Ledger(NOW.date()), self.log, per_caller=None, per_tenant=None),
         )
 
     def events(

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from dari.core.circuit import CircuitSnapshot, CircuitState
-from dari.core.errors import Exhausted, NotFound, Unavailable
+from dari.core.errors import NotFound, Unavailable
 from dari.core.mapping import AiModelKind
 from dari.core.upstream_states import LocalProcess, LocalProcessStatus, UpstreamState, watch_upstreams
 from dari.core.watching import Watching
@@ -31,7 +31,7 @@ class Caller:
 
 def test_a_watcher_who_waits_is_free_when_the_caller_leaves() -> None:
     """Not at the next look, which is an hour away."""
-    watching, caller = Watching(1, NEVER_S), Caller()
+    watching, caller = Watching(NEVER_S), Caller()
     with ThreadPoolExecutor(1) as pool:
         watched = pool.submit(lambda: list(watching.looks(caller.on_left)))
         assert caller.is_there.wait(SOON_S)
@@ -42,7 +42,7 @@ def test_a_watcher_who_waits_is_free_when_the_caller_leaves() -> None:
 
 
 def test_a_watcher_who_waits_is_let_go_when_the_server_stops() -> None:
-    watching, caller = Watching(1, NEVER_S), Caller()
+    watching, caller = Watching(NEVER_S), Caller()
     with ThreadPoolExecutor(1) as pool:
         watched = pool.submit(lambda: list(watching.looks(caller.on_left)))
         assert caller.is_there.wait(SOON_S)
@@ -53,28 +53,8 @@ def test_a_watcher_who_waits_is_let_go_when_the_server_stops() -> None:
         next(watching.looks(Caller().on_left))
 
 
-@pytest.mark.parametrize("end", ["close", "fail", "leave"])
-def test_a_place_is_given_back_however_the_watching_ends(end: str) -> None:
-    watching, caller = Watching(1, 0.0), Caller()
-    looks = watching.looks(caller.on_left)
-    next(looks)
-    with pytest.raises(Exhausted) as caught:
-        next(watching.looks(Caller().on_left))
-    assert caught.value.metadata == {"limit": "max_watchers", "value": "1"}
-    if end == "close":
-        looks.close()
-    elif end == "fail":
-        with pytest.raises(ZeroDivisionError):
-            looks.throw(ZeroDivisionError)
-    else:
-        caller.leaves()
-        assert list(looks) == []
-    with closing(watching.looks(Caller().on_left)) as next_one:
-        next(next_one)
-
-
 def test_a_caller_who_is_gone_already_takes_no_place() -> None:
-    watching = Watching(1)
+    watching = Watching()
 
     def refuse(leave: Callable[[], None]) -> None:
         raise NotFound("gone")

@@ -2,9 +2,11 @@
 
 import io
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr
+from queue import SimpleQueue
 from typing import Any, cast
 
 import grpc
@@ -15,9 +17,9 @@ from grpc_status import rpc_status
 
 from dari.core import errors
 from dari.logs import make_log
-from dari.rpc.errors import STATUS_OF, ErrorInterceptor, status_code, to_status
+from dari.rpc.errors import STATUS_OF, ErrorInterceptor, status_code, to_status, trailers_of
 from dari.v1 import error_reason_pb2
-from tests.support.running_dari import refusal
+from tests.support.running_dari import SOON_S, refusal
 
 SECRET = "s3cret-in-the-text"
 
@@ -143,6 +145,35 @@ def test_what_passes_tells_a_client_to_wait(kind: type[errors.DariError]) -> Non
     assert ("grpc-retry-pushback-ms", "1000") in [tuple(pair) for pair in trailers]
 
 
+def test_a_caller_who_leaves_while_a_request_is_awaited_is_no_defect() -> None:
+    """GRPC ends the requests by an exception of its own, in whatever handler reads them."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def handler(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        begun.set()
+        try:
+            yield from requests
+        finally:
+            ended.set()
+
+    log = io.StringIO()
+    with redirect_stderr(log), _served(None, None, requests=handler) as call:
+        stream: Any = call("requests")
+        assert begun.wait(SOON_S)
+        stream.cancel()
+        assert ended.wait(SOON_S)
+    assert log.getvalue() == ""
+
+
+@pytest.mark.parametrize(("delay_s", "pushback"), [(0.25, "250"), (60.0, "60000"), (7_200.0, "-1")])
+def test_the_delay_is_told_in_full_and_no_client_is_made_to_sit_out_a_long_one(delay_s: float, pushback: str) -> None:
+    """A client with a retry policy would hold its caller until the deadline, and then tell of that."""
+    error = errors.TokensSpent.of("caller_tokens_per_day", 1, delay_s)
+    (info,) = _details(to_status(error), error_details_pb2.RetryInfo)
+    assert info.retry_delay.ToMilliseconds() == delay_s * 1_000
+    assert dict(trailers_of(error))["grpc-retry-pushback-ms"] == pushback
+
+
 def _infos(status: Any) -> list[error_details_pb2.ErrorInfo]:
     return _details(status, error_details_pb2.ErrorInfo)
 
@@ -158,10 +189,17 @@ def _details(status: Any, kind: Any) -> list[Any]:
 
 @contextmanager
 def _served(
-    handler: Callable[..., bytes], stream: Callable[..., Iterator[bytes]] | None
+    handler: Callable[..., bytes] | None,
+    stream: Callable[..., Iterator[bytes]] | None,
+    *,
+    requests: Callable[..., Iterator[bytes]] | None = None,
 ) -> Iterator[Callable[[str], object]]:
-    """A server with one unary and one streaming method behind the interceptor; yields what calls them."""
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {"unary": grpc.unary_unary_rpc_method_handler(handler)}
+    """A server with such methods behind the interceptor; yields what calls them."""
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    if handler is not None:
+        handlers["unary"] = grpc.unary_unary_rpc_method_handler(handler)
+    if requests is not None:
+        handlers["requests"] = grpc.stream_stream_rpc_method_handler(requests)
     if stream is not None:
         handlers["stream"] = grpc.unary_stream_rpc_method_handler(stream)
     root = logging.getLogger()
@@ -173,6 +211,12 @@ def _served(
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         unary: Any = channel.unary_unary("/test/unary")
         stream_of: Any = channel.unary_stream("/test/stream")
-        yield lambda name: unary(b"") if name == "unary" else list(stream_of(b""))
+        requests_of: Any = channel.stream_stream("/test/requests")
+        calls: dict[str, Callable[[], object]] = {
+            "unary": lambda: unary(b""),
+            "stream": lambda: list(stream_of(b"")),
+            "requests": lambda: requests_of(iter(SimpleQueue[bytes]().get, None)),
+        }
+        yield lambda name: calls[name]()
     server.stop(None).wait()
     root.handlers = handlers_before

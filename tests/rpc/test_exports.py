@@ -219,19 +219,20 @@ def test_a_caller_who_takes_nothing_is_cut_off() -> None:
 
 
 def test_a_caller_who_takes_nothing_keeps_no_thread_of_the_server(start_server: StartServer) -> None:
-    server = start_server(export_stall_timeout_s=0.2, rpc_threads=4)
+    server = start_server(export_stall_timeout_s=0.2, max_exports=4)
     server.dari.make_knowledge_base("kb")
     server.uploader.upload(_large_csv(16_000), dialect=TOLD)
     stalled = [_call(server) for _ in range(4)]
     for messages in stalled:
         next(messages)
     with pytest.raises(grpc.RpcError) as raised:
-        server.uploader.state()
+        next(_call(server))
     assert status_of(raised.value) == "RESOURCE_EXHAUSTED"
+    server.uploader.state()
 
     def is_served() -> bool:
         try:
-            server.uploader.state()
+            next(_call(server))
         except grpc.RpcError as error:
             if status_of(error) != "RESOURCE_EXHAUSTED":
                 raise

@@ -910,7 +910,7 @@ def test_watchers_beyond_the_limit_are_refused_and_one_that_leaves_makes_room(st
     with pytest.raises(grpc.RpcError) as raised:
         list(watch(server))
     refused = refusal(raised.value)
-    assert (refused.reason, refused.metadata) == ("RESOURCE_EXHAUSTED", {"limit": "max_watchers", "value": "1"})
+    assert (refused.reason, refused.metadata) == ("TOO_MANY_CALLS", {"limit": "max_watchers", "value": "1"})
     first.cancel()
 
     def is_let_in() -> bool:

@@ -37,9 +37,9 @@ CHAINS = {
 _SHARES = {"whole": 50, "bare": 15, "near": 35}
 _ALONE = {f"only-{model}": Chain((model,), has_data=True) for model in ("first", "second", "local")}
 """Chats through which a circuit can be closed by a turn."""
-_RPC_THREADS = 32
+_MAX_CHATS = 32
 _SETTINGS: dict[str, Any] = {
-    "rpc_threads": _RPC_THREADS,
+    "max_chats": _MAX_CHATS,
     "connect_timeout_s": 0.5,
     "circuit_open_s": 0.3,
     "circuit_max_open_s": 1.0,
@@ -230,7 +230,7 @@ class _Scene:
         """Every chat is known, and every thread and connection there that so many callers need."""
         first = (_WARM_UP + _HEALING) // 2
         callers = Callers(self._dari.chat, lambda number: plan_turn(self._seed, first + number, _SHARES))
-        self._seen += callers.run(_RPC_THREADS, _RPC_THREADS - 4, lambda _: None)
+        self._seen += callers.run(_MAX_CHATS, _MAX_CHATS - 4, lambda _: None)
 
     def _heal(self) -> Iterator[str]:
         """Wait until all is as before; what does not come about is told."""

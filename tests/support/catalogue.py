@@ -27,6 +27,7 @@ _OF_ALL_TENANTS = {
     "dari.knowledge_base_sources": {"SELECT"},
     "dari.knowledge_base_versions": {"SELECT", "DELETE"},
     "dari.syncs": {"SELECT"},
+    "dari.token_usage": {"SELECT", "INSERT", "UPDATE", "DELETE"},
     "dari.uploads": {"SELECT"},
     "dari.version_segments": {"SELECT"},
 }

@@ -61,6 +61,11 @@ class ServingProcess:
 
     def start(self) -> None:
         """Return when it serves."""
+        self.begin()
+        self.wait_until_serving()
+
+    def begin(self) -> None:
+        """Start the process, and wait for nothing."""
         chosen = dict(self._settings)
         if self.address:
             chosen |= {"listen_address": self.address, "admin_address": self.admin_address}
@@ -74,11 +79,20 @@ class ServingProcess:
                 stderr=opened.enter_context(self._log_file.open("a")) if self._log_file is not None else None,
                 text=True,
             )
+
+    def wait_until_serving(self) -> None:
+        """Behind `begin`."""
+        assert self._process is not None
         assert self._process.stdout is not None
         told = self._process.stdout.readline()
         assert told, "the server did not start; its reason stands in the captured output"
         addresses = json.loads(told)
         self.address, self.admin_address = addresses["address"], addresses["adminAddress"]
+
+    def wait_for_end(self, timeout_s: float) -> int:
+        """The exit code of a process that ends by itself."""
+        assert self._process is not None
+        return self._process.wait(timeout_s)
 
     def kill(self) -> None:
         """SIGKILL, frozen or not, and wait for the end."""
@@ -91,14 +105,6 @@ class ServingProcess:
     def restart(self) -> None:
         self.kill()
         self.start()
-
-    def wait_for_end(self, timeout_s: float) -> int:
-        """Its exit code, when it has ended by itself."""
-        assert self._process is not None
-        code = self._process.wait(timeout_s)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        return code
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None

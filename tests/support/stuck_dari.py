@@ -1,8 +1,8 @@
-"""The program `dari` whose searches never come back, and which nothing can end but the process itself.
+"""The program `dari` with one handler that never ends: GetAiModel, whatever becomes of its call.
 
     python stuck_dari.py serve
 
-Everything else is the product's.
+As one does that waits in a system call which nobody can end. Everything else is the product's.
 """
 
 import sys
@@ -11,15 +11,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import dari.core.search
+import grpc
+
+import dari.rpc.mapping
 from dari.cli import main
+from dari.v1 import mapping_pb2
 
 
-def hang(*arguments: object, **options: object) -> None:
-    """Wait for what never comes."""
-    threading.Event().wait()
+class StuckMappingService(dari.rpc.mapping.MappingService):
+    """Answers all but GetAiModel."""
+
+    def GetAiModel(
+        self, request: mapping_pb2.GetAiModelRequest, context: grpc.ServicerContext
+    ) -> mapping_pb2.GetAiModelResponse:
+        """Never returns."""
+        threading.Event().wait()
+        raise AssertionError
 
 
 if __name__ == "__main__":
-    dari.core.search.Search.find = hang  # type: ignore[assignment]
+    # The server, which is imported by the command, finds this one in its place.
+    dari.rpc.mapping.MappingService = StuckMappingService  # type: ignore[misc]
     main()

@@ -8,7 +8,8 @@
 | 3    | DIFFERENT   | `map apply --dry-run`: the mapping is not as the file says                                 |
 | 65   | BAD_INPUT   | a file that was read is cut or damaged, its gzip or zstd not whole, or is no configuration |
 | 66   | NO_INPUT    | a file or URI that was to be read cannot be                                                |
-| 69   | UNAVAILABLE | the server, or a neighbour that it needs, was not reached: the same command may work later |
+| 69   | UNAVAILABLE | the server, or a neighbour that it needs, was not reached: the same command may work later; |
+|      |             | for `serve`: the database was not there within `database_start_timeout_s`                   |
 | 70   | UNEXPECTED  | `demo` saw something else than it must                                                     |
 | 73   | NO_OUTPUT   | a file that was to be written cannot be                                                    |
 | 78   | CONFIG      | the settings cannot be used; all problems are on stderr                                    |

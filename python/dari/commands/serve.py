@@ -11,7 +11,7 @@ from dari.commands.exit_codes import ExitCode
 from dari.commands.terminal import Terminal
 from dari.settings import Settings, SettingsError, load_settings
 
-EXIT_GRACE_S = 5.0
+EXIT_GRACE_S = 1.0
 """After the server has stopped, how long leftover threads may delay the end of the process."""
 
 
@@ -32,14 +32,14 @@ def run(terminal: Terminal, overrides: dict[str, Any]) -> ExitCode:
     from dari.server import START_ERRORS, Server, StoppedAtStart
 
     server = Server(settings)
-    _stop_on_signals(server)
+    _stop_on_signals(server, settings.stop_delay_s)
     try:
         server.start()
     except StoppedAtStart:
         return ExitCode.OK
     except START_ERRORS as error:
         terminal.note(str(error))
-        return ExitCode.CONFIG if isinstance(error, SettingsError) else ExitCode.FAILED
+        return _exit_code(error)
     if terminal.as_json:
         terminal.json_line({"address": server.address, "adminAddress": server.admin_address})
     else:
@@ -49,12 +49,25 @@ def run(terminal: Terminal, overrides: dict[str, Any]) -> ExitCode:
     return ExitCode.OK
 
 
-def _stop_on_signals(server: Any) -> None:
-    """Stop in a thread: a handler runs between two bytecodes of the main thread, which may hold any lock."""
+def _exit_code(error: Exception) -> ExitCode:
+    """What a start that failed tells whoever would start it again."""
+    from dari.adapters.postgres.migrate import DatabaseAway
+
+    if isinstance(error, SettingsError):
+        return ExitCode.CONFIG
+    return ExitCode.UNAVAILABLE if isinstance(error, DatabaseAway) else ExitCode.FAILED
+
+
+def _stop_on_signals(server: Any, delay_s: float) -> None:
+    """Stop in a thread: a handler runs between two bytecodes of the main thread, which may hold any lock.
+
+    SIGTERM comes from what runs replicas, and leaves its balancer time; Ctrl-C, and any second signal, does not.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        threading.Thread(target=server.stop, name="dari-stop").start()
+        del frame
+        delay = (delay_s,) if number == signal.SIGTERM else ()
+        threading.Thread(target=server.stop, args=delay, name="dari-stop").start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)

@@ -42,6 +42,7 @@ from dari.core.prompt import HISTORY_TURNS, LocalContext
 from dari.core.search import Search
 from dari.core.stand_by import SpareThreads, StandByPlan
 from dari.core.timed_attempt import LAST_RESORT_S, Directory, Link, ServerTimeouts
+from dari.core.token_budgets import TokenBudgets
 from dari.core.turn_clock import TurnClock
 from dari.core.unsaved_turns import UnsavedTurns
 from dari.core.watchdog import Watchdog
@@ -89,6 +90,7 @@ class Chat:
         server_timeouts: ServerTimeouts,
         spare_threads: SpareThreads,
         database_timeout_s: float,
+        budgets: TokenBudgets,
     ) -> None:
         self._chats = chats
         self._turns = turns
@@ -103,6 +105,7 @@ class Chat:
         self._server_timeouts = server_timeouts
         self._spare_threads = spare_threads
         self._database_timeout_s = database_timeout_s
+        self._budgets = budgets
 
     def answer(
         self,
@@ -127,6 +130,8 @@ class Chat:
             with reading():
                 known = self._chats.read(tenant, request.chat_configuration)
             _check_enabled(known.mapping.configuration)
+            with reading():
+                self._budgets.check(tenant, request.caller, may_look=known.is_current)
             with self._patience(clock):
                 begun = self._turns.begin_turn(tenant, request, timeout_s, HISTORY_TURNS)
             if isinstance(begun, Turn):
@@ -146,6 +151,8 @@ class Chat:
                 if isinstance(error, AnswerInterrupted | DeadlineExceeded):
                     yield from told.at_cut(attempts)
                 raise
+            finally:
+                self._budgets.add(tenant, request.caller, attempts)
             self._log_completed(turn, answer)
             yield from told.at_end(turn)
             yield TurnCompleted(turn)

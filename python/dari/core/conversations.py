@@ -62,6 +62,8 @@ class AttemptRecord:
     """The cause as one snake_case word; empty where it answered."""
     duration_s: float
     first_token_s: float | None = None
+    tokens: int = 0
+    """That it read and wrote, about; not stored with the turn (see `core.token_budgets`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,8 @@ class TurnRequest:
     question: str
     request_id: UUID | None
     on_interruption: OnInterruption = OnInterruption.RESTART
+    caller: str = ""
+    """Whose budget it is (`Caller.name`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,9 @@
     │   └── AnswerInterrupted  a model stopped in the middle of its answer, and the caller wanted no other
     ├── OffsetGap              a chunk starts beyond what was received
     ├── Exhausted              a limit is reached; later, or smaller, works
+    │   ├── TooManyCalls       as many calls of this kind, or of this caller, are under way as may be
+    │   ├── CallRateExceeded   this caller's calls come faster than they may
+    │   └── TokensSpent        models read and wrote as much today as they may for this caller or tenant
     ├── Unavailable            a neighbour is down; the same call works later
     ├── Unauthenticated        nobody that this server knows: no token, or none that is valid
     ├── PermissionDenied       the caller's role does not allow the call
@@ -33,6 +36,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+RETRY_DELAY_S = 1.0
+"""When to come again, where nothing better is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
@@ -46,6 +52,8 @@ class DariError(Exception):
     """The root: `reason` names the cause, `metadata` holds the variables of the message."""
 
     reason: ClassVar[str] = "INTERNAL"
+    retry_delay_s: float | None = None
+    """How long until the same call may succeed, where waiting helps."""
 
     def __init__(self, message: str, metadata: Mapping[str, object] | None = None) -> None:
         super().__init__(message)
@@ -175,15 +183,63 @@ class OffsetGap(DariError):
 
 
 class Exhausted(DariError):
-    """A limit of this server is reached."""
+    """A limit of this server is reached: `metadata["limit"]` is the setting, or what is full."""
 
     reason = "RESOURCE_EXHAUSTED"
+    retry_delay_s = RETRY_DELAY_S
+
+
+class TooManyCalls(Exhausted):
+    """As many calls are under way as the server takes, of this kind or of this caller."""
+
+    reason = "TOO_MANY_CALLS"
+
+    @classmethod
+    def of(cls, limit: str, value: int, remedy: str, retry_delay_s: float) -> "TooManyCalls":
+        error = cls(
+            f"{value} calls are under way, the most that {limit} allows; {remedy or 'retry later'}.",
+            {"limit": limit, "value": value},
+        )
+        error.retry_delay_s = retry_delay_s
+        return error
+
+
+class CallRateExceeded(Exhausted):
+    """The caller's calls come faster than they may."""
+
+    reason = "CALL_RATE_EXCEEDED"
+
+    @classmethod
+    def of(cls, limit: str, value: float, retry_delay_s: float) -> "CallRateExceeded":
+        error = cls(
+            f"Your calls come faster than {limit} allows, {value:g}/s; slow down.",
+            {"limit": limit, "value": f"{value:g}"},
+        )
+        error.retry_delay_s = retry_delay_s
+        return error
+
+
+class TokensSpent(Exhausted):
+    """Models read and wrote as many tokens today as they may."""
+
+    reason = "TOKENS_SPENT"
+
+    @classmethod
+    def of(cls, limit: str, value: int, retry_delay_s: float) -> "TokensSpent":
+        error = cls(
+            f"The {value} tokens that {limit} allows are spent; the next day begins at 00:00 UTC. Wait, or have the"
+            " limit raised.",
+            {"limit": limit, "value": value},
+        )
+        error.retry_delay_s = retry_delay_s
+        return error
 
 
 class Unavailable(DariError):
     """A neighbour that the call needs is down; `metadata["neighbour"]` names it."""
 
     reason = "UNAVAILABLE"
+    retry_delay_s = RETRY_DELAY_S
 
     @classmethod
     def of(cls, neighbour: str) -> "Unavailable":

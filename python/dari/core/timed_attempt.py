@@ -14,6 +14,7 @@ from typing import Protocol
 from dari.core.circuit import Circuit, Permit
 from dari.core.conversations import Answerer, AttemptOutcome, AttemptRecord
 from dari.core.mapping import AiModel
+from dari.core.tokens import likely_tokens
 from dari.core.turn_clock import Cause, TurnClock
 from dari.core.upstream import QUESTION_TOO_LONG, FailureKind, Prompt, Sign, Upstream, UpstreamError
 
@@ -140,6 +141,8 @@ class TimedAttempt:
         )
         self._first_token_s: float | None = None
         self._length_chars = 0
+        self._tokens = 0
+        """That the model was told and wrote so far."""
 
     def pieces(self) -> Generator[str]:
         """Put the question, and give the answer's text as it comes; returns only when it is whole.
@@ -151,6 +154,7 @@ class TimedAttempt:
             prompt = self._prompt_for(upstream)
             connect_s = max(0.001, min(self._timeouts.connect_s, self._first_token_limit[0] - self.started))
             attempt = upstream.attempt(prompt, connect_s)
+            self._tokens = _tokens_told(prompt)
             with self._clock.watching(self._watch, attempt):
                 yield from self._timed(attempt.tokens())
         except UpstreamError as error:
@@ -171,7 +175,8 @@ class TimedAttempt:
         """Its record, made now unless it had ended before."""
         with self._record_lock:
             if self._record is None:
-                self._record = record_of(self.link, outcome, code, time.monotonic() - self.started, self._first_token_s)
+                duration_s = time.monotonic() - self.started
+                self._record = record_of(self.link, outcome, code, duration_s, self._first_token_s, self._tokens)
             return self._record
 
     def _prompt_for(self, upstream: Upstream) -> Prompt:
@@ -194,6 +199,7 @@ class TimedAttempt:
             if self._first_token_s is None:
                 self._first_token_s = came - self.started
             self._length_chars += len(piece)
+            self._tokens += likely_tokens(piece)
             if self._length_chars > MAX_ANSWER_CHARS:
                 raise UpstreamError(FailureKind.UPSTREAM, "answer_too_long")
             yield piece
@@ -261,7 +267,12 @@ def skipped(link: Link) -> AttemptRecord:
 
 
 def record_of(
-    link: Link, outcome: AttemptOutcome, code: str, duration_s: float, first_token_s: float | None
+    link: Link, outcome: AttemptOutcome, code: str, duration_s: float, first_token_s: float | None, tokens: int = 0
 ) -> AttemptRecord:
-    """What came of asking this link's model, and how long it took."""
-    return AttemptRecord(link.model.id, answerer_of(link.model), outcome, code, duration_s, first_token_s)
+    """What came of asking this link's model, how long it took, and what it read and wrote."""
+    return AttemptRecord(link.model.id, answerer_of(link.model), outcome, code, duration_s, first_token_s, tokens)
+
+
+def _tokens_told(prompt: Prompt) -> int:
+    texts = (prompt.instructions, prompt.question, prompt.answer_begun, *(message.text for message in prompt.history))
+    return sum(map(likely_tokens, texts))

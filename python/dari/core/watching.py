@@ -1,10 +1,10 @@
-"""Lets callers watch what changes, each on the thread of its call: so many at once, and none after the server's end."""
+"""Lets callers watch what changes, each on the thread of its call, and none after the server's end."""
 
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 
-from dari.core.errors import Exhausted, Unavailable
+from dari.core.errors import Unavailable
 
 LOOK_INTERVAL_S = 0.5
 
@@ -12,8 +12,7 @@ LOOK_INTERVAL_S = 0.5
 class Watching:
     """Gives watchers their rhythm. Thread-safe."""
 
-    def __init__(self, max_watchers: int, interval_s: float = LOOK_INTERVAL_S) -> None:
-        self._max_watchers = max_watchers
+    def __init__(self, interval_s: float = LOOK_INTERVAL_S) -> None:
         self._interval_s = interval_s
         self._lock = threading.Lock()  # guards both below
         self._wake_ups: set[threading.Event] = set()
@@ -24,7 +23,7 @@ class Watching:
         """Give the word to look at once, then after each interval, until the caller has left.
 
         `on_caller_left` is given a function to call, from any thread, when the caller goes away: whoever waits here for
-        the next look is free at once. Raises Exhausted where too many watch; Unavailable where this server stops.
+        the next look is free at once. Raises Unavailable where this server stops.
         """
         with self._place() as wake_up:
             on_caller_left(wake_up.set)
@@ -45,12 +44,6 @@ class Watching:
     def _place(self) -> Iterator[threading.Event]:
         wake_up = threading.Event()
         with self._lock:
-            if len(self._wake_ups) >= self._max_watchers:
-                raise Exhausted(
-                    f"{self._max_watchers} callers watch, the most that this server takes; ask with GetUpload or"
-                    " ListUpstreams.",
-                    {"limit": "max_watchers", "value": self._max_watchers},
-                )
             self._wake_ups.add(wake_up)
             if self._is_stopping:
                 wake_up.set()

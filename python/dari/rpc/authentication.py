@@ -16,6 +16,7 @@ import grpc
 from google.protobuf.message import Message
 
 from dari.core.audit import AuditedCall, AuditTrail, Outcome
+from dari.core.caller_limits import CallerLimits
 from dari.core.callers import Authenticator, Caller, Presented
 from dari.core.errors import DariError, NotFound, PermissionDenied, Unauthenticated
 from dari.rpc.callers import CallContext
@@ -48,9 +49,10 @@ _CERTIFICATE_NAMES = ("x509_subject_alternative_name", "x509_common_name")
 class CallerInterceptor(grpc.ServerInterceptor):
     """Stands before every handler of a server. Inside an ErrorInterceptor, which makes statuses of what it raises."""
 
-    def __init__(self, authenticator: Authenticator, trail: AuditTrail) -> None:
+    def __init__(self, authenticator: Authenticator, trail: AuditTrail, limits: CallerLimits) -> None:
         self._authenticator = authenticator
         self._trail = trail
+        self._limits = limits
 
     def intercept_service(
         self,
@@ -95,11 +97,12 @@ class CallerInterceptor(grpc.ServerInterceptor):
         try:
             caller = self._authenticator.authenticate(_presented(context))
             record.caller_is(caller)
-            if caller.role < rule.role:
-                raise PermissionDenied.of(rule.role.label, caller.role.label)
-            if rule.is_change:
-                record.change_begins()
-            yield CallContext(context, caller)
+            with self._limits.call_of(caller):
+                if caller.role < rule.role:
+                    raise PermissionDenied.of(rule.role.label, caller.role.label)
+                if rule.is_change:
+                    record.change_begins()
+                yield CallContext(context, caller)
         except BaseException as error:
             record.ended_by(error)
             raise

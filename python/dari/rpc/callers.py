@@ -31,6 +31,13 @@ def tenant_of(context: grpc.ServicerContext) -> str:
     return context.caller.tenant
 
 
+def name_of(context: grpc.ServicerContext) -> str:
+    """Who calls, in their tenant."""
+    if not isinstance(context, CallContext):
+        raise TypeError("This call has passed no gate.")
+    return context.caller.name
+
+
 def call_when_left(context: grpc.ServicerContext, leave: Callable[[], None]) -> None:
     """Have `leave` called, on a thread of gRPC's, when the call is over. Raises Cancelled where it is already."""
     if not context.add_callback(leave):

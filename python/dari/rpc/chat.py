@@ -148,6 +148,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             question=request.question,
             request_id=names.request_id(request.request_id),
             on_interruption=_on_interruption(request.on_interruption),
+            caller=callers.name_of(context),
         )
         on_caller_left = partial(callers.call_when_left, context)
         tenant = callers.tenant_of(context)

@@ -5,6 +5,7 @@ INTERNAL with an id, under which the log has the type of the exception and where
 may hold values.
 """
 
+import math
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from dari.core import errors
@@ -21,8 +23,10 @@ from dari.rpc.rewrapping import rewrapped
 DOMAIN = "dari"
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
-_PUSHBACK_MS = "1000"
-"""How long a client with a retry policy waits after UNAVAILABLE or RESOURCE_EXHAUSTED."""
+_LONGEST_PUSHBACK_S = 60.0
+"""A client with a retry policy sits out what the trailer tells, and its caller waits meanwhile."""
+_NO_RETRY = "-1"
+"""What tells such a client to give up: https://github.com/grpc/proposal/blob/master/A6-client-retries.md"""
 
 # The nearest class of an error's MRO that stands here gives the status.
 STATUS_OF: dict[type[errors.DariError], grpc.StatusCode] = {
@@ -77,7 +81,9 @@ class ErrorInterceptor(grpc.ServerInterceptor):
                 return
             except GeneratorExit:
                 raise  # The caller left; there is nobody to tell.
-            except BaseException as error:  # noqa: BLE001 - a Rust panic is one, and a caller must get a status
+            except BaseException as error:
+                if isinstance(error, grpc.RpcError) and not context.is_active():
+                    raise  # So gRPC ends the requests of a caller who left; it knows its own exception again.
                 failure = self._reported(name, error)
             _abort(context, failure)
 
@@ -116,6 +122,10 @@ def to_status(error: errors.DariError) -> status_pb2.Status:
             for violation in error.violations
         ]
         details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
+    if error.retry_delay_s is not None:
+        delay = Duration()
+        delay.FromMilliseconds(_retry_delay_ms(error.retry_delay_s))
+        details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     number = code_pb2.Code.Value(status_code(error).name)
     return status_pb2.Status(code=number, message=error.message, details=details)
 
@@ -126,9 +136,19 @@ def _packed(message: Any) -> any_pb2.Any:
     return packed
 
 
+def trailers_of(error: errors.DariError) -> tuple[tuple[str, str | bytes], ...]:
+    """The trailing metadata that tell a client all of the error, and when to come again."""
+    details = (_DETAILS_KEY, to_status(error).SerializeToString())
+    if error.retry_delay_s is None:
+        return (details,)
+    is_soon = error.retry_delay_s <= _LONGEST_PUSHBACK_S
+    return (details, (_PUSHBACK_KEY, str(_retry_delay_ms(error.retry_delay_s)) if is_soon else _NO_RETRY))
+
+
+def _retry_delay_ms(retry_delay_s: float) -> int:
+    return math.ceil(retry_delay_s * 1_000)
+
+
 def _abort(context: grpc.ServicerContext, error: errors.DariError) -> NoReturn:
-    trailers: list[tuple[str, str | bytes]] = [(_DETAILS_KEY, to_status(error).SerializeToString())]
-    if isinstance(error, errors.Unavailable | errors.Exhausted):
-        trailers.append((_PUSHBACK_KEY, _PUSHBACK_MS))
-    context.set_trailing_metadata(tuple(trailers))
+    context.set_trailing_metadata(trailers_of(error))
     context.abort(status_code(error), error.message)

@@ -107,7 +107,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A limit of the server is reached.
 
     RESOURCE_EXHAUSTED. Example: {"reason": "RESOURCE_EXHAUSTED", "metadata": {"limit": "max_open_uploads",
-    "value": "16"}}
+    "value": "16"}}. With a google.rpc.RetryInfo, as have UNAVAILABLE and the other reasons of RESOURCE_EXHAUSTED.
     """
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 16
     """A neighbour that the call needs is down; the same call works later.
@@ -145,6 +145,26 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The caller's role does not allow the call.
 
     PERMISSION_DENIED. Example: {"reason": "PERMISSION_DENIED", "metadata": {"required_role": "admin"}}
+    """
+    ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 23
+    """As many calls of this kind, or of this caller, are under way as may be. The call was not begun; come again after the
+    delay of the google.rpc.RetryInfo, which is another one for each.
+
+    RESOURCE_EXHAUSTED. Example: {"reason": "TOO_MANY_CALLS", "metadata": {"limit": "max_chats", "value": "200"}}
+    """
+    ERROR_REASON_CALL_RATE_EXCEEDED: _ErrorReason.ValueType  # 24
+    """This caller's calls come faster than they may. The call was not begun; the google.rpc.RetryInfo says when the next
+    one may come.
+
+    RESOURCE_EXHAUSTED. Example: {"reason": "CALL_RATE_EXCEEDED", "metadata": {"limit": "caller_calls_per_s",
+    "value": "50"}}
+    """
+    ERROR_REASON_TOKENS_SPENT: _ErrorReason.ValueType  # 25
+    """Models read and wrote as many tokens today (UTC) as they may for this caller, or for the tenant. The
+    google.rpc.RetryInfo says how long the day still is.
+
+    RESOURCE_EXHAUSTED. Example: {"reason": "TOKENS_SPENT", "metadata": {"limit": "caller_tokens_per_day",
+    "value": "1000000"}}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -235,7 +255,7 @@ ERROR_REASON_RESOURCE_EXHAUSTED: ErrorReason.ValueType  # 15
 """A limit of the server is reached.
 
 RESOURCE_EXHAUSTED. Example: {"reason": "RESOURCE_EXHAUSTED", "metadata": {"limit": "max_open_uploads",
-"value": "16"}}
+"value": "16"}}. With a google.rpc.RetryInfo, as have UNAVAILABLE and the other reasons of RESOURCE_EXHAUSTED.
 """
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 16
 """A neighbour that the call needs is down; the same call works later.
@@ -273,5 +293,25 @@ ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 22
 """The caller's role does not allow the call.
 
 PERMISSION_DENIED. Example: {"reason": "PERMISSION_DENIED", "metadata": {"required_role": "admin"}}
+"""
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 23
+"""As many calls of this kind, or of this caller, are under way as may be. The call was not begun; come again after the
+delay of the google.rpc.RetryInfo, which is another one for each.
+
+RESOURCE_EXHAUSTED. Example: {"reason": "TOO_MANY_CALLS", "metadata": {"limit": "max_chats", "value": "200"}}
+"""
+ERROR_REASON_CALL_RATE_EXCEEDED: ErrorReason.ValueType  # 24
+"""This caller's calls come faster than they may. The call was not begun; the google.rpc.RetryInfo says when the next
+one may come.
+
+RESOURCE_EXHAUSTED. Example: {"reason": "CALL_RATE_EXCEEDED", "metadata": {"limit": "caller_calls_per_s",
+"value": "50"}}
+"""
+ERROR_REASON_TOKENS_SPENT: ErrorReason.ValueType  # 25
+"""Models read and wrote as many tokens today (UTC) as they may for this caller, or for the tenant. The
+google.rpc.RetryInfo says how long the day still is.
+
+RESOURCE_EXHAUSTED. Example: {"reason": "TOKENS_SPENT", "metadata": {"limit": "caller_tokens_per_day",
+"value": "1000000"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

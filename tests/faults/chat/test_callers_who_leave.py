@@ -66,7 +66,7 @@ def test_a_caller_who_leaves_frees_connection_and_thread(
     start_dari: StartDari, flowise: StandIn, moment: Moment
 ) -> None:
     """The turn is INCOMPLETE, and the circuit, which one failure would open, learns nothing."""
-    dari = start_dari(rpc_threads=THREADS, circuit_consecutive_failures=1)
+    dari = start_dari(max_chats=THREADS, circuit_consecutive_failures=1)
     moment.make(dari, flowise.url)
     dari.make_chat("bot", "model")
     flowise.always(moment.play)
@@ -92,7 +92,7 @@ def test_a_caller_who_leaves_a_network_that_swallows_all_bytes_frees_the_thread(
     start_dari: StartDari, before_flowise: FaultProxy
 ) -> None:
     """Nothing will ever come on that connection, not even its end."""
-    dari = start_dari(rpc_threads=THREADS)
+    dari = start_dari(max_chats=THREADS)
     make_flowise(dari, f"http://{before_flowise.address}")
     dari.make_chat("bot", "model")
     before_flowise.to_target.set(Fault(swallows=True))
@@ -106,7 +106,7 @@ def test_a_caller_who_leaves_a_network_that_swallows_all_bytes_frees_the_thread(
 @pytest.mark.parametrize("leaves_behind", ["started", "token"])
 def test_a_caller_who_leaves_frees_the_local_model(start_local: StartDari, leaves_behind: str) -> None:
     """While it reads the prompt, and while it writes: with no room to wait, the next caller is answered by it."""
-    dari = start_local(rpc_threads=THREADS, local_queue_size=0)
+    dari = start_local(max_chats=THREADS, local_queue_size=0)
     dari.make_knowledge_base("airports", AIRPORTS)
     dari.make_chat("bot", "local", over=("airports",))
     dari.ask("Hello?")  # It is loaded now.
@@ -127,7 +127,7 @@ def test_a_caller_who_leaves_while_rows_are_searched_frees_the_thread(
     start_dari: StartDari, flowise: StandIn, database: PostgresDsns
 ) -> None:
     """The search waits in the database, for a lock that somebody holds; no model is asked on its behalf."""
-    dari = start_dari(rpc_threads=THREADS, database_statement_timeout_s=PATIENT_S)
+    dari = start_dari(max_chats=THREADS, database_statement_timeout_s=PATIENT_S)
     make_flowise(dari, flowise.url)
     dari.make_knowledge_base("airports", AIRPORTS)
     dari.make_chat("bot", "model", over=("airports",))
@@ -170,7 +170,7 @@ def test_many_callers_who_leave_at_random_moments_leave_nothing_behind(
     start_dari: StartDari, make_bot: Callable[..., RunningDari], flowise: StandIn
 ) -> None:
     """Each behind another part of an answer that has not ended."""
-    dari = make_bot(start_dari(rpc_threads=THREADS, circuit_consecutive_failures=1))
+    dari = make_bot(start_dari(max_chats=THREADS, circuit_consecutive_failures=1))
     go_on = threading.Event()
     flowise.always(answer(*(f"word{number} " for number in range(200)), go_on, "end"))
     for number in range(40):

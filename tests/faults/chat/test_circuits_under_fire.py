@@ -52,7 +52,7 @@ def test_of_fifty_callers_at_a_half_open_circuit_two_reach_flowise_and_all_are_a
     """C8: the two are real turns; nobody waits for them, and their success lets everyone through again."""
     rules = {"circuit_consecutive_failures": 1, "circuit_open_s": QUICK_S, "circuit_ramp_s": 0.0}
     bot = make_bot(
-        start_dari(**rules, rpc_threads=2 * CALLERS, probe_interval_s=PATIENT_S),
+        start_dari(**rules, max_chats=2 * CALLERS, probe_interval_s=PATIENT_S),
         first_token_timeout_s=PATIENT_S,
         stall_timeout_s=PATIENT_S,
     )

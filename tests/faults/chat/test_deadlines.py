@@ -61,7 +61,7 @@ def test_where_nobody_answers_in_time_the_deadline_is_told_and_no_thread_stays(
     start_dari: StartDari, flowise: StandIn, play: Play
 ) -> None:
     """Several callers at once; then the upstream is well, and all of them are answered by the same threads."""
-    dari = start_dari(rpc_threads=CALLERS)
+    dari = start_dari(max_chats=CALLERS)
     dari.make_flowise("flow", flowise.url, FLOW_ID, secret="key", **PATIENCE)
     dari.make_chat("bot", "flow")
     flowise.always(play)
@@ -87,7 +87,7 @@ def test_a_network_that_swallows_all_bytes_keeps_no_thread(
     start_dari: StartDari, before_flowise: FaultProxy, where: str
 ) -> None:
     """Neither data nor an end will ever come, or the connection itself never does."""
-    dari = start_dari(rpc_threads=CALLERS, connect_timeout_s=PATIENT_S)
+    dari = start_dari(max_chats=CALLERS, connect_timeout_s=PATIENT_S)
     with ExitStack() as opened:
         url = opened.enter_context(black_hole()) if where == "the connection" else f"http://{before_flowise.address}"
         dari.make_flowise("flow", url, FLOW_ID, secret="key", **PATIENCE)

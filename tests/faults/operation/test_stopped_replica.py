@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 import tests.support.stuck_dari
-from dari.v1 import chat_pb2, ingest_pb2
+from dari.v1 import chat_pb2, mapping_pb2
 from tests.faults.operation.conftest import StartCluster
 from tests.faults.operation.loads import calls_made_once, make_bot, question, repeatable_calls, streams
 from tests.flowise_stand_in import StandIn, answer, never_end
@@ -94,9 +94,8 @@ def test_a_handler_that_hangs_for_ever_holds_no_replica(start_cluster: StartClus
     cluster = start_cluster(program=(str(Path(tests.support.stuck_dari.__file__)),), drain_timeout_s=0.5)
     with RunningDari(cluster.address) as dari:
         make_bot(dari, flowise)
-        search = ingest_pb2.SearchRequest(knowledge_bases=["knowledgeBases/airports"], query="LGA")
-        hanging = [dari.ingest.Search.future(search) for _ in range(4)]
-        until(lambda: cluster.envoy.counter("cluster.dari_ingest.upstream_rq_active") == 4)
+        hanging = [dari.mapping.GetAiModel.future(mapping_pb2.GetAiModelRequest(name="aiModels/flow")) for _ in range(4)]
+        until(lambda: sum(cluster.envoy.active_calls("dari_mapping").values()) == len(hanging))
         for replica in cluster.replicas:
             replica.signal(signal.SIGTERM)
         for replica in cluster.replicas:

@@ -46,10 +46,11 @@ _CONNECTION = {
     "keepalives_interval": 5,
     "keepalives_count": 3,
 }
-# The server's side of the same: a dari that vanished must not hold the lock of an upload that goes on elsewhere. And
-# no statement here is worth being compiled.
+# The server's side of the same: a dari that vanished must not hold the lock of an upload that goes on elsewhere, also
+# not while a long statement of it runs, or waits for a lock itself. And no statement here is worth being compiled.
 _SESSION = """
 SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+SET client_connection_check_interval = '2s';
 SET idle_in_transaction_session_timeout = '60s';
 SET jit = off
 """

@@ -62,6 +62,10 @@ class DatabaseUnreachable(MigrationError):
     """There is no session on the server."""
 
 
+class DatabaseAway(DatabaseUnreachable):
+    """It may be there soon: nothing says that our address, user or password is wrong."""
+
+
 class NotMigrated(MigrationError):
     """The database lacks tables or rights that `migrate` makes."""
 
@@ -403,7 +407,8 @@ def _connect(dsn: str, database: str | None) -> Iterator[connection]:
     try:
         opened = psycopg2.connect(make_dsn(**options))
     except psycopg2.Error as error:
-        raise DatabaseUnreachable(f"The database cannot be reached: {_why_unreachable(error)}.") from error
+        kind = DatabaseUnreachable if any(sign in str(error) for sign in _LASTING) else DatabaseAway
+        raise kind(f"The database cannot be reached: {_why_unreachable(error)}.") from error
     try:
         with closing(opened) as session:
             if session.server_version < OLDEST_SERVER_VERSION:
@@ -451,6 +456,19 @@ _WHY_UNREACHABLE = {
     "SSL": "there is no agreement on TLS",
 }
 """A sign in libpq's or the server's text, and what it says. A server may speak another language: then none fits."""
+
+
+_LASTING = (
+    "no password supplied",
+    "authentication failed",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "permission denied",
+    "Permission denied",
+    "certificate",
+    "SSL",
+)
+"""Of these, those that somebody must put right."""
 
 
 def _one_row(cur: cursor) -> tuple[object, ...]:
