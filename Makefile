@@ -57,6 +57,10 @@ test: install  ## All tests: Rust, then Python on real PostgreSQL and the real l
 	cargo test --workspace --quiet
 	$(BIN)/pytest
 
+.PHONY: test-image
+test-image: install  ## What docker/Dockerfile does, without an engine: build, install by hash, serve as nobody
+	DARI_TEST_IMAGE=1 $(BIN)/pytest tests/docker/test_dockerfile.py
+
 .PHONY: faults
 faults: faults-ingest faults-chat faults-mapping faults-operation  ## All fault suites in full; `make test` runs a dozen seeds of each
 
@@ -92,7 +96,7 @@ test-flowise: install  ## Fail-over against a real Flowise of yours; tests/real/
 	$(BIN)/pytest tests/real
 
 .PHONY: lint
-lint: install  ## ruff, mypy, import-linter, buf, regenerated stubs, rustfmt, clippy
+lint: install  ## ruff, mypy, import-linter, buf, regenerated stubs, hadolint, compose, Kubernetes, rustfmt, clippy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -100,6 +104,9 @@ lint: install  ## ruff, mypy, import-linter, buf, regenerated stubs, rustfmt, cl
 	$(BIN)/buf lint proto
 	$(BIN)/buf format --diff --exit-code proto
 	$(BIN)/python proto/generate.py --check
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
+	$(BIN)/kubernetes-validate --strict --quiet $(filter-out docker/k8s/kustomization.yaml,$(wildcard docker/k8s/*.yaml))
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
 

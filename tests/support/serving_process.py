@@ -92,7 +92,10 @@ class ServingProcess:
     def wait_for_end(self, timeout_s: float) -> int:
         """The exit code of a process that ends by itself."""
         assert self._process is not None
-        return self._process.wait(timeout_s)
+        code = self._process.wait(timeout_s)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        return code
 
     def kill(self) -> None:
         """SIGKILL, frozen or not, and wait for the end."""

@@ -22,7 +22,7 @@ from tests.support.waiting import until
 
 ROUNDS = max(1, SEEDS // 40)
 CHATS = 8
-LEAVES_BY_S = SOON_S
+LEAVES_BY_S = 4 * SOON_S
 """Far above the drain of these tests, far below what would hold a replica that does not leave by itself."""
 
 
@@ -94,7 +94,9 @@ def test_a_handler_that_hangs_for_ever_holds_no_replica(start_cluster: StartClus
     cluster = start_cluster(program=(str(Path(tests.support.stuck_dari.__file__)),), drain_timeout_s=0.5)
     with RunningDari(cluster.address) as dari:
         make_bot(dari, flowise)
-        hanging = [dari.mapping.GetAiModel.future(mapping_pb2.GetAiModelRequest(name="aiModels/flow")) for _ in range(4)]
+        hanging = [
+            dari.mapping.GetAiModel.future(mapping_pb2.GetAiModelRequest(name="aiModels/flow")) for _ in range(4)
+        ]
         until(lambda: sum(cluster.envoy.active_calls("dari_mapping").values()) == len(hanging))
         for replica in cluster.replicas:
             replica.signal(signal.SIGTERM)
