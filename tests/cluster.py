@@ -8,11 +8,11 @@ folder and goes with them. A model file that `dari model add` has put into .dari
 
 import argparse
 import signal
-import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from dari.adapters.postgres.embedded import EmbeddedPostgres
 from dari.adapters.postgres.migrate import create_database, migrate
@@ -52,9 +52,9 @@ def main() -> None:
         print("ending", flush=True)
 
 
-def _settings(folder: Path, replicas: int) -> dict[str, object]:
+def _settings(folder: Path, replicas: int) -> dict[str, Any]:
     """As an operator would have them, not as the tests do."""
-    told: dict[str, object] = {"batch_bytes": None, "log_level": "info", "drain_timeout_s": None}
+    told: dict[str, Any] = {"batch_bytes": None, "log_level": "info", "drain_timeout_s": None}
     if MODELS.is_dir():
         for number in range(1, replicas + 1):
             data = folder / "cluster" / f"dari-{number}"
@@ -76,4 +76,4 @@ def _tell(cluster: Cluster) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

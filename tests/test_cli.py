@@ -414,6 +414,13 @@ def test_status_shows_health_circuits_and_open_uploads(dari: FakeDari, csv: Path
     assert "aiModels/main" in capsys.readouterr().out
 
 
+def test_health_is_asked_without_a_token(dari: FakeDari, capsys: Captured) -> None:
+    """For the whole or for one service; where nobody answers, the exit code says so."""
+    assert run_json(dari, capsys, "health", "--admin-address", dari.address) == [{"health": "SERVING"}]
+    assert run(dari, "health", "--admin-address", "127.0.0.1:1") == ExitCode.UNAVAILABLE
+    assert run(dari, "health", "--admin-address", dari.address, "--service", "none.of.Ours") == ExitCode.FAILED
+
+
 def upstream(state: "chat_pb2.CircuitState.ValueType", **fields: Any) -> chat_pb2.Upstream:
     return chat_pb2.Upstream(ai_model="aiModels/main", circuit_state=state, **fields)
 

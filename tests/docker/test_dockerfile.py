@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,10 +75,9 @@ def built() -> Iterator[Path]:
             subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
             pip(venv, folder, "--require-hashes", "-r", f"docker/{lock}")
         path = f"{build / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        subprocess.run(
-            ["maturin", "build", "--release", "--locked", "--out", str(folder / "wheels")],
-            cwd=folder / "src", env={**os.environ, "PATH": path, "CARGO_TARGET_DIR": str(folder / "target")}, check=True,
-        )  # fmt: skip
+        variables = {**os.environ, "PATH": path, "CARGO_TARGET_DIR": str(folder / "target")}
+        build_wheel = ["maturin", "build", "--release", "--locked", "--out", str(folder / "wheels")]
+        subprocess.run(build_wheel, cwd=folder / "src", env=variables, check=True)
         pip(run, folder, "--no-deps", "--no-index", "--find-links", str(folder / "wheels"), "dari")
         subprocess.run(
             [str(build / "bin" / "python"), "proto/generate.py", "--descriptors", str(folder / "dari.binpb")],
@@ -107,7 +107,7 @@ def test_the_built_dari_serves_as_nobody_and_writes_in_its_folder_alone(built: P
     """Health answers by the image's own HEALTHCHECK, and SIGTERM ends it."""
     data = built / "data"
     data.mkdir()
-    rights = {}
+    rights: dict[str, Any] = {}
     if os.geteuid() == 0:
         os.chown(data, NOBODY, NOBODY)
         rights = {"user": NOBODY, "group": NOBODY, "extra_groups": []}

@@ -1,4 +1,4 @@
-"""docker/envoy.yaml: the real binary takes it, one machine changes its addresses alone, and its routes are the contract's.
+"""docker/envoy.yaml: the real binary takes it, one machine changes addresses alone, its routes keep the contract.
 
 What it does to calls is in tests/faults/operation.
 """

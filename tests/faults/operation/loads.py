@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from dari.v1 import chat_pb2, ingest_pb2, mapping_pb2
-from tests.flowise_stand_in import StandIn
+from tests.flowise_stand_in import FLOW_ID, StandIn
 from tests.support.repeating import Call
 from tests.support.running_dari import RunningDari, kind_of
 
@@ -12,7 +12,7 @@ ROWS = "faa,name\nLGA,La Guardia\nICN,인천 국제공항\n"
 
 def make_bot(dari: RunningDari, flowise: StandIn, **timeouts: float) -> None:
     """`bot` asks `flow`, over `airports`."""
-    dari.make_flowise("flow", flowise.url, **timeouts)
+    dari.make_flowise("flow", flowise.url, FLOW_ID, secret="", **timeouts)
     dari.make_knowledge_base("airports", ROWS)
     dari.make_chat("bot", "flow", over=("airports",))
 

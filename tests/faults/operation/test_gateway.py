@@ -2,10 +2,13 @@
 
 import json
 import re
+import shutil
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,6 +25,7 @@ from tests.support.running_dari import SOON_S, RunningDari, kinds_of, refusal
 from tests.support.waiting import until
 
 CANARY = "canary-7c3d"
+MANUAL = Path(__file__).parents[3] / "docs" / "cluster.md"
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,17 @@ def serving(gateway: Gateway) -> str:
     return address
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_lines_of_the_manual_work(gateway: Gateway) -> None:
+    """Those of docs/cluster.md that `<!-- test: cluster -->` stands above, here without a token."""
+    (lines,) = re.findall(r"<!-- test: cluster -->\n```sh\n(.*?)```", MANUAL.read_text(), re.DOTALL)
+    here = lines.replace("127.0.0.1:50051", gateway.cluster.address)
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", here], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for told in ('"answer":"Hello there"', '{"started"', '{"completed"', "ICN", '"reason":"NOT_FOUND"'):
+        assert told in done.stdout
+
+
 # gRPC-Web.
 
 
@@ -203,7 +218,7 @@ def test_a_caller_who_leaves_is_gone_for_flowise_too(gateway: Gateway) -> None:
     events = gateway.dari.stream("leaving?")
     assert [next(events).WhichOneof("event") for _ in range(2)] == ["started", "token"]
     events.cancel()
-    until(lambda: gateway.flowise.questions[-1].hung_up.is_set())
+    until(gateway.flowise.questions[-1].hung_up.is_set)
 
 
 def test_errors_of_dari_come_through_with_all_their_details(gateway: Gateway) -> None:

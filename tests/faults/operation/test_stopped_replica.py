@@ -17,7 +17,7 @@ from tests.support.chatting import listen
 from tests.support.cluster import Cluster
 from tests.support.fault_sizes import SEEDS
 from tests.support.repeating import Callers
-from tests.support.running_dari import SOON_S, RunningDari, kind_of
+from tests.support.running_dari import SOON_S, RunningDari
 from tests.support.waiting import until
 
 ROUNDS = max(1, SEEDS // 40)
