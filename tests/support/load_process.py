@@ -56,6 +56,11 @@ class Seen:
         """Goodput."""
         return self.statuses.get("OK", 0) / self.duration_s
 
+    @property
+    def answered_share(self) -> float:
+        """Of the calls that were begun."""
+        return self.statuses.get("OK", 0) / self.begun
+
     def latency_s(self, status: str, share: float) -> float:
         """So many of the calls with this status were answered within."""
         latencies = self.latencies_s[status]
