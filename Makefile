@@ -59,7 +59,7 @@ test: install  ## All tests: Rust, then Python on real PostgreSQL and the real l
 
 .PHONY: test-image
 test-image: install  ## What docker/Dockerfile does, without an engine: build, install by hash, serve as nobody
-	DARI_TEST_IMAGE=1 $(BIN)/pytest tests/docker/test_dockerfile.py
+	DARI_TEST_IMAGE=1 $(BIN)/pytest -o faulthandler_timeout=3600 tests/docker/test_dockerfile.py
 
 .PHONY: faults
 faults: faults-ingest faults-chat faults-mapping faults-operation  ## All fault suites in full; `make test` runs a dozen seeds of each
