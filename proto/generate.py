@@ -1,4 +1,7 @@
-"""Generates `python/dari/v1` from `proto/dari/v1`; with --check, fails where the committed code differs."""
+"""Generates `python/dari/v1` from `proto/dari/v1`; with --check, fails where the committed code differs.
+
+python proto/generate.py --descriptors FILE    what Envoy transcodes JSON by, of the same files
+"""
 
 import filecmp
 import sys
@@ -23,6 +26,22 @@ def generate(folder: Path) -> None:
         raise SystemExit("protoc failed")
 
 
+def write_descriptors(file: Path) -> None:
+    """Write the descriptors of all proto files, and of the details that errors have, as one FileDescriptorSet.
+
+    Raises SystemExit where protoc fails.
+    """
+    import google.rpc
+    import grpc_tools
+
+    # Theirs is a namespace package: the folder above google/rpc is where `import "google/rpc/…"` begins.
+    (googleapis,) = {Path(folder).parents[1] for folder in google.rpc.__path__}
+    includes = [f"-I{PROTO}", f"-I{Path(grpc_tools.__file__).parent / '_proto'}", f"-I{googleapis}"]
+    files = [*sorted(str(file) for file in PROTO.glob("dari/v1/*.proto")), "google/rpc/error_details.proto"]
+    if protoc.main(["protoc", *includes, "--include_imports", f"--descriptor_set_out={file}", *files]):
+        raise SystemExit("protoc failed")
+
+
 def differing(folder: Path) -> list[str]:
     """Names of generated files that are not the committed ones, or are on one side only."""
     fresh = {file.name for file in folder.glob("*_pb2*")}
@@ -33,6 +52,9 @@ def differing(folder: Path) -> list[str]:
 
 def main() -> None:
     """Generate, or check."""
+    if "--descriptors" in sys.argv:
+        write_descriptors(Path(sys.argv[-1]))
+        return
     if "--check" not in sys.argv:
         generate(COMMITTED.parent.parent)
         return

@@ -445,6 +445,13 @@ def test_status_of_a_real_server_tells_each_service(server: ServedDari, capsys: 
     assert "IngestService is serving" in capsys.readouterr().out
 
 
+def test_health_is_asked_without_a_token(dari: FakeDari, capsys: Captured) -> None:
+    """For the whole or for one service; where nobody answers, the exit code says so."""
+    assert run_json(dari, capsys, "health", "--admin-address", dari.address) == [{"health": "SERVING"}]
+    assert run(dari, "health", "--admin-address", "127.0.0.1:1") == ExitCode.UNAVAILABLE
+    assert run(dari, "health", "--admin-address", dari.address, "--service", "none.of.Ours") == ExitCode.FAILED
+
+
 def upstream(state: "chat_pb2.CircuitState.ValueType", **fields: Any) -> chat_pb2.Upstream:
     return chat_pb2.Upstream(ai_model="aiModels/main", circuit_state=state, **fields)
 

@@ -637,6 +637,20 @@ def status(
     raise typer.Exit(command.run(context.obj, admin_address))
 
 
+@app.command()
+def health(
+    context: typer.Context,
+    service: Annotated[str, typer.Option(help="Such as dari.v1.ChatService. Default: the whole server.")] = "",
+    admin_address: Annotated[
+        str, typer.Option(envvar="DARI_ADMIN_ADDRESS", metavar="HOST:PORT", help="Where the server's health is.")
+    ] = "127.0.0.1:50052",
+) -> None:
+    """Ask whether the server serves; needs no token. Exit code 0 where it does."""
+    from dari.commands import health as command
+
+    raise typer.Exit(command.run(context.obj, admin_address, service))
+
+
 @model_app.command("list")
 def list_model_files(context: typer.Context, data_dir: DataDir = None) -> None:
     """List the model files."""

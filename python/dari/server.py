@@ -533,6 +533,10 @@ _SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_CHUNK_BYTES + _MESSAGE_ROOM_BYTES),
     # Two servers on one port would share its calls at random; an address in use must be an error.
     ("grpc.so_reuseport", 0),
+    # A gateway asks on the wire whether we live (docker/envoy.yaml: every 15 s). By default gRPC takes more than two
+    # such questions in five minutes for an attack, and closes the connection with all its calls.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
 )
 
 

@@ -3,13 +3,11 @@
 import time
 from collections.abc import Mapping, Sequence
 
-import grpc
 from google.protobuf.duration_pb2 import Duration
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from dari.client import CallFailed, Client
+from dari.client import Client
 from dari.commands.exit_codes import ExitCode
+from dari.commands.health import health_of
 from dari.commands.terminal import Terminal, as_json, clean, short_name
 from dari.v1.chat_pb2 import CircuitState, ListUpstreamsRequest, LocalProcess, LocalProcessState, Upstream
 from dari.v1.ingest_pb2 import UPLOAD_STATE_INDEXING, UPLOAD_STATE_OPEN, ListUploadsRequest, Upload, UploadState
@@ -23,7 +21,6 @@ from dari.v1.mapping_pb2 import (
     SyncState,
 )
 
-HEALTH_TIMEOUT_S = 5.0
 _SERVICES = ("dari.v1.ChatService", "dari.v1.IngestService", "dari.v1.MappingService")
 NEWEST_UPLOADS = 1_000
 """How many uploads are looked through for open ones."""
@@ -31,7 +28,8 @@ NEWEST_UPLOADS = 1_000
 
 def run(terminal: Terminal, admin_address: str) -> ExitCode:
     """Print the state. OK where the server serves, FAILED where it says that it does not. Raises CallFailed."""
-    health, services = _health(admin_address)
+    health = health_of(admin_address)
+    services = {service.rpartition(".")[2]: health_of(admin_address, service) for service in _SERVICES}
     with terminal.connect() as client:
         upstreams = list(client.chats.ListUpstreams(ListUpstreamsRequest()).upstreams)
         uploads = _open_uploads(client)
@@ -66,27 +64,6 @@ def run_watch(terminal: Terminal) -> None:
                 terminal.note("No upstream was asked yet; each shows when it is.")
             for upstream in upstreams:
                 terminal.out.print(clean(f"{time.strftime('%H:%M:%S')} {upstream_text(upstream)}"), soft_wrap=True)
-
-
-def _health(admin_address: str) -> tuple[str, dict[str, str]]:
-    """The words of the admin port: for the whole server, and for each service by its name."""
-    with grpc.insecure_channel(admin_address) as channel:
-        try:
-            whole = HealthStub(channel).Check(HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S)
-        except grpc.RpcError as error:
-            raise CallFailed.of(error) from error
-        services = {service.rpartition(".")[2]: _service_health(channel, service) for service in _SERVICES}
-    return str(HealthCheckResponse.ServingStatus.Name(whole.status)), services
-
-
-def _service_health(channel: grpc.Channel, service: str) -> str:
-    try:
-        answer = HealthStub(channel).Check(HealthCheckRequest(service=service), timeout=HEALTH_TIMEOUT_S)
-    except grpc.RpcError as error:
-        if CallFailed.of(error).code is not grpc.StatusCode.NOT_FOUND:
-            raise CallFailed.of(error) from error
-        return "SERVICE_UNKNOWN"
-    return str(HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
 def _notable_syncs(client: Client) -> list[Sync]:

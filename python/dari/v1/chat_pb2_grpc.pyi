@@ -6,6 +6,9 @@ Chat: questions answered from a company's own data, by whichever model lives.
 Every error is a google.rpc.Status with exactly one google.rpc.ErrorInfo (domain "dari", reason a name of
 dari.v1.ErrorReason, metadata with every variable of the message), and a google.rpc.BadRequest where fields are
 wrong. Resource names: chatConfigurations/{id}, conversations/{uuid}, conversations/{uuid}/turns/{number}.
+
+`idempotency_level` says which RPCs a gateway may send again by itself (docker/envoy.yaml does): reads, and changes that
+change nothing the second time. Others are for the caller to repeat, with the same `request_id` where they have one.
 """
 
 from collections import abc as _abc
