@@ -21,16 +21,24 @@ class ServingProcess:
     """A server over a test's database. Use in a `with` statement. After a kill it starts on the same address."""
 
     def __init__(
-        self, database: PostgresDsns, data_dir: Path, program: tuple[str, ...] = ("-m", "dari"), **settings: Any
+        self,
+        database: PostgresDsns,
+        data_dir: Path,
+        program: tuple[str, ...] = ("-m", "dari"),
+        log_file: Path | None = None,
+        **settings: Any,
     ) -> None:
-        """`program` are the arguments that make Python a dari.
+        """`program` are the arguments that make Python a dari. Its log goes to `log_file`, or where this process's does.
 
         `settings` win over those of all tests; None leaves one as it is where nobody sets it.
         """
         self._program = program
+        self._log_file = log_file
         self._settings = {**settings_for(database, data_dir), "local_model": "", **settings}
         self._process: subprocess.Popen[str] | None = None
         self.address = ""
+        self.admin_address = ""
+        """Where its health is served, since it started last."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -54,18 +62,21 @@ class ServingProcess:
     def start(self) -> None:
         """Return when it serves."""
         chosen = {**self._settings, **({"listen_address": self.address} if self.address else {})}
-        self._process = subprocess.Popen(
-            [sys.executable, *self._program, "--json", "serve"],
-            env=environment(
-                **{f"DARI_{name.upper()}": str(value) for name, value in chosen.items() if value is not None}
-            ),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        with ExitStack() as opened:
+            self._process = subprocess.Popen(
+                [sys.executable, *self._program, "--json", "serve"],
+                env=environment(
+                    **{f"DARI_{name.upper()}": str(value) for name, value in chosen.items() if value is not None}
+                ),
+                stdout=subprocess.PIPE,
+                stderr=opened.enter_context(self._log_file.open("a")) if self._log_file is not None else None,
+                text=True,
+            )
         assert self._process.stdout is not None
         told = self._process.stdout.readline()
         assert told, "the server did not start; its reason stands in the captured output"
-        self.address = json.loads(told)["address"]
+        addresses = json.loads(told)
+        self.address, self.admin_address = addresses["address"], addresses["adminAddress"]
 
     def kill(self) -> None:
         """SIGKILL, frozen or not, and wait for the end."""
