@@ -23,7 +23,7 @@ KNOWN = (chat_pb2, ingest_pb2, mapping_pb2, health_pb2)
 """Whose services the pool of descriptors knows by being imported."""
 
 
-def handler(method: str, answer: bytes) -> "grpc.GenericRpcHandler[Any, Any]":
+def handler(method: str, answer: bytes) -> grpc.GenericRpcHandler:
     """Answers one method."""
     service, _, name = method.partition("/")
     descriptor = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]

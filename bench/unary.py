@@ -28,7 +28,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -117,9 +116,7 @@ def measure(load: Load, server: Server, method: str, request: Message, measured:
     measured.p99_ms.append(ran.latencies_ms.get(99, 0.0))
 
 
-def _by_python(
-    address: str, method: str, request: Message, token: str, seconds: float, concurrency: int
-) -> ghz.Ran:
+def _by_python(address: str, method: str, request: Message, token: str, seconds: float, concurrency: int) -> ghz.Ran:
     told = json.dumps({"request": base64.b64encode(request.SerializeToString()).decode(), "token": token})
     share = str(max(1, concurrency // _PYTHON_CLIENTS))
     command = [sys.executable, "-m", "bench.unary_client", address, method, str(seconds), share]
@@ -225,7 +222,9 @@ def main() -> None:
     report(methods)
     client = "ghz" if ghz.find() else "Python"
     if client == "Python":
-        print("The client was Python, for want of ghz: it takes more of the machine than the server. See make load-tools.")
+        print(
+            "The client was Python, for want of ghz: it takes more of the machine than the server. See make load-tools."
+        )
     print(json.dumps({"machine": facts, "client": client, **vars(options), "methods": methods}))
 
 

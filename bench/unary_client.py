@@ -18,7 +18,9 @@ import grpc
 import grpc.aio
 
 
-async def call_on(address: str, method: str, request: bytes, token: str, seconds: float, concurrency: int) -> Counter[str]:
+async def call_on(
+    address: str, method: str, request: bytes, token: str, seconds: float, concurrency: int
+) -> Counter[str]:
     """Statuses of all calls."""
     statuses: Counter[str] = Counter()
     metadata = (("authorization", f"Bearer {token}"),) if token else ()

@@ -74,9 +74,7 @@ def run(
         command += ["--concurrency", str(concurrency), "--connections", str(min(connections, concurrency))]
         command += ["--duration", f"{duration_s}s", "--duration-stop", "wait", "--format", "json", address]
         before = _children_cpu_s()
-        ended = subprocess.run(
-            command, check=True, capture_output=True, text=True, timeout=duration_s + _GRACE_S
-        )
+        ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=duration_s + _GRACE_S)
         return _ran(json.loads(ended.stdout), _children_cpu_s() - before)
 
 

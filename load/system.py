@@ -104,9 +104,7 @@ def prepare(system: System, *, has_local_model: bool) -> None:
             client.mapping.GrantKnowledgeBase(grant)
         for chat in (CHAT, ROWS_ONLY_CHAT, *((LOCAL_CHAT,) if has_local_model else ())):
             id = chat.partition("/")[2]
-            client.mapping.CreateChatConfiguration(
-                mapping_pb2.CreateChatConfigurationRequest(chat_configuration_id=id)
-            )
+            client.mapping.CreateChatConfiguration(mapping_pb2.CreateChatConfigurationRequest(chat_configuration_id=id))
             link = mapping_pb2.LinkKnowledgeBaseRequest(chat_configuration=chat, knowledge_base=KNOWLEDGE_BASE)
             client.mapping.LinkKnowledgeBase(link)
             if id in models:

@@ -28,7 +28,7 @@ class ServingProcess:
         log_file: Path | None = None,
         **settings: Any,
     ) -> None:
-        """`program` are the arguments that make Python a dari. Its log goes to `log_file`, or where this process's does.
+        """`program` are the arguments that make Python a dari. Without `log_file` it logs where this process does.
 
         `settings` win over those of all tests; None leaves one as it is where nobody sets it.
         """
