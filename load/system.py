@@ -11,6 +11,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
+
 from bench.chat_flowise import FLOW_ID
 from bench.chat_flowise_process import FlowiseProcess
 from dari.adapters.local_model.model_files import add_default_model
@@ -30,6 +32,10 @@ LOCAL_MODEL = "smollm2-135m-instruct"
 CHAT, ROWS_ONLY_CHAT, LOCAL_CHAT = (f"chatConfigurations/{id}" for id in ("flowise", "rows-only", "local"))
 KNOWLEDGE_BASE = "knowledgeBases/airports"
 _AIRPORTS = "faa,name,city\nLGA,La Guardia,New York\nGMP,김포,서울\nICN,인천,인천\nJFK,John F Kennedy Intl,New York\n"
+TOKENS, GAP_MS = 20, 5
+"""Of each answer of the stand-in for Flowise."""
+_FIRST_TOKEN_TIMEOUT_S = 3
+"""Long beside a stand-in that answers at once, short beside a fault."""
 _CONNECTIONS_OF_OTHERS = 16
 
 
@@ -93,9 +99,11 @@ def prepare(system: System, *, has_local_model: bool) -> None:
     with system.client() as client:
         make_knowledge_base(client, KNOWLEDGE_BASE)
         upload_text(client, KNOWLEDGE_BASE, _AIRPORTS)
-        url = system.flowise.url(tokens=20, gap_ms=5)
+        url = system.flowise.url(tokens=TOKENS, gap_ms=GAP_MS)
         target = mapping_pb2.FlowiseTarget(base_url=url, flow_id=FLOW_ID)
-        models = {"flowise": mapping_pb2.AiModel(kind=mapping_pb2.AI_MODEL_KIND_FLOWISE, flowise=target)}
+        timeout = Duration(seconds=_FIRST_TOKEN_TIMEOUT_S)
+        kind = mapping_pb2.AI_MODEL_KIND_FLOWISE
+        models = {"flowise": mapping_pb2.AiModel(kind=kind, flowise=target, first_token_timeout=timeout)}
         if has_local_model:
             models["local"] = mapping_pb2.AiModel(kind=mapping_pb2.AI_MODEL_KIND_LOCAL, max_answer_tokens=16)
         for id, model in models.items():
