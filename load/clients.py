@@ -12,7 +12,7 @@ from load.worker import Called, Plan
 
 _MOST_PROCESSES = 4
 _GRACE_S = 180.0
-"""How much longer than its plan a worker may take: calls that are under way are waited for, each with its own limits."""
+"""How much longer than its plan a worker may take: calls under way are waited for, each with limits of its own."""
 
 
 @dataclass(frozen=True, slots=True)

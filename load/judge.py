@@ -29,15 +29,18 @@ class Judged:
     complaints: tuple[str, ...]
 
 
-def judge(admin_dsn: str, called: Sequence[Called], files: Mapping[str, Generated]) -> Judged:
-    """`called` are all chats and uploads that callers made; `files` tells what is in the file at each path."""
+def judge(admin_dsn: str, called: Sequence[Called], files: Mapping[str, Generated], *, appends: bool = True) -> Judged:
+    """`called` are all chats and uploads that callers made; `files` tells what is in the file at each path.
+
+    With `appends` a knowledge base must have the rows of all its uploads; else they took each other's place.
+    """
     uploads = [one for one in called if one.kind == UPLOAD]
     whole = [one for one in uploads if one.status == OK]
     chats = [one for one in called if one.kind == CHAT]
     with closing(psycopg2.connect(admin_dsn)) as session, session.cursor() as cursor:
         complaints = [
             *(complaint for one in uploads for complaint in _of_upload(cursor, admin_dsn, one, files[one.path])),
-            *_of_knowledge_bases(cursor, whole, files),
+            *(_of_knowledge_bases(cursor, whole, files) if appends else ()),
             *_of_chats(cursor, chats),
         ]
     rows = sum(files[one.path].row_count for one in whole)
@@ -60,9 +63,7 @@ def _is_there(cursor: Cursor, upload_id: str) -> bool:
     return bool(cursor.rowcount)
 
 
-def _of_knowledge_bases(
-    cursor: Cursor, whole: Sequence[Called], files: Mapping[str, Generated]
-) -> Iterator[str]:
+def _of_knowledge_bases(cursor: Cursor, whole: Sequence[Called], files: Mapping[str, Generated]) -> Iterator[str]:
     told: dict[str, int] = defaultdict(int)
     for upload in whole:
         told[upload.about.partition("/")[2]] += files[upload.path].row_count

@@ -43,7 +43,9 @@ def run(program: Path, script: str, *, vus: int, seconds: float, token: str, **v
     if not ended.stdout.strip().startswith("{"):
         raise RuntimeError(f"k6 ended with {ended.returncode} and no summary")
     metrics: dict[str, Any] = json.loads(ended.stdout)
-    own = {name: one["values"]["med"] for name, one in metrics.items() if one["type"] == "trend" and "_req_" not in name}
+    own = {
+        name: one["values"]["med"] for name, one in metrics.items() if one["type"] == "trend" and "_req_" not in name
+    }
     failed = sum(int(one["values"]["count"]) for name, one in metrics.items() if name.endswith("_failed"))
     streams = int(metrics.get("grpc_streams", {"values": {"count": 0}})["values"]["count"])
     return Ran(streams, failed, own)

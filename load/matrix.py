@@ -19,8 +19,8 @@ from load import ghz, k6
 from load.clients import Running, Seen
 from load.faults import Fault, breaking
 from load.judge import Judged, judge
-from load.sampling import Sample, Sampler, busy_cores, cores_used
-from load.system import CHAT, KNOWLEDGE_BASE, POSTGRES, ROWS_ONLY_CHAT, System, make_knowledge_base
+from load.sampling import INTERVAL_S, Sample, Sampler, busy_cores, cores_used
+from load.system import CHAT, FLOWISE, KNOWLEDGE_BASE, POSTGRES, ROWS_ONLY_CHAT, System, make_knowledge_base
 from load.worker import CANCELLED, OK, UNARY, UPLOAD, Called, Plan
 from load.worker import CHAT as CHAT_CALL
 
@@ -28,9 +28,7 @@ DARI, BARE = "dari", "bare grpcio"
 GHZ = "ghz"
 PYTHON = "Python"
 CLIENTS = "clients"
-_REPLICA_NAME = "replica"
 _PERCENTILES = (50, 95, 99)
-_FLOWISE = "Flowise stand-in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class Size:
 
 
 FULL = Size(10.0, (1, 4, 16, 64), (1, 16, 64, 200), (1, 2, 4, 8), (2.0, 8.0), 60.0, 4, 24, 4)
-SHORT = Size(0.5, (1, 4), (2, 4), (1, 2), (0.2,), 4.0, 1, 3, 2)
+SHORT = Size(0.6, (4,), (2, 4), (2,), (0.2,), 4.0, 1, 3, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +115,8 @@ class _Run:
         with ExitStack() as opened:
             bare = opened.enter_context(_bare_servers(len(self._system.addresses)))
             self._bare = bare
-            sampler = opened.enter_context(Sampler(lambda: {**self._system.pids(), **self._others()}))
+            interval_s = min(INTERVAL_S, self._size.step_s / 4)
+            sampler = opened.enter_context(Sampler(lambda: {**self._system.pids(), **self._others()}, interval_s))
             self._samples = sampler.samples
             steps = list(self._steps())
             by_k6 = dict(self._k6_steps())
@@ -134,7 +133,7 @@ class _Run:
 
     def _others(self) -> dict[str, int]:
         return {
-            _FLOWISE: self._system.flowise.pid,
+            FLOWISE: self._system.flowise.pid,
             **{f"{BARE} {number}": pid for number, pid in enumerate(self._bare.pids, 1)},
         }
 
@@ -204,13 +203,9 @@ class _Run:
         }
         cores, machine = self._cores(peer, from_s, to_s)
         cores[CLIENTS] = max(one.client_cpu_s for one in ran) / (to_s - from_s)
-        return Step(
-            UNARY, peer, clients, GHZ, from_s, to_s, calls, dict(failed), 0.0, latencies, {}, cores, machine
-        )
+        return Step(UNARY, peer, clients, GHZ, from_s, to_s, calls, dict(failed), 0.0, latencies, {}, cores, machine)
 
-    def _told(
-        self, kind: str, peer: str, clients: int, client: str, window_s: tuple[float, float], seen: Seen
-    ) -> Step:
+    def _told(self, kind: str, peer: str, clients: int, client: str, window_s: tuple[float, float], seen: Seen) -> Step:
         ended = [one for one in seen.called if one.status == OK]
         failed = Counter(one.status for one in seen.called if one.status not in (OK, CANCELLED))
         first_s = [one.first_token_s for one in ended if one.first_token_s is not None]
@@ -234,11 +229,9 @@ class _Run:
         )
 
     def _cores(self, peer: str, from_s: float, to_s: float) -> tuple[dict[str, float], float]:
-        names = [POSTGRES, *self._system.replicas, _FLOWISE] if peer == DARI else [name for name in self._others()]
+        names = [POSTGRES, *self._system.replicas, FLOWISE] if peer == DARI else list(self._others())
         samples = list(self._samples)
-        # Clients of one second leave hardly two samples: the looks just before and behind count too.
-        around = max(0.6, 0.0)
-        cores = {name: cores_used(samples, name, from_s - around, to_s + around) for name in names}
+        cores = {name: cores_used(samples, name, from_s, to_s) for name in names}
         return {name: value for name, value in cores.items() if value > 0.005}, busy_cores(samples, from_s, to_s)
 
     def _k6_steps(self) -> Iterator[tuple[str, k6.Ran]]:

@@ -1,19 +1,18 @@
 """Draws the plots of the load report as SVG, each a function of what was measured."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-mpl.use("svg")
-
-from matplotlib.axes import Axes  # noqa: E402 - the backend is chosen first
-from matplotlib.figure import Figure  # noqa: E402
-
-from load.matrix import BARE, CLIENTS, DARI, Outcome, Step  # noqa: E402
-from load.sampling import Sample  # noqa: E402
-from load.system import POSTGRES  # noqa: E402
-from load.worker import CANCELLED, CHAT, OK, UNARY, UPLOAD  # noqa: E402
+from load.matrix import BARE, CLIENTS, DARI, Outcome, Step
+from load.sampling import Sample
+from load.slope import Slope
+from load.system import POSTGRES
+from load.worker import CANCELLED, CHAT, OK, UNARY, UPLOAD
 
 _COLOURS = {
     DARI: "#2f6fb3",
@@ -30,7 +29,7 @@ _KINDS = {
     CHAT: ("Chats (a quarter without a model)", "chats a second"),
     UPLOAD: ("Uploads (until visible)", "megabytes a second"),
 }
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -121,10 +120,37 @@ def faults(outcome: Outcome) -> Figure:
             colour = "#333333" if fault.what == "killed" else "#5aa0c8"
             axis.axvspan(fault.from_s - from_s, fault.to_s - from_s, color=colour, alpha=0.22, lw=0)
             axis.text(
-                fault.from_s - from_s, top * 1.02, f"{fault.whom}\n{fault.what}", fontsize=6.5, color=colour, va="bottom"
+                fault.from_s - from_s,
+                top * 1.02,
+                f"{fault.whom}\n{fault.what}",
+                fontsize=6.5,
+                color=colour,
+                va="bottom",
             )
         axis.set(xlabel="seconds", ylabel=f"{kind}s that ended", ylim=(0, top * 1.3), xlim=(0, seconds))
         axis.legend(loc="upper right", fontsize=8)
+    return figure
+
+
+def soak(samples: Sequence[Sample], slopes: Mapping[str, Mapping[str, Slope]]) -> Figure:
+    """Memory, descriptors and threads over time, with the line through what is behind the warm-up."""
+    figure, axes = _figure(3, height=3.2)
+    begin_s = samples[0].at_s
+    quantities: dict[str, Callable[[Sample, str], float]] = {
+        "memory": lambda sample, name: sample.usages[name].resident_bytes / _MIB,
+        "descriptors": lambda sample, name: sample.usages[name].descriptors,
+        "threads": lambda sample, name: sample.usages[name].threads,
+    }
+    colours = dict(zip(slopes, ("#2f6fb3", "#e0a030", "#6aa84f", "#9b7fc7", *_OTHER_COLOURS), strict=False))
+    for axis, (quantity, value) in zip(axes, quantities.items(), strict=True):
+        for name, of_process in slopes.items():
+            own = [sample for sample in samples if name in sample.usages]
+            told = f"{name} ({of_process[quantity].per_hour:+,.1f} an hour)"
+            minutes = [(sample.at_s - begin_s) / 60 for sample in own]
+            axis.plot(minutes, [value(sample, name) for sample in own], color=colours[name], lw=1, label=told)
+        axis.set_title(f"{quantity}, MiB of its own" if quantity == "memory" else quantity)
+        axis.set(xlabel="minutes", ylim=(0, axis.get_ylim()[1] * 1.45))
+        axis.legend(fontsize=7, loc="upper left")
     return figure
 
 

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
@@ -67,8 +68,7 @@ def cores_used(samples: list[Sample], name: str, from_s: float, to_s: float) -> 
     seen = [(one.at_s, one.usages[name].cpu_s) for one in samples if from_s <= one.at_s <= to_s and name in one.usages]
     if len(seen) < 2:
         return 0.0
-    pairs = zip(seen, seen[1:], strict=False)
-    used_s = sum(max(0.0, after - before) for (_, before), (_, after) in pairs)
+    used_s = sum(max(0.0, after - before) for (_, before), (_, after) in pairwise(seen))
     return used_s / (seen[-1][0] - seen[0][0])
 
 

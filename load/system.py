@@ -72,7 +72,7 @@ def started(*, replicas: int = 2, model_dir: Path | None = None, **settings: Any
         folder = opened.enter_context(open_folder())
         if model_dir is not None:
             add_default_model(model_dir)
-            settings |= {"local_model": LOCAL_MODEL, "model_dir": model_dir, "local_threads": 1}
+            settings |= {"local_model": LOCAL_MODEL, "local_threads": 1}
         connections = replicas * settings.get("database_max_connections", 24) + _CONNECTIONS_OF_OTHERS
         postgres = opened.enter_context(EmbeddedPostgres(folder / "postgres", max_connections=connections))
         create_database(postgres.admin_dsn, DATABASE)
@@ -85,7 +85,11 @@ def started(*, replicas: int = 2, model_dir: Path | None = None, **settings: Any
         for number in range(1, replicas + 1):
             name = f"replica {number}"
             log_file = folder / f"replica-{number}.log"
-            process = ServingProcess(dsns, folder / f"replica-{number}", log_file=log_file, **settings)
+            data_dir = folder / f"replica-{number}"
+            data_dir.mkdir()
+            if model_dir is not None:
+                (data_dir / "models").symlink_to(model_dir.absolute())
+            process = ServingProcess(dsns, data_dir, log_file=log_file, **settings)
             running[name] = opened.enter_context(process)
         flowise = opened.enter_context(FlowiseProcess())
         addresses = tuple(process.address for process in running.values())

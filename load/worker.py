@@ -21,7 +21,7 @@ import grpc
 
 from dari.client import Access, CallFailed, Client
 from dari.v1 import chat_pb2, mapping_pb2
-from dari.v1.ingest_pb2 import UPLOAD_MODE_APPEND
+from dari.v1.ingest_pb2 import UPLOAD_MODE_APPEND, UPLOAD_MODE_REPLACE
 
 OK, CANCELLED, BROKEN = "OK", "CANCELLED", "OK without completed"
 """Statuses of calls beside gRPC's others; the last is what dari promises never to do."""
@@ -49,6 +49,9 @@ class Plan:
     """What the calls are about, in turn: knowledge bases for reads and uploads, chat configurations for chats."""
     paths: tuple[str, ...] = ()
     """The files to upload, in turn."""
+    replaces: bool = False
+    """Whether an upload takes the place of what is there, or is added to it. Each client then keeps to one knowledge
+    base, so that of two that are under way neither takes the other's place."""
     cancelled_share: float = 0.0
     """Of the chats whose caller leaves in the middle."""
     seed: int = 1
@@ -109,7 +112,7 @@ class Worker:
         turn = number
         while time.monotonic() < self._end_s:
             called = call(turn, draw)
-            turn += 1
+            turn += 0 if self._plan.replaces else 1
             with self._lock:
                 self._called.append(called)
 
@@ -149,13 +152,12 @@ class Worker:
         name = self._plan.names[turn % len(self._plan.names)]
         path = self._plan.paths[turn % len(self._plan.paths)]
         id = str(uuid.uuid4())
+        mode = UPLOAD_MODE_REPLACE if self._plan.replaces else UPLOAD_MODE_APPEND
         began_s = time.monotonic()
         # Its own client resumes on the same address; one that is gone for good is resumed on the next.
         status, tries = self._tried(
             turn,
-            lambda client: client.ingest(
-                path, name, UPLOAD_MODE_APPEND, upload_id=id, open_timeout_s=10.0, give_up_after_s=20.0
-            ),
+            lambda client: client.ingest(path, name, mode, upload_id=id, open_timeout_s=10.0, give_up_after_s=20.0),
         )
         return Called(UPLOAD, began_s, time.monotonic() - began_s, status, tries=tries, id=id, about=name, path=path)
 
@@ -212,8 +214,9 @@ class _Chat:
 
 def main() -> None:
     """Run the plan on standard input."""
-    told = json.load(sys.stdin)
-    plan = Plan(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
+    told: dict[str, Any] = json.load(sys.stdin)
+    told = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+    plan = Plan(**told)
     json.dump([asdict(called) for called in Worker(plan).run()], sys.stdout)
 
 
