@@ -1,13 +1,13 @@
 """Starts worker processes, and puts together what they saw."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from load.usage import children_cpu_s
 from load.worker import Called, Plan
 
 _MOST_PROCESSES = 4
@@ -35,13 +35,13 @@ class Running:
             for number, share in enumerate(shares)
         ]
         self._limit_s = plan.seconds + _GRACE_S
-        self._begun_cpu_s = _children_cpu_s()
+        self._begun_cpu_s = children_cpu_s()
         self._workers = [_Worker(each) for each in plans]
 
     def wait(self) -> Seen:
         """Raises CalledProcessError where a worker failed, and TimeoutExpired where it never came to an end."""
         called = tuple(each for worker in self._workers for each in worker.wait(self._limit_s))
-        return Seen(called, _children_cpu_s() - self._begun_cpu_s)
+        return Seen(called, children_cpu_s() - self._begun_cpu_s)
 
 
 class _Worker:
@@ -69,9 +69,3 @@ class _Worker:
         told, _ = self._process.communicate(self._plan)
         if self._process.returncode == 0:
             self._told = json.loads(told)
-
-
-def _children_cpu_s() -> float:
-    """CPU seconds of all children that have ended: exact only while no others end."""
-    times = os.times()
-    return times.children_user + times.children_system

@@ -1,7 +1,6 @@
 """Runs ghz, a client in Go that costs this machine little: what is measured is the server."""
 
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +14,7 @@ from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health_pb2
 
 from dari.v1 import chat_pb2, ingest_pb2, mapping_pb2
+from load.usage import children_cpu_s
 
 OK = "OK"
 _SERVED = (chat_pb2, ingest_pb2, mapping_pb2, health_pb2)
@@ -73,19 +73,14 @@ def run(
         command += ["--metadata-file", str(metadata), "--data", json.dumps(data, ensure_ascii=False)]
         command += ["--concurrency", str(concurrency), "--connections", str(min(connections, concurrency))]
         command += ["--duration", f"{duration_s}s", "--duration-stop", "wait", "--format", "json", address]
-        before = _children_cpu_s()
+        before = children_cpu_s()
         ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=duration_s + _GRACE_S)
-        return _ran(json.loads(ended.stdout), _children_cpu_s() - before)
+        return _ran(json.loads(ended.stdout), children_cpu_s() - before)
 
 
 def _ran(told: dict[str, Any], client_cpu_s: float) -> Ran:
     latencies = {one["percentage"]: one["latency"] / 1e6 for one in told.get("latencyDistribution") or ()}
     return Ran(told["total"] / 1e9, dict(told.get("statusCodeDistribution") or {}), latencies, client_cpu_s)
-
-
-def _children_cpu_s() -> float:
-    times = os.times()
-    return times.children_user + times.children_system
 
 
 def _protoset() -> bytes:

@@ -19,8 +19,9 @@ from load import ghz, k6
 from load.clients import Running, Seen
 from load.faults import Fault, breaking
 from load.judge import Judged, judge
-from load.sampling import INTERVAL_S, Sample, Sampler, busy_cores, cores_used
-from load.system import CHAT, FLOWISE, KNOWLEDGE_BASE, POSTGRES, ROWS_ONLY_CHAT, System, make_knowledge_base
+from load.sampling import INTERVAL_S, Meter, Sample, Sampler
+from load.system import CHAT, FLOWISE, KNOWLEDGE_BASE, ROWS_ONLY_CHAT, System, make_knowledge_base
+from load.usage import children_cpu_s
 from load.worker import CANCELLED, OK, UNARY, UPLOAD, Called, Plan
 from load.worker import CHAT as CHAT_CALL
 
@@ -155,12 +156,12 @@ class _Run:
         if kind == UNARY and program is not None:
             return self._ghz_step(program, peer, addresses, clients)
         plan = self._plan(kind, clients, self._size.step_s, addresses)
-        from_s = time.monotonic()
+        meter = self._meter(peer)
         seen = Running(plan).wait()
-        to_s = max((one.began_s + one.took_s for one in seen.called), default=time.monotonic())
+        cores, machine_cores = meter.read()
         if peer == DARI and kind != UNARY:
             self._called += seen.called
-        return self._told(kind, peer, clients, PYTHON, (from_s, to_s), seen)
+        return self._told(kind, peer, clients, seen, cores, machine_cores)
 
     def _plan(self, kind: str, clients: int, seconds: float, addresses: tuple[str, ...]) -> Plan:
         plan = Plan(kind, addresses, self._system.token, clients, seconds)
@@ -190,49 +191,62 @@ class _Run:
                 token=self._system.token,
             )
 
-        from_s = time.monotonic()
+        meter = self._meter(peer)
+        before_cpu_s = children_cpu_s()
         with ThreadPoolExecutor(len(asked)) as pool:
             ran = list(pool.map(ask, range(len(asked))))
-        # ghz needs a while to start, which is none of the server's.
         to_s = time.monotonic()
-        from_s = max(from_s, to_s - max(one.seconds for one in ran))
+        cores, machine_cores = meter.read()
+        length_s = max(one.seconds for one in ran)
         failed = sum((Counter(one.statuses) for one in ran), Counter())
         calls = failed.pop(OK, 0)
         latencies = {
             percentile: max(one.latencies_ms.get(percentile, 0.0) for one in ran) for percentile in _PERCENTILES
         }
-        cores, machine = self._cores(peer, from_s, to_s)
-        cores[CLIENTS] = max(one.client_cpu_s for one in ran) / (to_s - from_s)
-        return Step(UNARY, peer, clients, GHZ, from_s, to_s, calls, dict(failed), 0.0, latencies, {}, cores, machine)
+        cores[CLIENTS] = (children_cpu_s() - before_cpu_s) / length_s
+        return Step(
+            UNARY,
+            peer,
+            clients,
+            GHZ,
+            to_s - length_s,
+            to_s,
+            calls,
+            dict(failed),
+            0.0,
+            latencies,
+            {},
+            cores,
+            machine_cores,
+        )
 
-    def _told(self, kind: str, peer: str, clients: int, client: str, window_s: tuple[float, float], seen: Seen) -> Step:
+    def _told(
+        self, kind: str, peer: str, clients: int, seen: Seen, cores: dict[str, float], machine_cores: float
+    ) -> Step:
         ended = [one for one in seen.called if one.status == OK]
         failed = Counter(one.status for one in seen.called if one.status not in (OK, CANCELLED))
         first_s = [one.first_token_s for one in ended if one.first_token_s is not None]
-        from_s = min((one.began_s for one in seen.called), default=window_s[0])
-        cores, machine = self._cores(peer, from_s, window_s[1])
-        cores[CLIENTS] = seen.cpu_s / max(window_s[1] - window_s[0], 1e-9)
+        from_s = min(one.began_s for one in seen.called)
+        to_s = max(one.began_s + one.took_s for one in seen.called)
         return Step(
             kind,
             peer,
             clients,
-            client,
+            PYTHON,
             from_s,
-            window_s[1],
+            to_s,
             len(ended),
             dict(failed),
             sum(self._files[one.path].size_bytes for one in ended if one.path) / MEGABYTE,
             percentiles_ms([one.took_s for one in ended]),
             percentiles_ms(first_s),
-            cores,
-            machine,
+            {**cores, CLIENTS: seen.cpu_s / (to_s - from_s)},
+            machine_cores,
         )
 
-    def _cores(self, peer: str, from_s: float, to_s: float) -> tuple[dict[str, float], float]:
-        names = [POSTGRES, *self._system.replicas, FLOWISE] if peer == DARI else list(self._others())
-        samples = list(self._samples)
-        cores = {name: cores_used(samples, name, from_s, to_s) for name in names}
-        return {name: value for name, value in cores.items() if value > 0.005}, busy_cores(samples, from_s, to_s)
+    def _meter(self, peer: str) -> Meter:
+        ours = {**self._system.pids(), FLOWISE: self._system.flowise.pid}
+        return Meter(ours if peer == DARI else {name: pid for name, pid in self._others().items() if name != FLOWISE})
 
     def _k6_steps(self) -> Iterator[tuple[str, k6.Ran]]:
         program = k6.find()

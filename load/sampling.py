@@ -1,19 +1,19 @@
-"""Looks at the processes under load a few times a second, and tells what they used between any two moments."""
+"""Looks at the processes under load: over time, a few times a second, and what they used between two moments."""
 
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
 import psutil
 
-from load.usage import Usage, usage_of
+from load.usage import Usage, cpu_s, usage_of
 
 INTERVAL_S = 0.5
 MACHINE = "machine"
+_NOTHING_CORES = 0.003
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +60,25 @@ class Sampler:
             self.samples.append(Sample(time.monotonic(), usages, cores))
 
 
-def cores_used(samples: list[Sample], name: str, from_s: float, to_s: float) -> float:
-    """Cores that a process was busy on between two moments, on average; 0 where it was not seen twice.
+class Meter:
+    """Cores that processes and the whole machine were busy on, on average, since it was made."""
 
-    Where its CPU time went back it was started anew, and what it had used before is not lost from the sum.
-    """
-    seen = [(one.at_s, one.usages[name].cpu_s) for one in samples if from_s <= one.at_s <= to_s and name in one.usages]
-    if len(seen) < 2:
-        return 0.0
-    used_s = sum(max(0.0, after - before) for (_, before), (_, after) in pairwise(seen))
-    return used_s / (seen[-1][0] - seen[0][0])
+    def __init__(self, pids: Mapping[str, int]) -> None:
+        self._pids = pids
+        self._began_s = time.monotonic()
+        self._before = self._read()
 
+    def read(self) -> tuple[dict[str, float], float]:
+        """By process, but for those that did nothing; and of the machine."""
+        length_s = max(time.monotonic() - self._began_s, 1e-9)
+        now = self._read()
+        used = {name: (now[name] - before) / length_s for name, before in self._before.items()}
+        machine = used.pop(MACHINE)
+        return {name: cores for name, cores in used.items() if cores > _NOTHING_CORES}, machine
 
-def busy_cores(samples: list[Sample], from_s: float, to_s: float) -> float:
-    """Cores of the whole machine that were busy between two moments, on average."""
-    seen = [one.busy_cores for one in samples if from_s <= one.at_s <= to_s]
-    return sum(seen) / len(seen) if seen else 0.0
+    def _read(self) -> dict[str, float]:
+        times = psutil.cpu_times()
+        return {
+            **{name: cpu_s(pid) for name, pid in self._pids.items()},
+            MACHINE: sum(times) - times.idle - times.iowait,
+        }

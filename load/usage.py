@@ -1,5 +1,6 @@
 """What processes use: CPU seconds, memory, descriptors, threads, as Linux counts them."""
 
+import os
 from dataclasses import dataclass
 
 import psutil
@@ -37,6 +38,12 @@ def usage_of(pid: int) -> Usage:
 def cpu_s(pid: int) -> float:
     """CPU seconds of a process and its children. Raises psutil.NoSuchProcess."""
     return usage_of(pid).cpu_s
+
+
+def children_cpu_s() -> float:
+    """CPU seconds of all children of this process that have ended and were waited for."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _own_bytes(process: psutil.Process) -> int:
