@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from load.matrix import BARE, CLIENTS, DARI, Outcome, Step
 from load.sampling import Sample
@@ -23,6 +24,7 @@ _COLOURS = {
     CLIENTS: "#b8b8b8",
     "Flowise stand-in": "#9b7fc7",
 }
+_STATUS_COLOURS = {OK: "#6aa84f", CANCELLED: "#bdbdbd"}
 _OTHER_COLOURS = ("#6aa84f", "#8c564b", "#17becf", "#7f7f7f")
 _KINDS = {
     UNARY: ("Reads (GetKnowledgeBase)", "calls a second"),
@@ -107,7 +109,8 @@ def faults(outcome: Outcome) -> Figure:
     for axis, kind in zip(axes, (CHAT, UPLOAD), strict=True):
         statuses = sorted({one.status for one in outcome.mixed if one.kind == kind}, key=lambda one: (one != OK, one))
         bottom = [0.0] * seconds
-        for status, colour in zip(statuses, ("#6aa84f", "#bdbdbd", "#d62728", "#f0ad4e", "#8c564b"), strict=False):
+        for status in statuses:
+            colour = _STATUS_COLOURS.get(status, "#d62728")
             counts = [0.0] * seconds
             for one in outcome.mixed:
                 if one.kind == kind and one.status == status:
@@ -183,9 +186,13 @@ def _draw_throughput(axis: Axes, steps: list[Step]) -> None:
     for peer in (DARI, BARE):
         own = [step for step in steps if step.peer == peer]
         axis.plot(_places(own), [step.rate for step in own], "o-", color=_COLOURS[peer], label=peer)
+        for place, step in enumerate(own):
+            told = f"{step.rate:,.0f}" if step.rate >= 10 else f"{step.rate:.1f}"
+            offset = (0, 6)
+            axis.annotate(told, (place, step.rate), offset, textcoords="offset points", fontsize=7, ha="center")
     _label_clients(axis, [step for step in steps if step.peer == DARI])
-    axis.set(ylabel=_KINDS[steps[0].kind][1], ylim=(0, None))
-    axis.legend()
+    axis.set(ylabel=_KINDS[steps[0].kind][1], ylim=(0, axis.get_ylim()[1] * 1.2))
+    axis.legend(loc="upper left")
 
 
 def _draw_latencies(axis: Axes, steps: list[Step]) -> None:
@@ -198,6 +205,8 @@ def _draw_latencies(axis: Axes, steps: list[Step]) -> None:
             axis.plot(_places(own), first, "o:", color=colour, label=f"p{percentile}, first token", ms=3)
     _label_clients(axis, own)
     axis.set(ylabel="milliseconds", yscale="log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.legend(fontsize=7.5)
 
 

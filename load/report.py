@@ -22,7 +22,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1120px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.6em; } h2 { font-size: 1.15em; margin-top: 2em; border-top: 1px solid #ddd; padding-top: 1em; }
 table { border-collapse: collapse; font-size: 0.9em; } td, th { padding: 0.25em 0.8em; text-align: right; }
-th { border-bottom: 1px solid #999; } td:first-child, th:first-child, .text { text-align: left; }
+th { border-bottom: 1px solid #999; } td:first-child, th:first-child, th:last-child, .text { text-align: left; }
 tr:nth-child(even) { background: #f7f7f7; } .good { color: #2e7d32; } .bad { color: #c62828; font-weight: bold; }
 svg { max-width: 100%; height: auto; } p.note { color: #666; font-size: 0.9em; max-width: 56em; }
 """

@@ -134,7 +134,15 @@ class Worker:
         )
         leaves = draw.random() < self._plan.cancelled_share
         seen = _Chat(time.monotonic(), leaves)
-        status, tries = self._tried(turn, lambda client: seen.follow(client, request))
+
+        def follow(client: Client) -> None:
+            # A turn that died with its replica holds its request_id until its deadline: who cannot wait asks anew.
+            if status_before[-1] == "ABORTED":
+                request.request_id = str(uuid.uuid4())
+            seen.follow(client, request)
+
+        status_before = [""]
+        status, tries = self._tried(turn, follow, status_before.append)
         return Called(
             CHAT,
             seen.began_s,
@@ -161,8 +169,10 @@ class Worker:
         )
         return Called(UPLOAD, began_s, time.monotonic() - began_s, status, tries=tries, id=id, about=name, path=path)
 
-    def _tried(self, turn: int, call: Callable[[Client], object]) -> tuple[str, int]:
-        """The status in the end, and how often it took."""
+    def _tried(
+        self, turn: int, call: Callable[[Client], object], note: Callable[[str], object] = lambda _: None
+    ) -> tuple[str, int]:
+        """The status in the end, and how often it took; `note` is told the status of each try that failed."""
         status = ""
         for attempt in range(_TRIES):
             try:
@@ -173,6 +183,7 @@ class Worker:
                 status = error.code().name
             else:
                 return OK, attempt + 1
+            note(status)
             if status not in ("UNAVAILABLE", "ABORTED"):
                 return status, attempt + 1
             time.sleep(_PAUSE_S * (1 + attempt // len(self._plan.addresses)))
