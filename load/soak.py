@@ -194,15 +194,16 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--cache", type=Path, default=Path(".dari/bench"), help="where generated files stay")
     options = parser.parse_args()
+    # Here, so that what needs no picture needs nothing to draw with; and first, so that an hour is not lost for it.
+    from load.plots import soak as picture
+    from load.plots import svg
+
     model_dir = Path(os.environ.get("DARI_TEST_MODEL_DIR", _REPOSITORY / ".dari" / "models"))
     facts = machine()
     seconds = options.minutes * 60
     settings = {"version_grace_s": _VERSION_GRACE_S, "housekeeping_interval_s": _VERSION_GRACE_S}
     with started(model_dir=model_dir, **settings) as system:
         soaked = soak(system, seconds, options.cache, min(_INTERVAL_S, seconds / 100))
-    from load.plots import soak as picture
-    from load.plots import svg
-
     folder = Path("target/soak")
     folder.mkdir(parents=True, exist_ok=True)
     told = figures(soaked, facts)
