@@ -149,7 +149,8 @@ def test_a_plan_that_a_migration_made_void_costs_no_call(shared_database: Postgr
     read = Prepared("SELECT * FROM dari_rows.changing")
     with closing(psycopg2.connect(shared_database.admin_dsn)) as session, session.cursor() as cur:
         session.autocommit = True
-        cur.execute("CREATE TABLE dari_rows.changing AS SELECT 1 AS a; GRANT SELECT ON dari_rows.changing TO dari_reader")
+        cur.execute("CREATE TABLE dari_rows.changing AS SELECT 1 AS a")
+        cur.execute("GRANT SELECT ON dari_rows.changing TO dari_reader")
         with closing(_opened(shared_database.service_dsn)) as pool:
             assert pool.run(Role.READER, "t", read) == pool.run(Role.READER, "t", read) == [{"a": 1}]
             cur.execute("ALTER TABLE dari_rows.changing ADD COLUMN b integer")
