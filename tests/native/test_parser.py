@@ -203,7 +203,7 @@ WRONG_OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("options", WRONG_OPTIONS, ids=str)
+@pytest.mark.parametrize("options", WRONG_OPTIONS, ids=lambda options: ",".join(map(str, options)))
 def test_an_option_out_of_range_is_refused(options: dict[str, Any]) -> None:
     """At once, and not at the first byte that it spoils."""
     with pytest.raises(ValueError, match=r"must be|does not belong"):

@@ -97,7 +97,9 @@ WRONG_CLAIMS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "code"), WRONG_CLAIMS, ids=[f"{changes}" for changes, _ in WRONG_CLAIMS])
+@pytest.mark.parametrize(
+    ("changes", "code"), WRONG_CLAIMS, ids=[f"{','.join(changes)}-{code}" for changes, code in WRONG_CLAIMS]
+)
 def test_wrong_claims_are_refused_by_their_code(changes: dict[str, Any], code: str) -> None:
     assert code_of(ed25519_key().token(**changes)) == code
 
