@@ -54,7 +54,7 @@ descriptors: $(VENV)/installed  ## docker/dari.binpb: what Envoy reads JSON by, 
 	$(BIN)/python proto/generate.py --descriptors docker/dari.binpb
 
 .PHONY: test
-test: install  ## All tests: Rust, then Python on real PostgreSQL and the real local model
+test: install $(VENV)/load-installed  ## All tests: Rust, then Python on real PostgreSQL and the real local model
 	cargo test --workspace --quiet
 	$(BIN)/pytest
 
@@ -84,6 +84,25 @@ faults-operation: install  ## Overload for 60 s; replicas that start, end and di
 .PHONY: storm
 storm: install  ## 5,000 chats while all behind dari is killed and frozen at random; STORM_SEED=… again; leaves a picture
 	$(BIN)/python -m tests.storm
+
+# ghz, k6, grpcurl and promtool, each out of a Go module of its own in load/tools, whose go.sum locks all that it is of.
+GO_TOOLS := $(notdir $(wildcard load/tools/*))
+
+.PHONY: load-tools
+load-tools: $(VENV)/installed  ## Build ghz, k6, grpcurl and promtool into .venv/bin, where there is Go; else say so
+	@if command -v go > /dev/null; then $(MAKE) --no-print-directory $(addprefix $(BIN)/,$(GO_TOOLS)); \
+	else echo "There is no Go here: $(GO_TOOLS) are not built, and what needs them does without and says so."; fi
+
+$(addprefix $(BIN)/,$(GO_TOOLS)): $(BIN)/%: load/tools/%/go.mod load/tools/%/go.sum
+	cd load/tools/$* && GOFLAGS=-mod=readonly go build -o "$(CURDIR)/$(BIN)/" tool
+
+.PHONY: load
+load: install load-tools $(VENV)/load-installed  ## Two replicas under load, with faults; one HTML report; load/README.md
+	$(BIN)/python -m load $(if $(LOAD_MINUTES),--minutes $(LOAD_MINUTES))
+
+.PHONY: soak
+soak: install $(VENV)/load-installed  ## Chats and uploads for SOAK_MINUTES (60): memory, descriptors, threads stay flat
+	$(BIN)/python -m load.soak --minutes $(or $(SOAK_MINUTES),60)
 
 .PHONY: fuzz
 fuzz:  ## Fuzz the parser, FUZZ_SECONDS (60) a target; needs cargo-fuzz and a nightly toolchain
@@ -148,12 +167,20 @@ $(VENV)/load-installed: load/requirements.lock $(VENV)/installed
 	touch $@
 
 .PHONY: bench
-bench: bench-ingest bench-parse bench-search bench-detect bench-export bench-chat bench-local-model bench-mapping \
-  bench-isolation bench-sync bench-telemetry  ## All benches
+bench: bench-ingest bench-uploads bench-unary bench-parse bench-search bench-detect bench-export bench-chat \
+  bench-local-model bench-mapping bench-isolation bench-sync bench-limits bench-telemetry  ## All benches
 
 .PHONY: bench-ingest
 bench-ingest: install  ## Rows from gRPC to disk beside psql \copy; memory of the server
 	$(BIN)/python -m bench.ingest
+
+.PHONY: bench-uploads
+bench-uploads: install  ## Four uploads at once beside four psql \copy at once; CPU of each part
+	$(BIN)/python -m bench.uploads
+
+.PHONY: bench-unary
+bench-unary: install load-tools  ## Unary calls a second with all that guards them, beside bare grpcio
+	$(BIN)/python -m bench.unary
 
 .PHONY: bench-parse
 bench-parse: install $(VENV)/bench-installed  ## The parser on one core beside csv-core, polars, DuckDB, pyarrow, pandas

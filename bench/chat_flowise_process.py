@@ -1,6 +1,7 @@
 """Runs `bench.chat_flowise` as a process that can be killed, and comes back on the same port."""
 
 import json
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -20,6 +21,12 @@ class FlowiseProcess:
 
     def __exit__(self, *exception: object) -> None:
         self.kill()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now."""
+        assert self._process is not None
+        return self._process.pid
 
     def url(self, *, tokens: int, gap_ms: int) -> str:
         """The base URL under which it answers so."""
@@ -45,6 +52,11 @@ class FlowiseProcess:
         self._process.kill()
         self._process.wait()
         self._process.stdout.close()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Freeze it, or let it go on."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def hang_ups(self) -> list[float]:
         """When connections were closed in the middle of an answer, by time.monotonic."""

@@ -15,6 +15,7 @@ from tests.fix_server import settings_for
 from tests.support.fault_proxy import FaultProxy
 
 MIB = 1024 * 1024
+_LAST_CHARACTERS = 1_000
 
 
 class ServingProcess:
@@ -85,7 +86,8 @@ class ServingProcess:
         assert self._process is not None
         assert self._process.stdout is not None
         told = self._process.stdout.readline()
-        assert told, "the server did not start; its reason stands in the captured output"
+        logged = self._log_file.read_text()[-_LAST_CHARACTERS:] if self._log_file is not None else ""
+        assert told, f"the server did not start; its reason stands in the captured output {logged}"
         addresses = json.loads(told)
         self.address, self.admin_address = addresses["address"], addresses["adminAddress"]
 

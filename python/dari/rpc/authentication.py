@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import grpc
@@ -22,7 +21,7 @@ from dari.core.event_context import event_fields, note
 from dari.rpc.callers import CallContext
 from dari.rpc.errors import status_code
 from dari.rpc.least_roles import rule_of
-from dari.rpc.rewrapping import Behaviour, rewrapped
+from dari.rpc.rewrapping import Behaviour, Rewrapper
 
 _SCHEME = "bearer "
 _RESOURCE_NAME = re.compile(r"[A-Za-z]{1,32}/[A-Za-z0-9._-]{1,128}")
@@ -56,6 +55,7 @@ class CallerInterceptor(grpc.ServerInterceptor):
         self._authenticator = authenticator
         self._trail = trail
         self._limits = limits
+        self._handlers = Rewrapper(self._unary, self._streaming)
 
     def intercept_service(
         self,
@@ -63,11 +63,7 @@ class CallerInterceptor(grpc.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Put the gate around the handler's function."""
-        handler = continuation(handler_call_details)
-        if handler is None:
-            return None
-        method = handler_call_details.method
-        return rewrapped(handler, partial(self._unary, method), partial(self._streaming, method))
+        return self._handlers.rewrapped(handler_call_details.method, continuation(handler_call_details))
 
     def _unary(self, method: str, behaviour: Behaviour) -> Behaviour:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
@@ -96,7 +92,7 @@ class CallerInterceptor(grpc.ServerInterceptor):
     def _passed(self, method: str, names: "_NamesOf", context: grpc.ServicerContext) -> Iterator[CallContext]:
         """A context that knows its caller, for those who may pass; what becomes of the call is recorded."""
         rule = rule_of(method)
-        record = _Record(self._trail, AuditedCall(event_fields()["request_id"], method[1:], context.peer()), names)
+        record = _Record(self._trail, event_fields()["request_id"], method, context, names)
         try:
             caller = self._authenticator.authenticate(_presented(context))
             record.caller_is(caller)
@@ -114,16 +110,22 @@ class CallerInterceptor(grpc.ServerInterceptor):
 
 
 class _Record:
-    """What the trail keeps of one call. Used by one thread."""
+    """What the trail keeps of one call, put together when there is something to keep. Used by one thread."""
 
-    def __init__(self, trail: AuditTrail, call: AuditedCall, names: "_NamesOf") -> None:
+    def __init__(
+        self, trail: AuditTrail, request_id: str, method: str, context: grpc.ServicerContext, names: "_NamesOf"
+    ) -> None:
         self._trail = trail
-        self._call = call
+        self._request_id = request_id
+        self._method = method
+        self._context = context
         self._names = names
+        self._call: AuditedCall | None = None
+        self._caller: Caller | None = None
         self._is_change = False
 
     def caller_is(self, caller: Caller) -> None:
-        self._call = replace(self._call, caller=caller)
+        self._caller = caller
 
     def change_begins(self) -> None:
         """Raises Unavailable where it cannot be recorded."""
@@ -141,22 +143,30 @@ class _Record:
             self._trail.refused(self._named(), _outcome(error))
 
     def _named(self) -> AuditedCall:
-        return replace(self._call, resources=self._names.names)
+        if self._call is None:
+            self._call = AuditedCall(self._request_id, self._method[1:], self._context.peer(), self._caller)
+        return replace(self._call, resources=self._names.names())
 
 
 class _NamesOf:
     """A request, and the resource names in it: of a stream, those in its first message, once that has come."""
 
     def __init__(self, request: Any) -> None:
-        is_stream = not isinstance(request, Message)
-        self.names = () if is_stream else tuple(resource_names(request))
-        self.request = self._noting_first(request) if is_stream else request
+        is_message = isinstance(request, Message)
+        self._unary: Message | None = request if is_message else None
+        self._of_first: tuple[str, ...] = ()
+        self.request = request if is_message else self._noting_first(request)
+
+    def names(self) -> tuple[str, ...]:
+        """As far as they are known."""
+        return self._of_first if self._unary is None else tuple(resource_names(self._unary))
 
     def _noting_first(self, messages: Iterator[Any]) -> Iterator[Any]:
         for message in messages:
-            if not self.names:
-                self.names = tuple(resource_names(message))
+            self._of_first = tuple(resource_names(message))
             yield message
+            break
+        yield from messages
 
 
 def resource_names(message: Message) -> Iterator[str]:
@@ -179,12 +189,15 @@ def _if_name(text: object) -> Iterator[str]:
 def _presented(context: grpc.ServicerContext | CallContext) -> Presented:
     """Raises Unauthenticated where the metadata hold no bearer token in the one form that there is (RFC 6750)."""
     given = [value for key, value in context.invocation_metadata() if key == "authorization"]
-    if len(given) > 1 or any(not isinstance(value, str) for value in given):
+    if not given:
+        return Presented(None, tuple(_certificate_names(context)))
+    value = given[0]
+    if len(given) > 1 or not isinstance(value, str) or not value[: len(_SCHEME)].lower() == _SCHEME:
         raise Unauthenticated.of("authorization_malformed")
-    tokens = [str(value)[len(_SCHEME) :].strip() for value in given if str(value).lower().startswith(_SCHEME)]
-    if len(tokens) < len(given) or "" in tokens:
+    token = value[len(_SCHEME) :].strip()
+    if not token:
         raise Unauthenticated.of("authorization_malformed")
-    return Presented(tokens[0] if tokens else None, tuple(_certificate_names(context)))
+    return Presented(token, tuple(_certificate_names(context)))
 
 
 def _certificate_names(context: grpc.ServicerContext | CallContext) -> Iterator[str]:

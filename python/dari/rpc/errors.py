@@ -8,7 +8,6 @@ may hold values.
 import math
 import uuid
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -19,7 +18,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from dari.core import errors
 from dari.core.event_context import note
 from dari.core.event_log import EventLog, failure_fields
-from dari.rpc.rewrapping import rewrapped
+from dari.rpc.rewrapping import Rewrapper
 
 DOMAIN = "dari"
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -52,6 +51,7 @@ class ErrorInterceptor(grpc.ServerInterceptor):
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
+        self._handlers = Rewrapper(self._unary, self._streaming)
 
     def intercept_service(
         self,
@@ -59,11 +59,7 @@ class ErrorInterceptor(grpc.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Replace the handler's function by one that maps its exceptions."""
-        handler = continuation(handler_call_details)
-        if handler is None:
-            return None
-        name = handler_call_details.method
-        return rewrapped(handler, partial(self._unary, name), partial(self._streaming, name))
+        return self._handlers.rewrapped(handler_call_details.method, continuation(handler_call_details))
 
     def _unary(self, name: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
         def call(request: Any, context: grpc.ServicerContext) -> Any:

@@ -84,7 +84,7 @@ def kind_of(method: str) -> Kind:
 
 
 def _run_in(lane: Lane, handler: "grpc.RpcMethodHandler[Any, Any]") -> None:
-    """Let gRPC run the call on these threads. The function belongs to this call alone: interceptors wrap it anew."""
+    """Let gRPC run the call on these threads. The function is the method's own, from the interceptors within."""
     behaviour = cast(Any, handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream)
     # Read by grpc._server; in grpcio since 1.20 under this name.
     behaviour.experimental_thread_pool = lane

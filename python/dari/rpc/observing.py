@@ -6,7 +6,6 @@ Whatever runs inside, on the handler's thread and on those that work for it, log
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import grpc
@@ -15,7 +14,7 @@ from dari.core.event_context import new_work
 from dari.core.event_log import EventLog
 from dari.core.telemetry import Telemetry
 from dari.rpc.request_ids import KEY, request_id
-from dari.rpc.rewrapping import Behaviour, rewrapped
+from dari.rpc.rewrapping import Behaviour, Rewrapper
 
 _TRACEPARENT = "traceparent"
 _OUR_FAULTS = ("INTERNAL", "UNKNOWN", "DATA_LOSS")
@@ -28,6 +27,7 @@ class CallInterceptor(grpc.ServerInterceptor):
     def __init__(self, telemetry: Telemetry, log: EventLog) -> None:
         self._telemetry = telemetry
         self._log = log
+        self._handlers = Rewrapper(self._unary, self._streaming)
 
     def intercept_service(
         self,
@@ -35,22 +35,18 @@ class CallInterceptor(grpc.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Put the observation around the handler's function. A method that nobody has is gRPC's own affair."""
-        handler = continuation(handler_call_details)
-        if handler is None:
-            return None
-        method = handler_call_details.method[1:]
-        return rewrapped(handler, partial(self._unary, method), partial(self._streaming, method))
+        return self._handlers.rewrapped(handler_call_details.method, continuation(handler_call_details))
 
     def _unary(self, method: str, behaviour: Behaviour) -> Behaviour:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
-            with self._observed(method, context):
+            with self._observed(method[1:], context):
                 return behaviour(request, context)
 
         return call
 
     def _streaming(self, method: str, behaviour: Behaviour) -> Behaviour:
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with self._observed(method, context):
+            with self._observed(method[1:], context):
                 yield from behaviour(request, context)
 
         return call

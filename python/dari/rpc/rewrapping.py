@@ -1,6 +1,7 @@
 """Puts another function around the one in a gRPC handler, whatever kind of handler it is."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import grpc
@@ -30,3 +31,30 @@ def rewrapped(
 
 _UNARY = {False: grpc.unary_unary_rpc_method_handler, True: grpc.stream_unary_rpc_method_handler}
 _STREAMING = {False: grpc.unary_stream_rpc_method_handler, True: grpc.stream_stream_rpc_method_handler}
+
+
+class Rewrapper:
+    """Does so once for each method: gRPC asks an interceptor at every call, which gets the same handler from within."""
+
+    def __init__(
+        self,
+        around_unary: Callable[[str, Behaviour], Behaviour],
+        around_streaming: Callable[[str, Behaviour], Behaviour],
+    ) -> None:
+        """The two are also told the method's path on the wire."""
+        self._around_unary = around_unary
+        self._around_streaming = around_streaming
+        # By path: the handler, and what was made of it. Replaced as a whole; whoever loses a race makes it once more.
+        self._made: dict[str, tuple[Any, Any]] = {}
+
+    def rewrapped(
+        self, method: str, handler: "grpc.RpcMethodHandler[Any, Any] | None"
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """None for a method that nobody serves, which is not kept: callers may name any number of them."""
+        if handler is None:
+            return None
+        known, made = self._made.get(method, (None, None))
+        if known is not handler:
+            made = rewrapped(handler, partial(self._around_unary, method), partial(self._around_streaming, method))
+            self._made[method] = handler, made
+        return cast("grpc.RpcMethodHandler[Any, Any]", made)

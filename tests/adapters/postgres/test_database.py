@@ -10,7 +10,7 @@ import psycopg2.errors
 import psycopg2.extensions
 import pytest
 
-from dari.adapters.postgres.database import Database, Role, sqlstate, translated_errors
+from dari.adapters.postgres.database import Database, Prepared, Role, sqlstate, translated_errors
 from dari.core.errors import Cancelled, DariError, Exhausted, InternalError, NotFound, Unavailable
 from dari.core.patience import Patience
 from tests.fix_postgres import PostgresDsns
@@ -132,6 +132,37 @@ def test_one_statement_alone_runs_again_where_its_connection_was_dead(
 ) -> None:
     _terminate(shared_database, _pid(pool))
     assert pool.run(Role.APP, "acme", "SELECT 1 AS one") == [{"one": 1}]
+
+
+def test_a_statement_is_planned_once_on_each_connection_and_knows_its_role_and_tenant_each_time(pool: Database) -> None:
+    who = Prepared(
+        "SELECT current_user::text AS role, current_setting('dari.tenant') AS tenant, %s::text || '%' AS told"
+    )
+    for role, tenant in ((Role.APP, "a"), (Role.READER, "b"), (Role.APP, "c")):
+        told = {"role": role.value, "tenant": tenant, "told": "it's 100 %%"}
+        assert pool.run(role, tenant, who, ("it's 100 %",)) == [told]
+    plans = pool.run(Role.APP, "a", "SELECT name, generic_plans + custom_plans AS runs FROM pg_prepared_statements")
+    assert plans == [{"name": who.name, "runs": 3}]
+
+
+def test_a_plan_that_a_migration_made_void_costs_no_call(shared_database: PostgresDsns) -> None:
+    read = Prepared("SELECT * FROM dari_rows.changing")
+    with closing(psycopg2.connect(shared_database.admin_dsn)) as session, session.cursor() as cur:
+        session.autocommit = True
+        cur.execute("CREATE TABLE dari_rows.changing AS SELECT 1 AS a")
+        cur.execute("GRANT SELECT ON dari_rows.changing TO dari_reader")
+        with closing(_opened(shared_database.service_dsn)) as pool:
+            assert pool.run(Role.READER, "t", read) == pool.run(Role.READER, "t", read) == [{"a": 1}]
+            cur.execute("ALTER TABLE dari_rows.changing ADD COLUMN b integer")
+            assert pool.run(Role.READER, "t", read) == pool.run(Role.READER, "t", read) == [{"a": 1, "b": None}]
+        cur.execute("DROP TABLE dari_rows.changing")
+
+
+def test_a_prepared_statement_that_failed_is_prepared_anew(pool: Database) -> None:
+    divided = Prepared("SELECT 12 / %s::integer AS quotient")
+    with pytest.raises(InternalError):
+        pool.run(Role.APP, "t", divided, (0,))
+    assert pool.run(Role.APP, "t", divided, (4,)) == [{"quotient": 3}]
 
 
 def test_a_session_that_dies_in_its_transaction_is_unavailable_and_the_next_one_works(

@@ -9,6 +9,7 @@ Every wait has two ends. PostgreSQL's own timeouts come first; where the server 
 is sent, the connection is cut from this side some seconds later.
 """
 
+import hashlib
 import math
 import os
 import socket
@@ -69,6 +70,21 @@ class Role(Enum):
     """Owns the segment tables: makes, fills, drops them, and reads none of their rows."""
     READER = "dari_reader"
     """Owns nothing; sees the rows of the knowledge bases that the transaction names, and no others."""
+
+
+class Prepared:
+    """A statement that each connection plans once: the plan of a small read costs PostgreSQL several times its run.
+
+    `text` has %s for each parameter, of a type that PostgreSQL finds in the text. Better that it names its columns than
+    `*`: a plan whose columns a migration changed is refused (0A000), and then run again on a connection without plans.
+    """
+
+    def __init__(self, text: str) -> None:
+        first, *others = text.split("%s")
+        numbered = "".join((first, *(f"${number}{piece}" for number, piece in enumerate(others, start=1))))
+        self.name = f"dari_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        self.prepare = f"PREPARE {self.name} AS {numbered.replace('%', '%%')}"
+        self.execute = f"EXECUTE {self.name}({', '.join(['%s'] * len(others))})" if others else f"EXECUTE {self.name}"
 
 
 class Transaction:
@@ -162,7 +178,9 @@ class Database:
                 raise
             self._give_back(connection)
 
-    def run(self, role: Role, tenant: str, statement: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+    def run(
+        self, role: Role, tenant: str, statement: str | Prepared, parameters: Sequence[object] = ()
+    ) -> list[dict[str, Any]]:
         """Run one statement as a transaction of its own, in one round trip and not in three; its rows.
 
         On a connection that turns out to be dead it may run once more on another, so that it must be one that does no
@@ -171,13 +189,13 @@ class Database:
         patience = patience_of_this_thread()
         timeout_s = _patient_s(self._statement_timeout_s, patience)
         # Statements sent together are one transaction, which ends with the last of them: PostgreSQL 18, 54.2.2.1.
-        text = (
+        begin = (
             f"SET LOCAL ROLE {role.value};"
-            f" SELECT set_config('statement_timeout', %s, true), set_config('dari.tenant', %s, true); {statement}"
+            " SELECT set_config('statement_timeout', %s, true), set_config('dari.tenant', %s, true); "
         )
         with _cancelled_by(patience), translated_errors(), self._slot(timeout_s):
             connection, cursor = self._begun(
-                text, (str(int(timeout_s * 1000)), tenant, *parameters), timeout_s, patience
+                begin, (str(int(timeout_s * 1000)), tenant, *parameters), timeout_s, patience, statement
             )
             self._give_back(connection)
             names = [column.name for column in cursor.description or ()]
@@ -214,27 +232,33 @@ class Database:
         return has_slot
 
     def _begun(
-        self, statement: str, parameters: Sequence[object], timeout_s: float, patience: Patience | None
+        self,
+        begin: str,
+        parameters: Sequence[object],
+        timeout_s: float,
+        patience: Patience | None,
+        statement: str | Prepared = "",
     ) -> tuple["_Connection", psycopg2.extensions.cursor]:
-        # A restarted server leaves dead connections in the pool. Nothing was done in them yet, so that one retry on a
-        # fresh connection is safe here, and only here.
+        # A restarted server leaves dead connections in the pool, a migration plans that hold no more. Nothing was done
+        # in them yet, so that one retry on a fresh connection is safe here, and only here.
         connection = self._taken_from_idle()
         if connection is not None:
             try:
-                return self._begin(connection, statement, parameters, timeout_s, patience)
-            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                return self._begin(connection, begin, parameters, timeout_s, patience, statement)
+            except (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.errors.FeatureNotSupported):
                 self._close_idle()
                 if patience is not None and not patience.remaining_s():
                     raise
-        return self._begin(self._connected(patience), statement, parameters, timeout_s, patience)
+        return self._begin(self._connected(patience), begin, parameters, timeout_s, patience, statement)
 
     def _begin(
         self,
         connection: "_Connection",
-        statement: str,
+        begin: str,
         parameters: Sequence[object],
         timeout_s: float,
         patience: Patience | None,
+        statement: str | Prepared,
     ) -> tuple["_Connection", psycopg2.extensions.cursor]:
         with self._lock:
             is_closed = self._is_closed
@@ -243,7 +267,8 @@ class Database:
             if is_closed:
                 raise Unavailable.of("database")
             connection.watch(timeout_s + (_CUT_GRACE_S if patience is None else _IMPATIENT_GRACE_S), patience)
-            cursor = Transaction(connection).execute(statement, parameters)
+            # Whatever fails here ends the connection, and so what it is taken to have prepared.
+            cursor = Transaction(connection).execute(begin + connection.text_of(statement), parameters)
         except BaseException:
             self._discard(connection)
             raise
@@ -315,6 +340,7 @@ class _Connection:
         self.peewee.connect()
         self.driver: psycopg2.extensions.connection = self.peewee.connection()
         self.idle_since_s = 0.0
+        self._prepared: set[str] = set()
         # A second descriptor of the same socket: libpq closes its own as it likes, and another may get its number.
         self._socket = socket.socket(fileno=os.dup(self.driver.fileno()))
         self._alarm = watchdog.alarm(self.cut)
@@ -323,6 +349,15 @@ class _Connection:
         self._lock = threading.Lock()
         self._is_watched = False
         self._is_cut = False
+
+    def text_of(self, statement: str | Prepared) -> str:
+        """What to send for it, with what must come before it the first time; from then on it counts as prepared."""
+        if isinstance(statement, str):
+            return statement
+        if statement.name in self._prepared:
+            return statement.execute
+        self._prepared.add(statement.name)
+        return f"{statement.prepare}; {statement.execute}"
 
     def watch(self, limit_s: float, patience: Patience | None) -> None:
         """Cut the connection unless `unwatch` is called within the limit, and before the patience ends."""

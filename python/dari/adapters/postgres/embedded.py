@@ -104,7 +104,9 @@ min_wal_size = 1GB
 # Two batches on their way at once, about 6 MB of log each, and room to spare: who fills the buffer waits for the disk.
 wal_buffers = 32MB
 checkpoint_timeout = 15min
-wal_compression = pglz
+# Small tables and indexes are written into the log page by page. Compressing them took a fifth of PostgreSQL's time in
+# four uploads at once, for a log that was a tenth smaller.
+wal_compression = off
 # No replica hangs on this server, so the build of an index writes the index and no log of it.
 wal_level = minimal
 max_wal_senders = 0

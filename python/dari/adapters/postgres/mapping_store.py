@@ -13,7 +13,7 @@ from uuid import UUID
 from peewee import JOIN, SQL, Value, fn
 from psycopg2 import sql
 
-from dari.adapters.postgres.database import Database, Role, Transaction
+from dari.adapters.postgres.database import Database, Prepared, Role, Transaction
 from dari.adapters.postgres.lost_races import won
 from dari.adapters.postgres.segments import drop_segment
 from dari.adapters.postgres.selecting import Condition, chooses
@@ -77,6 +77,7 @@ class _Resources(Generic[Resource]):
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._by_id = self._one_by_id()
 
     def create(self, tenant: str, resource: Resource, request_id: UUID | None) -> Resource:
         """See ResourceStore."""
@@ -84,9 +85,10 @@ class _Resources(Generic[Resource]):
 
     def get(self, tenant: str, id: str) -> Resource:
         """See ResourceStore."""
-        return _in_transaction(
-            self._database, tenant, lambda transaction: self._resource(self._find(transaction, tenant, id))
-        )
+        found = self._database.run(Role.APP, tenant, self._by_id, (tenant, id))
+        if not found:
+            raise NotFound.of(f"{self.collection}/{id}")
+        return self._resource(found[0])
 
     def list(self, tenant: str, after: str, limit: int) -> list[Resource]:
         """See ResourceStore."""
@@ -205,6 +207,13 @@ class _Resources(Generic[Resource]):
 
     def _select(self, tenant: str) -> Any:
         return self.table.select().where(self.table.tenant == tenant).dicts()
+
+    def _one_by_id(self) -> Prepared:
+        """The same as `_find` reads. peewee writes it once: writing it takes longer than all the rest of a read."""
+        text, parameters = self._select("tenant").where(self.table.id == "id").sql()
+        if parameters != ["tenant", "id"]:
+            raise TypeError("The parameters of the query are not the ones that it is run with.")
+        return Prepared(text.replace("?", "%s"))
 
     def _after_write(self, transaction: Transaction, tenant: str, resource: Resource) -> None:
         """What is written behind the row; nothing for most."""
@@ -381,6 +390,17 @@ class PostgresLinkStore:
 
     def read_chat(self, tenant: str, chat_configuration: str) -> ChatMapping:
         """See LinkStore."""
+        found = self._database.run(Role.APP, tenant, _CHAT, (tenant, chat_configuration))
+        if not found:
+            raise NotFound.of(f"chatConfigurations/{chat_configuration}")
+        configuration, chain = (
+            _chat_configuration(found[0]),
+            [_chain_link(chat_configuration, row) for row in found[0]["chain"] or ()],
+        )
+        models = [model for _, model in chain]
+        if not configuration.knowledge_base_selector and not any(model.knowledge_base_selector for model in models):
+            return _chat_mapping(configuration, chain, [_chosen_by_hand(row) for row in found[0]["bases"] or ()])
+        # Whom they choose is asked by statements that depend on their selectors.
         return _in_transaction(self._database, tenant, partial(_read_chat, tenant, chat_configuration), snapshot=True)
 
     def _make(self, table: Any, key: dict[str, str], values: dict[str, object]) -> datetime:
@@ -527,12 +547,40 @@ def _behind(table: Any, columns: Sequence[Any], after: tuple[str, ...]) -> Any:
     return (first > after[1]) | ((first == after[1]) & (second > after[2]))
 
 
-# A chat is read with every turn: by two statements, and in SQL, since peewee took as long to write them as PostgreSQL
-# to answer.
+# A chat is read with every turn, and in SQL, since peewee took as long to write it as PostgreSQL to answer. Where
+# nobody in the chain has a selector, which the answer tells, one statement reads all of it, planned once a connection.
+# Else two do, at one moment: how they look depends on the selectors.
 
-_CHAIN = """
-SELECT c.*, l.priority AS link_priority, l.disabled AS link_disabled, l.create_time AS link_create_time,
-    to_jsonb(m) AS model
+_CONFIGURATION_COLUMNS = """c.id, c.display_name, c.instructions, c.max_rows, c.stand_by, c.stand_by_after_s, c.labels,
+    c.knowledge_base_selector, c.disabled, c.revision, c.create_time, c.update_time"""
+
+_MODEL = """to_jsonb(m) || jsonb_build_object(
+        'link_priority', l.priority, 'link_disabled', l.disabled, 'link_create_time', l.create_time)"""
+
+_CHAT = Prepared(f"""
+SELECT {_CONFIGURATION_COLUMNS},
+    (SELECT jsonb_agg({_MODEL} ORDER BY l.priority, l.ai_model)
+     FROM dari.ai_model_chat_configurations l
+     JOIN dari.ai_models m ON m.tenant = l.tenant AND m.id = l.ai_model
+     WHERE l.tenant = c.tenant AND l.chat_configuration = c.id) AS chain,
+    (SELECT jsonb_agg(to_jsonb(b) || jsonb_build_object(
+            'row_count', v.row_count, 'columns', v.columns, 'link_effect', l.effect, 'granted_by_hand',
+            (SELECT jsonb_object_agg(g.ai_model, g.effect) FROM dari.ai_model_knowledge_bases g
+             WHERE g.tenant = b.tenant AND g.knowledge_base = b.id AND g.ai_model IN (
+                SELECT o.ai_model FROM dari.ai_model_chat_configurations o
+                WHERE o.tenant = c.tenant AND o.chat_configuration = c.id))
+        ) ORDER BY b.id)
+     FROM dari.chat_configuration_knowledge_bases l
+     JOIN dari.knowledge_bases b ON b.tenant = l.tenant AND b.id = l.knowledge_base
+     LEFT JOIN dari.knowledge_base_versions v
+        ON v.tenant = b.tenant AND v.knowledge_base = b.id AND v.number = b.current_version
+     WHERE l.tenant = c.tenant AND l.chat_configuration = c.id) AS bases
+FROM dari.chat_configurations c
+WHERE c.tenant = %s AND c.id = %s
+""")
+
+_CHAIN = f"""
+SELECT {_CONFIGURATION_COLUMNS}, {_MODEL} AS model
 FROM dari.chat_configurations c
 LEFT JOIN dari.ai_model_chat_configurations l ON l.tenant = c.tenant AND l.chat_configuration = c.id
 LEFT JOIN dari.ai_models m ON m.tenant = l.tenant AND m.id = l.ai_model
@@ -565,14 +613,26 @@ def _read_chat(tenant: str, id: str, transaction: Transaction) -> ChatMapping:
     if not chain:
         raise NotFound.of(f"chatConfigurations/{id}")
     configuration = _chat_configuration(chain[0])
-    models = tuple(_chain_link(row) for row in chain if row["model"] is not None)
+    models = [_chain_link(id, row["model"]) for row in chain if row["model"] is not None]
     bases = _read_bases(transaction, tenant, configuration, [model for _, model in models])
+    return _chat_mapping(configuration, models, bases)
+
+
+def _chosen_by_hand(row: dict[str, Any]) -> dict[str, Any]:
+    """A knowledge base as `_read_bases` tells it, where nobody has a selector."""
+    times = {name: datetime.fromisoformat(row[name]) for name in ("create_time", "update_time")}
+    return {**row, **times, "link_selected": False, "granted_to": ()}
+
+
+def _chat_mapping(
+    configuration: ChatConfiguration, models: Sequence[tuple[AiModelLink, AiModel]], bases: Sequence[dict[str, Any]]
+) -> ChatMapping:
     grants = {(model, row["id"]): Choice(None, True) for row in bases for model in row["granted_to"]}
     for row in bases:
         for model, effect in (row["granted_by_hand"] or {}).items():
             key = (model, row["id"])
             grants[key] = Choice(LinkEffect(effect), key in grants)
-    return ChatMapping(configuration, models, tuple(map(_linked_base, bases)), grants)
+    return ChatMapping(configuration, tuple(models), tuple(map(_linked_base, bases)), grants)
 
 
 def _read_bases(
@@ -598,10 +658,12 @@ def _chosen_by(chooser: AiModel | ChatConfiguration, prefix: str) -> Condition:
     return chooses(parse_selector(chooser.knowledge_base_selector), _LABELS, prefix)
 
 
-def _chain_link(row: dict[str, Any]) -> tuple[AiModelLink, AiModel]:
-    model = row["model"]
-    times = {name: datetime.fromisoformat(model[name]) for name in ("create_time", "update_time")}
-    link = AiModelLink(row["id"], model["id"], row["link_priority"], row["link_create_time"], row["link_disabled"])
+def _chain_link(chat_configuration: str, model: dict[str, Any]) -> tuple[AiModelLink, AiModel]:
+    """A model as `_MODEL` tells it."""
+    times = {name: datetime.fromisoformat(model[name]) for name in ("create_time", "update_time", "link_create_time")}
+    link = AiModelLink(
+        chat_configuration, model["id"], model["link_priority"], times["link_create_time"], model["link_disabled"]
+    )
     return link, _ai_model(model | times)
 
 
