@@ -11,6 +11,7 @@ from importlib.metadata import Distribution
 from pathlib import Path
 
 import pytest
+import yaml
 
 from supply_chain import audit, licences, shipped
 from supply_chain.audit import Verdict, exit_code, python_vulnerabilities, report, rust_advisories
@@ -133,10 +134,12 @@ def test_an_image_without_a_version_is_found(text: str, loose: list[str]) -> Non
 
 
 def test_every_image_of_the_containers_is_pinned_by_a_version() -> None:
-    files = [path for path in (ROOT / "docker").rglob("*") if path.is_file()]
+    files = [path for path in (ROOT / "docker").rglob("*") if path.suffix == ".yaml" or path.name == "Dockerfile"]
     texts = {path.name: path.read_text(encoding="utf-8") for path in files}
     assert any(IMAGE.search(text) for text in texts.values()), "docker/ has no image: is this test still right?"
-    assert {name: loose for name, text in texts.items() if (loose := loose_images(text))} == {}
+    # Kubernetes' manifests name ours bare; the one file beside them says of which version they are.
+    chosen = {image["name"] for image in yaml.safe_load(texts["kustomization.yaml"])["images"] if image["newTag"]}
+    assert {name: loose for name, text in texts.items() if (loose := set(loose_images(text)) - chosen)} == {}
 
 
 # The bill

@@ -36,6 +36,7 @@ TOOL_VARIABLES = frozenset(
         "DARI_TLS_CA",
         "DARI_CLIENT_CERTIFICATE",
         "DARI_CLIENT_KEY",
+        "DARI_IMPORT_DSN",
     }
 )
 """Variables with our prefix that are no settings of the server: this module's own, and the command line's."""
