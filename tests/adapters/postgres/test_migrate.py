@@ -164,13 +164,14 @@ def test_a_file_that_waits_for_a_table_lets_readers_through(empty_database: Post
     """ALTER TABLE queues up behind a long transaction, and every reader behind it; so it waits for short times."""
     _migrate(empty_database, folder)
     (folder / "0003_third.sql").write_text("ALTER TABLE first ADD third text;")
-    with closing(psycopg2.connect(empty_database.admin_dsn)) as long, ThreadPoolExecutor(1) as threads:
+    reader = make_dsn(empty_database.admin_dsn, options="-c statement_timeout=15s")
+    with ThreadPoolExecutor(1) as threads, closing(psycopg2.connect(empty_database.admin_dsn)) as long:
         long.cursor().execute("SELECT count(*) FROM first")  # and goes on, idle in its transaction
         migrating = threads.submit(_migrate, empty_database, folder)
         for _ in range(2):  # the second after the file has tried again
             _wait_until_queued(empty_database.admin_dsn)
-            # Without a short lock_timeout it would stand here until the long transaction ends.
-            assert _run(empty_database.admin_dsn, "SELECT n FROM first") == [(1,)]
+            # With the lock_timeout of the whole it would stand here until the long transaction ends.
+            assert _run(reader, "SELECT n FROM first") == [(1,)]
         assert not migrating.done()
         long.rollback()
         assert [migration.name for migration in migrating.result()] == ["third"]
