@@ -24,7 +24,7 @@ In the environment, lists and tables are JSON: `DARI_SOURCE_FOLDERS='["/srv/csv"
 
 `DARI_ADDRESS`, `DARI_TOKEN`, `DARI_TOKEN_FILE`, `DARI_TLS`, `DARI_TLS_CA`, `DARI_CLIENT_CERTIFICATE` and
 `DARI_CLIENT_KEY` are no settings of the server: they tell the command line where it is and who calls. `dari --help`
-lists them.
+lists them. `DARI_IMPORT_DSN` is the database that `dari map import --postgres` reads.
 """
 _TABLE_HEAD = "| setting and variable | type | default | range | what |\n|---|---|---|---|---|\n"
 _SPANS = ((86_400, "d"), (3_600, "h"), (60, "min"))
