@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dari.core.tokens import cut_to_tokens, most_tokens
+from dari.core.tokens import cut_to_tokens, likely_tokens, most_tokens
 
 CASES = [
     ("", 0),
@@ -37,3 +37,10 @@ def test_what_is_cut_keeps_to_its_tokens_and_is_the_beginning(text: str, tokens:
     assert cut == text or text.startswith(cut.removesuffix("…"))
     if most_tokens(text) <= tokens:
         assert cut == text
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("", 0), ("a", 1), ("airport", 2), ("New York, LaGuardia", 5), ("서울", 2), ("서울 LGA", 3)]
+)
+def test_the_likely_cost_is_a_rule_of_thumb(text: str, tokens: int) -> None:
+    assert likely_tokens(text) == tokens

@@ -30,8 +30,7 @@ def most_tokens(text: str) -> int:
 def likely_tokens(text: str) -> int:
     """How many tokens the text costs by a rule of thumb, for counting and not for fitting.
 
-    Four characters of ASCII a token, and one of any other script: what the large vocabularies of today spend on English
-    prose and on Korean, within a third of it either way. A small vocabulary spends more (see above).
+    Four characters of ASCII a token, and one of any other script. A small vocabulary spends more (see above).
     """
     others = 0 if text.isascii() else sum(character > "\x7f" for character in text)
     return math.ceil((len(text) - others) / 4) + others
