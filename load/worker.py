@@ -92,7 +92,7 @@ class Worker:
         self._end_s = 0.0
 
     def run(self) -> list[Called]:
-        """Call until the time is over; those under way are waited for."""
+        """Call until the time is over, each client once at least; calls under way are waited for."""
         self._end_s = time.monotonic() + self._plan.seconds
         numbers = range(self._plan.first_client, self._plan.first_client + self._plan.clients)
         threads = [threading.Thread(target=self._call_on, args=(number,)) for number in numbers]
@@ -110,11 +110,13 @@ class Worker:
             self._plan.kind
         ]
         turn = number
-        while time.monotonic() < self._end_s:
+        is_over = False
+        while not is_over:
             called = call(turn, draw)
             turn += 0 if self._plan.replaces else 1
             with self._lock:
                 self._called.append(called)
+            is_over = time.monotonic() >= self._end_s
 
     def _client(self, number: int) -> Client:
         replica = self._clients[number % len(self._clients)]
