@@ -1,6 +1,6 @@
 """Callers in a process of their own: as many threads as it is told, each making one call after another.
 
-    python -m load.worker < PLAN        a Plan as JSON on standard input; prints a JSON list of what each call came to
+    python -m load.worker < PLAN        a Plan as JSON on standard input; prints as JSON what each call came to
 
 Several such processes are the clients of a step: one Python process alone would be slower than what it measures. What
 ghz and k6 cannot do is done here: uploads that resume wherever they were cut, chats that are asked again elsewhere
@@ -230,7 +230,9 @@ def main() -> None:
     told: dict[str, Any] = json.load(sys.stdin)
     told = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
     plan = Plan(**told)
-    json.dump([asdict(called) for called in Worker(plan).run()], sys.stdout)
+    begun_cpu_s = time.process_time()
+    called = [asdict(one) for one in Worker(plan).run()]
+    json.dump({"called": called, "cpu_s": time.process_time() - begun_cpu_s}, sys.stdout)
 
 
 if __name__ == "__main__":
