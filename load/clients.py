@@ -7,7 +7,6 @@ import threading
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from load.usage import children_cpu_s
 from load.worker import Called, Plan
 
 _MOST_PROCESSES = 4
@@ -21,6 +20,7 @@ class Seen:
 
     called: tuple[Called, ...]
     cpu_s: float
+    """Without the start of Python."""
 
 
 class Running:
@@ -35,13 +35,12 @@ class Running:
             for number, share in enumerate(shares)
         ]
         self._limit_s = plan.seconds + _GRACE_S
-        self._begun_cpu_s = children_cpu_s()
         self._workers = [_Worker(each) for each in plans]
 
     def wait(self) -> Seen:
         """Raises CalledProcessError where a worker failed, and TimeoutExpired where it never came to an end."""
-        called = tuple(each for worker in self._workers for each in worker.wait(self._limit_s))
-        return Seen(called, children_cpu_s() - self._begun_cpu_s)
+        seen = [worker.wait(self._limit_s) for worker in self._workers]
+        return Seen(tuple(called for one in seen for called in one.called), sum(one.cpu_s for one in seen))
 
 
 class _Worker:
@@ -52,18 +51,19 @@ class _Worker:
             [sys.executable, "-m", "load.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._plan = json.dumps(asdict(plan))
-        self._told: list[dict[str, Any]] = []
+        self._told: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._talk, daemon=True)
         self._thread.start()
 
-    def wait(self, limit_s: float) -> list[Called]:
+    def wait(self, limit_s: float) -> Seen:
         self._thread.join(limit_s)
         if self._thread.is_alive():
             self._process.kill()
             raise subprocess.TimeoutExpired(self._process.args, limit_s)
         if self._process.returncode:
             raise subprocess.CalledProcessError(self._process.returncode, self._process.args)
-        return [Called(**{**told, "codes": tuple(told["codes"])}) for told in self._told]
+        called = tuple(Called(**{**told, "codes": tuple(told["codes"])}) for told in self._told["called"])
+        return Seen(called, self._told["cpu_s"])
 
     def _talk(self) -> None:
         told, _ = self._process.communicate(self._plan)

@@ -2,14 +2,19 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from load.system import System, started
+if TYPE_CHECKING:
+    from load.system import System
 
 
 @pytest.fixture(scope="session")
-def system() -> Iterator[System]:
+def system() -> "Iterator[System]":
+    # Here, since pytest wants to be the first to import the fixtures of `tests`, whichever folder it is given first.
+    from load.system import started
+
     with started() as running:
         yield running
 

@@ -9,6 +9,8 @@ from load.system import POSTGRES
 _NEAR_BEST = 0.95
 _BUSY_MACHINE = 0.85
 """A machine whose cores are busier than this share has no more to give."""
+_OTHERS = 0.2
+"""Cores that other work must take to be told."""
 _BUSY_REPLICA = 0.85
 """Cores. A Python process runs Python on one core at a time, whatever the machine has."""
 
@@ -34,6 +36,9 @@ def _bound_by(step: Step, cores: int) -> str:
     most = max(step.cores, key=lambda name: step.cores[name], default="")
     replicas = {name: used for name, used in step.cores.items() if name not in (POSTGRES, CLIENTS)}
     told = ", ".join(f"{name} {used:.2f}" for name, used in sorted(step.cores.items(), key=lambda one: -one[1]))
+    others = step.machine_cores - sum(step.cores.values())
+    if others >= _OTHERS:
+        told += f", other work {others:.2f}"
     if step.machine_cores >= _BUSY_MACHINE * cores:
         what = "its clients" if most == CLIENTS else most
         return f"the CPU of this machine ({step.machine_cores:.1f} of {cores} cores busy, most by {what}: {told})"

@@ -1,6 +1,6 @@
 """Callers in a process of their own: as many threads as it is told, each making one call after another.
 
-    python -m load.worker < PLAN        a Plan as JSON on standard input; prints a JSON list of what each call came to
+    python -m load.worker < PLAN        a Plan as JSON on standard input; prints as JSON what each call came to
 
 Several such processes are the clients of a step: one Python process alone would be slower than what it measures. What
 ghz and k6 cannot do is done here: uploads that resume wherever they were cut, chats that are asked again elsewhere
@@ -92,7 +92,7 @@ class Worker:
         self._end_s = 0.0
 
     def run(self) -> list[Called]:
-        """Call until the time is over; those under way are waited for."""
+        """Call until the time is over, each client once at least; calls under way are waited for."""
         self._end_s = time.monotonic() + self._plan.seconds
         numbers = range(self._plan.first_client, self._plan.first_client + self._plan.clients)
         threads = [threading.Thread(target=self._call_on, args=(number,)) for number in numbers]
@@ -110,11 +110,13 @@ class Worker:
             self._plan.kind
         ]
         turn = number
-        while time.monotonic() < self._end_s:
+        is_over = False
+        while not is_over:
             called = call(turn, draw)
             turn += 0 if self._plan.replaces else 1
             with self._lock:
                 self._called.append(called)
+            is_over = time.monotonic() >= self._end_s
 
     def _client(self, number: int) -> Client:
         replica = self._clients[number % len(self._clients)]
@@ -228,7 +230,9 @@ def main() -> None:
     told: dict[str, Any] = json.load(sys.stdin)
     told = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
     plan = Plan(**told)
-    json.dump([asdict(called) for called in Worker(plan).run()], sys.stdout)
+    begun_cpu_s = time.process_time()
+    called = [asdict(one) for one in Worker(plan).run()]
+    json.dump({"called": called, "cpu_s": time.process_time() - begun_cpu_s}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -70,9 +70,9 @@ def built() -> Iterator[Path]:
         for source in copied():
             if source != "docker/envoy.yaml":
                 take(source, folder / "src")
-        build, run = folder / "build", folder / "dari"
+        build, run, python = folder / "build", folder / "dari", python_for_all(folder)
         for venv, lock in ((build, "requirements-build.lock"), (run, "requirements-run.lock")):
-            subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+            subprocess.run([str(python), "-m", "venv", str(venv)], check=True)
             pip(venv, folder, "--require-hashes", "-r", f"docker/{lock}")
         path = f"{build / 'bin'}{os.pathsep}{os.environ['PATH']}"
         variables = {**os.environ, "PATH": path, "CARGO_TARGET_DIR": str(folder / "target")}
@@ -84,6 +84,16 @@ def built() -> Iterator[Path]:
             cwd=folder / "src", check=True,
         )  # fmt: skip
         yield folder
+
+
+def python_for_all(folder: Path) -> Path:
+    """An interpreter that any user can run: this one, or a copy where it lies in somebody's closed folder."""
+    own = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
+    if all(parent.stat().st_mode & 0o001 for parent in own.resolve().parents):
+        return own
+    left_out = shutil.ignore_patterns("__pycache__", "site-packages", "test", "share")
+    shutil.copytree(sys.base_prefix, folder / "python", symlinks=True, ignore=left_out)
+    return folder / "python" / "bin" / own.name
 
 
 def take(source: str, into: Path) -> None:
@@ -117,6 +127,9 @@ def test_the_built_dari_serves_as_nobody_and_writes_in_its_folder_alone(built: P
         HOME="/nonexistent",
     )  # fmt: skip
     variables.pop("PYTHONPATH", None)
+    if (built / "python").is_dir():
+        # A copied interpreter looks for its library where it came from, which nobody can read.
+        variables["LD_LIBRARY_PATH"] = str(built / "python" / "lib")
     dari = str(built / "dari" / "bin" / "dari")
     before = written(built)
     with subprocess.Popen(
