@@ -158,6 +158,24 @@ def test_a_plan_that_a_migration_made_void_costs_no_call(shared_database: Postgr
         cur.execute("DROP TABLE dari_rows.changing")
 
 
+def test_a_session_that_others_use_too_costs_the_plans_and_no_call(pool: Database) -> None:
+    """As behind a pooler that hands sessions on between two transactions: plans are gone, or were made by others."""
+    first, second = Prepared("SELECT %s::integer + 1 AS one"), Prepared("SELECT %s::integer + 2 AS two")
+    assert pool.run(Role.APP, "t", first, (0,)) == [{"one": 1}]
+    with pool.transaction(Role.APP, tenant=None) as transaction:
+        transaction.execute("DEALLOCATE ALL")
+    assert pool.run(Role.APP, "t", first, (0,)) == pool.run(Role.APP, "t", first, (0,)) == [{"one": 1}]
+    assert pool.run(Role.APP, "t", second, (0,)) == [{"two": 2}]
+    assert pool.run(Role.APP, "t", "SELECT name FROM pg_prepared_statements") == []
+
+
+def test_a_plan_that_somebody_else_made_is_not_run(pool: Database) -> None:
+    read = Prepared("SELECT 1 AS mine")
+    with pool.transaction(Role.APP, tenant=None) as transaction:
+        transaction.execute(f"PREPARE {read.name} AS SELECT 2 AS theirs")
+    assert pool.run(Role.APP, "t", read) == [{"mine": 1}]
+
+
 def test_a_prepared_statement_that_failed_is_prepared_anew(pool: Database) -> None:
     divided = Prepared("SELECT 12 / %s::integer AS quotient")
     with pytest.raises(InternalError):

@@ -56,6 +56,8 @@ SET client_connection_check_interval = '2s';
 SET idle_in_transaction_session_timeout = '60s';
 SET jit = off
 """
+_PLANS_OF_OTHERS = (psycopg2.errors.InvalidSqlStatementName, psycopg2.errors.DuplicatePreparedStatement)
+"""What comes of a plan where the session is not ours alone."""
 _SNAPSHOT = " ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
@@ -77,9 +79,12 @@ class Prepared:
 
     `text` has %s for each parameter, of a type that PostgreSQL finds in the text. Better that it names its columns than
     `*`: a plan whose columns a migration changed is refused (0A000), and then run again on a connection without plans.
+    Behind a pooler that hands a session to others between two transactions plans get lost, or are there before; the
+    first that is seen to be ends the planning for good.
     """
 
     def __init__(self, text: str) -> None:
+        self.plain = text
         first, *others = text.split("%s")
         numbered = "".join((first, *(f"${number}{piece}" for number, piece in enumerate(others, start=1))))
         self.name = f"dari_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -132,6 +137,7 @@ class Database:
             **psycopg2.extensions.parse_dsn(dsn),
         }
         self._watchdog = Watchdog()
+        self._keeps_plans = True
         self._slots = threading.BoundedSemaphore(max_connections)
         # Guards _idle, _in_use and _is_closed. The connection used last stands at the end of _idle, and goes out first.
         self._lock = threading.Lock()
@@ -245,10 +251,16 @@ class Database:
         if connection is not None:
             try:
                 return self._begin(connection, begin, parameters, timeout_s, patience, statement)
+            except _PLANS_OF_OTHERS:  # Before the next, for one of them is an OperationalError.
+                self._keeps_plans = False
             except (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.errors.FeatureNotSupported):
                 self._close_idle()
                 if patience is not None and not patience.remaining_s():
                     raise
+        try:
+            return self._begin(self._connected(patience), begin, parameters, timeout_s, patience, statement)
+        except _PLANS_OF_OTHERS:
+            self._keeps_plans = False
         return self._begin(self._connected(patience), begin, parameters, timeout_s, patience, statement)
 
     def _begin(
@@ -268,7 +280,8 @@ class Database:
                 raise Unavailable.of("database")
             connection.watch(timeout_s + (_CUT_GRACE_S if patience is None else _IMPATIENT_GRACE_S), patience)
             # Whatever fails here ends the connection, and so what it is taken to have prepared.
-            cursor = Transaction(connection).execute(begin + connection.text_of(statement), parameters)
+            text = connection.text_of(statement, plan=self._keeps_plans)
+            cursor = Transaction(connection).execute(begin + text, parameters)
         except BaseException:
             self._discard(connection)
             raise
@@ -350,10 +363,12 @@ class _Connection:
         self._is_watched = False
         self._is_cut = False
 
-    def text_of(self, statement: str | Prepared) -> str:
+    def text_of(self, statement: str | Prepared, *, plan: bool) -> str:
         """What to send for it, with what must come before it the first time; from then on it counts as prepared."""
         if isinstance(statement, str):
             return statement
+        if not plan:
+            return statement.plain
         if statement.name in self._prepared:
             return statement.execute
         self._prepared.add(statement.name)
