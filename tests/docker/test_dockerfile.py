@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.fix_postgres import PostgresDsns
+from tests.support.fault_proxy import PostgresProxy
 from tests.support.serving_process import environment
 
 ROOT = Path(__file__).parents[2]
@@ -111,9 +112,18 @@ def pip(venv: Path, folder: Path, *arguments: str) -> None:
     subprocess.run(command, cwd=folder / "src", check=True)
 
 
+@pytest.fixture
+def before_postgres(database: PostgresDsns) -> Iterator[PostgresProxy]:
+    """The socket of the tests' PostgreSQL is closed to nobody; a port is open to all."""
+    with PostgresProxy(database.service_dsn) as proxy:
+        yield proxy
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("DARI_TEST_IMAGE" not in os.environ, reason="builds for minutes: make test-image")
-def test_the_built_dari_serves_as_nobody_and_writes_in_its_folder_alone(built: Path, database: PostgresDsns) -> None:
+def test_the_built_dari_serves_as_nobody_and_writes_in_its_folder_alone(
+    built: Path, before_postgres: PostgresProxy
+) -> None:
     """Health answers by the image's own HEALTHCHECK, and SIGTERM ends it."""
     data = built / "data"
     data.mkdir()
@@ -122,7 +132,7 @@ def test_the_built_dari_serves_as_nobody_and_writes_in_its_folder_alone(built: P
         os.chown(data, NOBODY, NOBODY)
         rights = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
     variables = environment(
-        DARI_DATA_DIR=str(data), DARI_DATABASE_DSN=database.service_dsn, DARI_LOCAL_MODEL="",
+        DARI_DATA_DIR=str(data), DARI_DATABASE_DSN=before_postgres.dsn, DARI_LOCAL_MODEL="",
         DARI_LISTEN_ADDRESS="127.0.0.1:0", DARI_ADMIN_ADDRESS="127.0.0.1:0", PYTHONDONTWRITEBYTECODE="1",
         HOME="/nonexistent",
     )  # fmt: skip
