@@ -61,6 +61,7 @@ def _settings(folder: Path, replicas: int) -> dict[str, Any]:
             data.mkdir(parents=True)
             (data / "models").symlink_to(MODELS.resolve())
         told["local_model"] = None
+    told["metrics_address"] = "127.0.0.1:0"
     told["database_max_connections"] = CONNECTIONS // (replicas + 1)
     return told
 
@@ -70,6 +71,7 @@ def _tell(cluster: Cluster) -> None:
     print(f"statistics of Envoy             {cluster.envoy.stats_url}/stats/prometheus")
     for replica in cluster.replicas:
         print(f"dari, process {replica.pid:<17} {replica.address}, health {replica.admin_address}")
+        print(f"metrics                         http://{replica.metrics_address}/metrics")
     for file in cluster.logs():
         print(f"log                             {file}")
     print(f"try: DARI_ADDRESS={cluster.address} dari map kb create first    (Ctrl-C ends all)", flush=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.docker.deployment import DOCKER, longest_stop_s, made_secrets, port_of, seconds, settings_of, with_telemetry
+from tests.docker.deployment import DOCKER, longest_stop_s, made_secrets, port_of, seconds, settings_of
 from tests.support.envoy import topology
 
 COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())
@@ -23,7 +23,6 @@ def mounts(service: str) -> list[tuple[str, str]]:
     return [(told.split(":")[0], told.split(":")[1]) for told in SERVICES[service].get("volumes", [])]
 
 
-@with_telemetry
 @pytest.mark.parametrize("service", [*REPLICAS, "migrate"])
 def test_the_settings_of_a_container_start_it(service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exactly those: each is a setting, all together pass, and the secrets are those that make_secrets.py makes."""
@@ -44,14 +43,7 @@ def test_every_file_that_is_mounted_is_there() -> None:
         for source, _ in mounts(service)
         if source.startswith("./") and not (DOCKER / source).exists()
     ]
-    assert missing in ([], ["./prometheus", "./grafana/provisioning", "./grafana/dashboards"])
-
-
-@with_telemetry
-def test_telemetry_brings_its_files() -> None:
-    assert (DOCKER / "prometheus" / "prometheus.yml").exists()
-    assert (DOCKER / "grafana" / "provisioning").is_dir()
-    assert (DOCKER / "grafana" / "dashboards").is_dir()
+    assert missing == []
 
 
 def test_every_volume_network_and_secret_is_declared_and_used() -> None:
@@ -95,7 +87,6 @@ def test_the_ports_are_those_that_envoy_calls() -> None:
     assert endpoint["health_check_config"]["port_value"] == port_of(environment["DARI_ADMIN_ADDRESS"])
 
 
-@with_telemetry
 def test_a_replica_has_the_time_that_its_end_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = made_secrets(tmp_path / "secrets")
     for name in REPLICAS:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.docker.deployment import DOCKER, longest_stop_s, made_secrets, port_of, settings_of, with_telemetry
+from tests.docker.deployment import DOCKER, longest_stop_s, made_secrets, port_of, settings_of
 from tests.support.envoy import topology
 
 FOLDER = DOCKER / "k8s"
@@ -43,7 +43,6 @@ def test_every_file_is_listed_and_names_no_namespace() -> None:
     assert all("namespace" not in told["metadata"] for told in OBJECTS.values())
 
 
-@with_telemetry
 def test_the_settings_of_a_replica_start_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = made_secrets(tmp_path / "secrets")
     mounted = {f"/run/secrets/dari/{name}": files[name] for name in ("dari.toml", "tokens.toml")}

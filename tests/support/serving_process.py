@@ -40,6 +40,8 @@ class ServingProcess:
         self.address = ""
         self.admin_address = ""
         """Where its health is served; the same after a restart."""
+        self.metrics_address = ""
+        """Where its metrics are, where the settings want any."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -90,6 +92,7 @@ class ServingProcess:
         assert told, f"the server did not start; its reason stands in the captured output {logged}"
         addresses = json.loads(told)
         self.address, self.admin_address = addresses["address"], addresses["adminAddress"]
+        self.metrics_address = addresses["metricsAddress"]
 
     def wait_for_end(self, timeout_s: float) -> int:
         """The exit code of a process that ends by itself."""
