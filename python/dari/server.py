@@ -1,7 +1,9 @@
 """The composition root: builds every object, serves, drains, stops."""
 
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -52,7 +54,7 @@ from dari.core.alerts import AlertSink
 from dari.core.caller_limits import CallerLimits
 from dari.core.chat import Chat
 from dari.core.errors import FailedPrecondition
-from dari.core.event_log import EventLog
+from dari.core.event_log import EventLog, places_of
 from dari.core.exports import Exports
 from dari.core.housekeeping import Housekeeping, Retention
 from dari.core.known_profiles import KnownProfiles
@@ -99,6 +101,8 @@ _STREAMS_PER_UPLOAD = 2
 """One that is taken over by another stream holds its thread until it has seen that."""
 _UNWIND_TIMEOUT_S = 2.0
 """How long a cancelled handler may take to see that it is, and what closes to close."""
+_CLOSE_TIMEOUT_S = 10.0
+"""How long all that is open may take to close behind the drain; each thing that hangs takes `_UNWIND_TIMEOUT_S`."""
 _LAST_TIMEOUT_S = 0.5
 """How long a handler may take that waited for what is now closed."""
 _DATABASE_CIRCUIT = CircuitRules(consecutive_failures=2, min_outcomes=1_000, open_s=0.5, max_open_s=2.0, ramp_s=0.0)
@@ -228,6 +232,18 @@ class Server:
             if has_ended:
                 self._capture.close()
             return has_ended
+
+    def longest_stop_s(self, delay_s: float = 0.0) -> float:
+        """How long `stop` may take, with a handler that hangs and a database that is gone."""
+        return delay_s + self._settings.drain_timeout_s + _CLOSE_TIMEOUT_S
+
+    def log_hanging(self) -> None:
+        """Tell where each thread stands: for a stop that has taken longer than that."""
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        for ident, frame in sys._current_frames().items():  # noqa: SLF001 - Python's own way to see them
+            self._log.error(
+                "stop_hangs", thread=names.get(ident, ""), stands_at=places_of(traceback.extract_stack(frame))
+            )
 
     def __enter__(self) -> Self:
         return self.start()
@@ -609,7 +625,7 @@ class _Admin:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._server.stop(None).wait()
+        self._server.stop(None).wait(_UNWIND_TIMEOUT_S)
 
     def tell(self, *, serves: bool | None = None, has_database: bool | None = None) -> None:
         """Tell the state of the whole and of every service; None leaves a part of it as it is."""

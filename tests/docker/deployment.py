@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dari.commands.serve import EXIT_GRACE_S
-from dari.server import _LAST_TIMEOUT_S, _UNWIND_TIMEOUT_S
+from dari.server import Server
 from dari.settings import TOOL_VARIABLES, Settings, load_settings
 
 DOCKER = Path(__file__).parents[2] / "docker"
@@ -41,8 +41,7 @@ def settings_of(
 
 def longest_stop_s(settings: Settings) -> float:
     """From SIGTERM to the end of the process, whatever hangs."""
-    drained_s = settings.stop_delay_s + settings.drain_timeout_s + 3 * _UNWIND_TIMEOUT_S + _LAST_TIMEOUT_S
-    return drained_s + EXIT_GRACE_S
+    return Server(settings).longest_stop_s(settings.stop_delay_s) + EXIT_GRACE_S
 
 
 def seconds(span: str) -> float:

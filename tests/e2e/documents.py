@@ -1,8 +1,9 @@
 """Blocks of code in the documents: what a test runs of them, and how.
 
 A block of `sh` or `python` is run where a comment stands above it: `<!-- test: NAME -->`. The name says with what it is
-to be tried: `grpcurl`, `dari`, `python`, and behind a comma `guarded` where the server is to ask who calls. A line
-`# prints: TEXT` in a block is a promise that is held against what the block printed.
+to be tried: `grpcurl`, `dari`, `python`, and behind a comma `guarded` where the server is to ask who calls; other names
+are those of tests that need more than a server (`TRIED_ELSEWHERE`). A line `# prints: TEXT` in a block is a promise,
+held against what the block printed.
 
 The documents name the addresses that a server has by default; the test puts its own in their place.
 """
@@ -21,6 +22,14 @@ from tests.support import grpcurl
 ROOT = Path(__file__).parents[2]
 ADDRESS, ADMIN_ADDRESS = "127.0.0.1:50051", "127.0.0.1:50052"
 _BLOCK = re.compile(r"(?:<!-- test: (?P<marks>[\w, ]+) -->\n)?```(?P<language>sh|python)\n(?P<text>.*?)```", re.DOTALL)
+TRIED_HERE = {"grpcurl", "dari", "python"}
+TRIED_ELSEWHERE = {
+    "cluster": "tests/faults/operation/test_gateway.py",
+    "dump": "tests/e2e/test_backup.py",
+    "restore": "tests/e2e/test_backup.py",
+    "role": "tests/e2e/test_backup.py",
+}
+"""Marks of blocks that another test runs, and which one."""
 _PROMISE = re.compile(r"# prints: (.+)$", re.MULTILINE)
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -52,7 +53,7 @@ def run(terminal: Terminal, overrides: dict[str, Any]) -> ExitCode:
     else:
         terminal.note(f"dari serves on {server.address}, health on {server.admin_address}, {metrics}")
     server.wait()
-    _end_by(EXIT_GRACE_S)
+    _end_within(EXIT_GRACE_S)
     return ExitCode.OK
 
 
@@ -68,22 +69,25 @@ def _exit_code(error: Exception) -> ExitCode:
 def _stop_on_signals(server: Any, delay_s: float) -> None:
     """Stop in a thread: a handler runs between two bytecodes of the main thread, which may hold any lock.
 
-    SIGTERM comes from what runs replicas, and leaves its balancer time; Ctrl-C, and any second signal, does not.
+    SIGTERM comes from what runs replicas, and leaves its balancer time; Ctrl-C, and any second signal, does not. Where
+    the stop itself hangs, nobody need send a second signal: the process ends by the time that was promised.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
-        delay = (delay_s,) if number == signal.SIGTERM else ()
-        threading.Thread(target=server.stop, args=delay, name="dari-stop").start()
+        delay = delay_s if number == signal.SIGTERM else 0.0
+        _end_within(server.longest_stop_s(delay) + EXIT_GRACE_S, server.log_hanging)
+        threading.Thread(target=server.stop, args=(delay,), name="dari-stop").start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
 
 
-def _end_by(grace_s: float) -> None:
+def _end_within(grace_s: float, before: Callable[[], None] = lambda: None) -> None:
     """Python waits at its end for the threads of every pool; a handler that never returns would hold it for ever."""
 
     def end() -> None:
+        before()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(ExitCode.OK)

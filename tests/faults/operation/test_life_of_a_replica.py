@@ -1,5 +1,6 @@
 """How a replica starts, what its health says, and how it ends: real processes over a database that comes and goes."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -177,6 +178,19 @@ def test_a_replica_ends_by_its_drain_deadline_though_a_handler_hangs(database: P
         assert replica.wait_for_end(SOON_S) == ExitCode.OK
         assert time.monotonic() - time_s >= drain_timeout_s, "the call had its time"
         assert isinstance(stuck.exception(SOON_S), grpc.RpcError)
+
+
+def test_a_replica_ends_by_its_time_though_its_own_stop_hangs(database: PostgresDsns, tmp_path: Path) -> None:
+    """And tells where it stood."""
+    program = (str(Path(__file__).parents[2] / "support" / "never_stopped_dari.py"),)
+    log_file = tmp_path / "log"
+    limits: dict[str, Any] = {"stop_delay_s": 0, "drain_timeout_s": 0.2}
+    with ServingProcess(database, tmp_path, program, log_file, **limits) as replica:
+        replica.signal(signal.SIGTERM)
+        assert replica.wait_for_end(SOON_S) == ExitCode.OK
+    told = [json.loads(line) for line in log_file.read_text().splitlines()]
+    (stop,) = (event for event in told if event["event"] == "stop_hangs" and event["thread"] == "dari-stop")
+    assert any("never_closed" in place for place in stop["stands_at"])
 
 
 def test_a_call_that_ends_within_the_drain_is_answered(database: PostgresDsns, tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_a_handler_that_hangs_for_ever_holds_no_replica(start_cluster: StartClus
             replica.signal(signal.SIGTERM)
         for replica in cluster.replicas:
             assert replica.wait_for_end(LEAVES_BY_S) == 0
+        assert "stop_hangs" not in "".join(file.read_text() for file in cluster.logs())
         for call in hanging:
             with pytest.raises(grpc.RpcError):
                 call.result()
