@@ -57,7 +57,7 @@ INSERT INTO dari.knowledge_bases (tenant, id, display_name, description, labels)
 SELECT 'default', 'k' || n, 'k', '', jsonb_build_object('team', 't' || n % 100, 'env', 'prod')
 FROM generate_series(1, {RESOURCES}) n;
 INSERT INTO dari.ai_model_chat_configurations (tenant, chat_configuration, ai_model, priority)
-SELECT 'default', 'c' || n, 'm1', 0 FROM generate_series(1, {RESOURCES}) n;
+SELECT 'default', 'c' || n, CASE n WHEN 1 THEN 'm2' ELSE 'm1' END, 0 FROM generate_series(1, {RESOURCES}) n;
 INSERT INTO dari.chat_configuration_knowledge_bases (tenant, chat_configuration, knowledge_base)
 SELECT 'default', 'c' || c, 'k' || 1 + (c * 7 + n) % {RESOURCES}
 FROM generate_series(1, {RESOURCES}) c, generate_series(1, {LINKS_PER_CHAT}) n;

@@ -56,6 +56,8 @@ SET client_connection_check_interval = '2s';
 SET idle_in_transaction_session_timeout = '60s';
 SET jit = off
 """
+_MOST_PLANS = 100
+"""That a connection keeps: some statements take the form of what somebody wrote. A plan holds some 100 KiB."""
 _PLANS_OF_OTHERS = (psycopg2.errors.InvalidSqlStatementName, psycopg2.errors.DuplicatePreparedStatement)
 """What comes of a plan where the session is not ours alone."""
 _SNAPSHOT = " ISOLATION LEVEL REPEATABLE READ, READ ONLY"
@@ -90,6 +92,12 @@ class Prepared:
         self.name = f"dari_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         self.prepare = f"PREPARE {self.name} AS {numbered.replace('%', '%%')}"
         self.execute = f"EXECUTE {self.name}({', '.join(['%s'] * len(others))})" if others else f"EXECUTE {self.name}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Prepared) and other.plain == self.plain
+
+    def __hash__(self) -> int:
+        return hash(self.plain)
 
 
 class Transaction:
@@ -371,8 +379,12 @@ class _Connection:
             return statement.plain
         if statement.name in self._prepared:
             return statement.execute
+        forget = ""
+        if len(self._prepared) >= _MOST_PLANS:
+            self._prepared.clear()
+            forget = "DEALLOCATE ALL; "
         self._prepared.add(statement.name)
-        return f"{statement.prepare}; {statement.execute}"
+        return f"{forget}{statement.prepare}; {statement.execute}"
 
     def watch(self, limit_s: float, patience: Patience | None) -> None:
         """Cut the connection unless `unwatch` is called within the limit, and before the patience ends."""

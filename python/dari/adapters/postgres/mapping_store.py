@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from peewee import JOIN, SQL, Value, fn
-from psycopg2 import sql
 
 from dari.adapters.postgres.database import Database, Prepared, Role, Transaction
 from dari.adapters.postgres.lost_races import won
@@ -29,7 +28,15 @@ from dari.adapters.postgres.tables import (
     KnowledgeBaseVersions,
     Uploads,
 )
-from dari.core.errors import AlreadyExists, EtagMismatch, FieldViolation, InvalidArgument, NotFound, StillLinked
+from dari.core.errors import (
+    Aborted,
+    AlreadyExists,
+    EtagMismatch,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    StillLinked,
+)
 from dari.core.labels import Labels, parse_selector
 from dari.core.mapping import (
     AiModel,
@@ -390,18 +397,19 @@ class PostgresLinkStore:
 
     def read_chat(self, tenant: str, chat_configuration: str) -> ChatMapping:
         """See LinkStore."""
-        found = self._database.run(Role.APP, tenant, _CHAT, (tenant, chat_configuration))
-        if not found:
-            raise NotFound.of(f"chatConfigurations/{chat_configuration}")
-        configuration, chain = (
-            _chat_configuration(found[0]),
-            [_chain_link(chat_configuration, row) for row in found[0]["chain"] or ()],
-        )
-        models = [model for _, model in chain]
-        if not configuration.knowledge_base_selector and not any(model.knowledge_base_selector for model in models):
-            return _chat_mapping(configuration, chain, [_chosen_by_hand(row) for row in found[0]["bases"] or ()])
-        # Whom they choose is asked by statements that depend on their selectors.
-        return _in_transaction(self._database, tenant, partial(_read_chat, tenant, chat_configuration), snapshot=True)
+        asked: _Question = (_CHAT, (tenant, chat_configuration))
+        for _ in range(_MOST_LOOKS):
+            found = self._database.run(Role.APP, tenant, *asked)
+            if not found:
+                raise NotFound.of(f"chatConfigurations/{chat_configuration}")
+            configuration = _chat_configuration(found[0])
+            chain = [_chain_link(chat_configuration, row) for row in found[0]["chain"] or ()]
+            fitting = _question(tenant, configuration, [model for _, model in chain])
+            if fitting == asked:
+                return _chat_mapping(configuration, chain, found[0]["bases"] or ())
+            asked = fitting
+        name = f"chatConfigurations/{chat_configuration}"
+        raise Aborted(f"{name} changes all the time; retry later.", {"resource": name})
 
     def _make(self, table: Any, key: dict[str, str], values: dict[str, object]) -> datetime:
         return _in_transaction(self._database, key["tenant"], partial(_make, table, key, values))
@@ -410,13 +418,11 @@ class PostgresLinkStore:
         _in_transaction(self._database, key["tenant"], partial(_take, table, key))
 
 
-def _in_transaction(
-    database: Database, tenant: str, work: Callable[[Transaction], Result], *, snapshot: bool = False
-) -> Result:
+def _in_transaction(database: Database, tenant: str, work: Callable[[Transaction], Result]) -> Result:
     """Do the work in a transaction of its own; again, where it lost a race."""
 
     def once() -> Result:
-        with database.transaction(Role.APP, tenant=tenant, snapshot=snapshot) as transaction:
+        with database.transaction(Role.APP, tenant=tenant) as transaction:
             return work(transaction)
 
     return won(once)
@@ -547,87 +553,64 @@ def _behind(table: Any, columns: Sequence[Any], after: tuple[str, ...]) -> Any:
     return (first > after[1]) | ((first == after[1]) & (second > after[2]))
 
 
-# A chat is read with every turn, and in SQL, since peewee took as long to write it as PostgreSQL to answer. Where
-# nobody in the chain has a selector, which the answer tells, one statement reads all of it, planned once a connection.
-# Else two do, at one moment: how they look depends on the selectors.
+# A chat is read with every turn, and in SQL: peewee took as long to write it as PostgreSQL to answer. One statement
+# reads all of it at one moment, and each connection plans it once. How it must look depends on the selectors of the
+# chain, which its answer tells: it is asked again where it was made for others than it found.
 
-_CONFIGURATION_COLUMNS = """c.id, c.display_name, c.instructions, c.max_rows, c.stand_by, c.stand_by_after_s, c.labels,
-    c.knowledge_base_selector, c.disabled, c.revision, c.create_time, c.update_time"""
+_MOST_LOOKS = 20
+"""Each beyond two is a selector that changed in the millisecond between two of them."""
 
-_MODEL = """to_jsonb(m) || jsonb_build_object(
-        'link_priority', l.priority, 'link_disabled', l.disabled, 'link_create_time', l.create_time)"""
+_LINKED_BASE = """to_jsonb(b) || jsonb_build_object(
+        'row_count', v.row_count, 'columns', v.columns, 'link_effect', l.effect, 'granted_by_hand',
+        (SELECT jsonb_object_agg(g.ai_model, g.effect) FROM dari.ai_model_knowledge_bases g
+         WHERE g.tenant = b.tenant AND g.knowledge_base = b.id AND g.ai_model IN (
+            SELECT o.ai_model FROM dari.ai_model_chat_configurations o
+            WHERE o.tenant = c.tenant AND o.chat_configuration = c.id)))"""
 
-_CHAT = Prepared(f"""
-SELECT {_CONFIGURATION_COLUMNS},
-    (SELECT jsonb_agg({_MODEL} ORDER BY l.priority, l.ai_model)
+_VERSION = """LEFT JOIN dari.knowledge_base_versions v
+        ON v.tenant = b.tenant AND v.knowledge_base = b.id AND v.number = b.current_version"""
+
+_BASES_BY_HAND = f"""
+     SELECT jsonb_agg({_LINKED_BASE} ORDER BY b.id)
+     FROM dari.chat_configuration_knowledge_bases l
+     JOIN dari.knowledge_bases b ON b.tenant = l.tenant AND b.id = l.knowledge_base
+     {_VERSION}
+     WHERE l.tenant = c.tenant AND l.chat_configuration = c.id
+"""
+
+_CHOSEN_BASES = f"""
+     SELECT jsonb_agg({_LINKED_BASE} || jsonb_build_object('link_selected', {{linked}},
+        'granted_to', array_remove(ARRAY[{{granted}}]::text[], NULL)) ORDER BY b.id)
+     FROM dari.knowledge_bases b
+     {_VERSION}
+     LEFT JOIN dari.chat_configuration_knowledge_bases l
+        ON l.tenant = b.tenant AND l.knowledge_base = b.id AND l.chat_configuration = c.id
+     WHERE b.tenant = c.tenant AND b.id IN (
+        SELECT knowledge_base FROM dari.chat_configuration_knowledge_bases
+        WHERE tenant = c.tenant AND chat_configuration = c.id
+        UNION ALL SELECT b.id FROM dari.knowledge_bases b WHERE b.tenant = c.tenant AND {{linked}})
+"""
+
+_CHAT_AND_BASES = """
+SELECT c.id, c.display_name, c.instructions, c.max_rows, c.stand_by, c.stand_by_after_s, c.labels,
+    c.knowledge_base_selector, c.disabled, c.revision, c.create_time, c.update_time,
+    (SELECT jsonb_agg(to_jsonb(m) || jsonb_build_object('link_priority', l.priority, 'link_disabled', l.disabled,
+        'link_create_time', l.create_time) ORDER BY l.priority, l.ai_model)
      FROM dari.ai_model_chat_configurations l
      JOIN dari.ai_models m ON m.tenant = l.tenant AND m.id = l.ai_model
      WHERE l.tenant = c.tenant AND l.chat_configuration = c.id) AS chain,
-    (SELECT jsonb_agg(to_jsonb(b) || jsonb_build_object(
-            'row_count', v.row_count, 'columns', v.columns, 'link_effect', l.effect, 'granted_by_hand',
-            (SELECT jsonb_object_agg(g.ai_model, g.effect) FROM dari.ai_model_knowledge_bases g
-             WHERE g.tenant = b.tenant AND g.knowledge_base = b.id AND g.ai_model IN (
-                SELECT o.ai_model FROM dari.ai_model_chat_configurations o
-                WHERE o.tenant = c.tenant AND o.chat_configuration = c.id))
-        ) ORDER BY b.id)
-     FROM dari.chat_configuration_knowledge_bases l
-     JOIN dari.knowledge_bases b ON b.tenant = l.tenant AND b.id = l.knowledge_base
-     LEFT JOIN dari.knowledge_base_versions v
-        ON v.tenant = b.tenant AND v.knowledge_base = b.id AND v.number = b.current_version
-     WHERE l.tenant = c.tenant AND l.chat_configuration = c.id) AS bases
+    ({bases}) AS bases
 FROM dari.chat_configurations c
 WHERE c.tenant = %s AND c.id = %s
-""")
-
-_CHAIN = f"""
-SELECT {_CONFIGURATION_COLUMNS}, {_MODEL} AS model
-FROM dari.chat_configurations c
-LEFT JOIN dari.ai_model_chat_configurations l ON l.tenant = c.tenant AND l.chat_configuration = c.id
-LEFT JOIN dari.ai_models m ON m.tenant = l.tenant AND m.id = l.ai_model
-WHERE c.tenant = %s AND c.id = %s
-ORDER BY l.priority, l.ai_model
 """
 
-_BASES = sql.SQL("""
-SELECT b.*, v.row_count, v.columns, l.effect AS link_effect, {linked} AS link_selected,
-    array_remove(ARRAY[{granted}]::text[], NULL) AS granted_to,
-    (SELECT jsonb_object_agg(g.ai_model, g.effect) FROM dari.ai_model_knowledge_bases g
-     WHERE g.tenant = b.tenant AND g.knowledge_base = b.id AND g.ai_model = ANY (%(models)s)) AS granted_by_hand
-FROM dari.knowledge_bases b
-LEFT JOIN dari.knowledge_base_versions v
-    ON v.tenant = b.tenant AND v.knowledge_base = b.id AND v.number = b.current_version
-LEFT JOIN dari.chat_configuration_knowledge_bases l
-    ON l.tenant = b.tenant AND l.knowledge_base = b.id AND l.chat_configuration = %(chat_configuration)s
-WHERE b.tenant = %(tenant)s AND b.id IN (
-    SELECT knowledge_base FROM dari.chat_configuration_knowledge_bases
-    WHERE tenant = %(tenant)s AND chat_configuration = %(chat_configuration)s
-    UNION ALL SELECT b.id FROM dari.knowledge_bases b WHERE b.tenant = %(tenant)s AND {linked})
-ORDER BY b.id
-""")
-_GRANTED_TO = sql.SQL("CASE WHEN {} THEN {} END")
-_LABELS = sql.SQL("b.labels")
-
-
-def _read_chat(tenant: str, id: str, transaction: Transaction) -> ChatMapping:
-    chain = _dicts(transaction, _CHAIN, (tenant, id))
-    if not chain:
-        raise NotFound.of(f"chatConfigurations/{id}")
-    configuration = _chat_configuration(chain[0])
-    models = [_chain_link(id, row["model"]) for row in chain if row["model"] is not None]
-    bases = _read_bases(transaction, tenant, configuration, [model for _, model in models])
-    return _chat_mapping(configuration, models, bases)
-
-
-def _chosen_by_hand(row: dict[str, Any]) -> dict[str, Any]:
-    """A knowledge base as `_read_bases` tells it, where nobody has a selector."""
-    times = {name: datetime.fromisoformat(row[name]) for name in ("create_time", "update_time")}
-    return {**row, **times, "link_selected": False, "granted_to": ()}
+_CHAT = Prepared(_CHAT_AND_BASES.format(bases=_BASES_BY_HAND))
 
 
 def _chat_mapping(
     configuration: ChatConfiguration, models: Sequence[tuple[AiModelLink, AiModel]], bases: Sequence[dict[str, Any]]
 ) -> ChatMapping:
-    grants = {(model, row["id"]): Choice(None, True) for row in bases for model in row["granted_to"]}
+    grants = {(model, row["id"]): Choice(None, True) for row in bases for model in row.get("granted_to", ())}
     for row in bases:
         for model, effect in (row["granted_by_hand"] or {}).items():
             key = (model, row["id"])
@@ -635,27 +618,30 @@ def _chat_mapping(
     return ChatMapping(configuration, tuple(models), tuple(map(_linked_base, bases)), grants)
 
 
-def _read_bases(
-    transaction: Transaction, tenant: str, configuration: ChatConfiguration, models: Sequence[AiModel]
-) -> list[dict[str, Any]]:
-    """Every knowledge base that is linked, blocked or chosen, each with the models whose selectors choose it."""
-    linked = _chosen_by(configuration, "linked_")
-    granted = [_chosen_by(model, f"granted_{place}_") for place, model in enumerate(models)]
-    parameters: dict[str, object] = {
-        "tenant": tenant,
-        "chat_configuration": configuration.id,
-        "models": [model.id for model in models],
-    }
-    cases = []
-    for place, (model, condition) in enumerate(zip(models, granted, strict=True)):
-        parameters |= {f"model_{place}": model.id, **condition.parameters}
-        cases.append(_GRANTED_TO.format(condition.text, sql.Placeholder(f"model_{place}")))
-    statement = _BASES.format(linked=linked.text, granted=sql.SQL(", ").join(cases))
-    return _dicts(transaction, statement, parameters | linked.parameters)
+_Question = tuple[Prepared, tuple[str, ...]]
 
 
-def _chosen_by(chooser: AiModel | ChatConfiguration, prefix: str) -> Condition:
-    return chooses(parse_selector(chooser.knowledge_base_selector), _LABELS, prefix)
+def _question(tenant: str, configuration: ChatConfiguration, models: Sequence[AiModel]) -> _Question:
+    """What reads every base that is linked, blocked or chosen, each with the models whose selectors choose it.
+
+    Chats whose selectors have the same form share the statement, and its plan.
+    """
+    if not (configuration.knowledge_base_selector or any(model.knowledge_base_selector for model in models)):
+        return _CHAT, (tenant, configuration.id)
+    linked = _chosen_by(configuration)
+    cases: list[str] = []
+    parameters = list(linked.parameters)
+    for model in models:
+        granted = _chosen_by(model)
+        cases.append(f"CASE WHEN {granted.text} THEN %s END")
+        parameters += [*granted.parameters, model.id]
+    bases = _CHOSEN_BASES.format(linked=linked.text, granted=", ".join(cases))
+    parameters += [*linked.parameters, tenant, configuration.id]
+    return Prepared(_CHAT_AND_BASES.format(bases=bases)), tuple(parameters)
+
+
+def _chosen_by(chooser: AiModel | ChatConfiguration) -> Condition:
+    return chooses(parse_selector(chooser.knowledge_base_selector), "b.labels")
 
 
 def _chain_link(chat_configuration: str, model: dict[str, Any]) -> tuple[AiModelLink, AiModel]:
@@ -669,17 +655,9 @@ def _chain_link(chat_configuration: str, model: dict[str, Any]) -> tuple[AiModel
 
 def _linked_base(row: dict[str, Any]) -> tuple[KnowledgeBase, Choice]:
     effect = row["link_effect"] and LinkEffect(row["link_effect"])
+    times = {name: datetime.fromisoformat(row[name]) for name in ("create_time", "update_time")}
     # Where its rows come from is no affair of a chat.
-    return _knowledge_base({**row, "uri": None}), Choice(effect, row["link_selected"])
-
-
-def _dicts(
-    transaction: Transaction, statement: str | sql.Composable, parameters: Sequence[str] | dict[str, object]
-) -> list[dict[str, Any]]:
-    cursor = transaction.cursor()
-    cursor.execute(statement, parameters)
-    names = [column.name for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return _knowledge_base({**row, **times, "uri": None}), Choice(effect, row.get("link_selected", False))
 
 
 def _knowledge_bases() -> Any:

@@ -3,34 +3,26 @@
 import json
 from typing import NamedTuple
 
-from psycopg2 import sql
-
 from dari.core.labels import Operator, Requirement, Selector
 
 
 class Condition(NamedTuple):
-    """A piece of SQL and the named parameters that it asks for."""
+    """A piece of SQL, and a parameter for each %s in it, in order."""
 
-    text: sql.Composable
-    parameters: dict[str, str]
+    text: str
+    parameters: tuple[str, ...]
 
 
-def chooses(selector: Selector, labels: sql.Composable, prefix: str) -> Condition:
-    """Whether `labels`, a jsonb column, is chosen; parameters are called `prefix` and a number.
+def chooses(selector: Selector, labels: str) -> Condition:
+    """Whether `labels`, a jsonb column, is chosen. Selectors of one form have one text.
 
     The column's GIN index (jsonb_ops) serves `@>` and `?`; what a selector must not find is asked of the rest.
     """
     if not selector:
-        return Condition(sql.SQL("false"), {})
-    parts: list[sql.Composable] = []
-    parameters: dict[str, str] = {}
-    for requirement in selector:
-        names = []
-        for value in _operands(requirement):
-            names.append(f"{prefix}{len(parameters)}")
-            parameters[names[-1]] = value
-        parts.append(_part(requirement.operator, labels, names))
-    return Condition(sql.SQL("({})").format(sql.SQL(" AND ").join(parts)), parameters)
+        return Condition("false", ())
+    parts = [_part(requirement, labels) for requirement in selector]
+    parameters = [operand for requirement in selector for operand in _operands(requirement)]
+    return Condition(f"({' AND '.join(parts)})", tuple(parameters))
 
 
 _SIGN = {Operator.IN: "@>", Operator.NOT_IN: "@>", Operator.EXISTS: "?", Operator.ABSENT: "?"}
@@ -42,7 +34,7 @@ def _operands(requirement: Requirement) -> list[str]:
     return [json.dumps({requirement.key: value}) for value in requirement.values] or [requirement.key]
 
 
-def _part(operator: Operator, labels: sql.Composable, names: list[str]) -> sql.Composable:
-    sign = sql.SQL(f" {_SIGN[operator]} ")
-    alternatives = sql.SQL(" OR ").join(labels + sign + sql.Placeholder(name) for name in names)
-    return sql.SQL("NOT ({})" if operator in _NEGATED else "({})").format(alternatives)
+def _part(requirement: Requirement, labels: str) -> str:
+    sign = _SIGN[requirement.operator]
+    alternatives = " OR ".join(f"{labels} {sign} %s" for _ in _operands(requirement))
+    return f"NOT ({alternatives})" if requirement.operator in _NEGATED else f"({alternatives})"
