@@ -40,8 +40,8 @@ def handler(method: str, answer: bytes) -> grpc.GenericRpcHandler:
 def main() -> None:
     """Serve."""
     answers = json.load(sys.stdin)
-    threads = Settings.model_fields["rpc_threads"].default
-    server = grpc.server(ThreadPoolExecutor(threads), maximum_concurrent_rpcs=threads)
+    threads = Settings.model_fields["unary_threads"].default
+    server = grpc.server(ThreadPoolExecutor(threads))
     server.add_generic_rpc_handlers(
         tuple(handler(method, base64.b64decode(answer)) for method, answer in answers.items())
     )
