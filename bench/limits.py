@@ -6,7 +6,6 @@ Beside the same without them, in the same run. The last line is one JSON object.
 """
 
 import json
-import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from bench.ingest import machine, spread
 from dari.core.caller_limits import CallerLimits
 from dari.core.callers import Caller, Role
 from dari.core.thread_pools import EndingPool, Lane
@@ -30,27 +30,29 @@ class _Details(grpc.HandlerCallDetails):
 
 def main() -> None:
     """Measure each part, and print it."""
+    facts = machine()
     unlimited = CallerLimits(at_once=None, per_s=None, burst=1)
     limited = CallerLimits(at_once=1_000, per_s=1e9, burst=1_000)
     results = {
-        "lane": _us_a_call(_lane) - _us_a_call(_no_lane),
-        "refusal_decided": _us_a_call(_full_lane),
-        "caller_without_limits": _us_a_call(lambda calls: _call_of(unlimited, calls)),
-        "caller_with_limits": _us_a_call(lambda calls: _call_of(limited, calls)),
+        "lane": [with_lane - without for with_lane, without in zip(_us(_lane), _us(_no_lane), strict=True)],
+        "refusal_decided": _us(_full_lane),
+        "caller_without_limits": _us(lambda calls: _call_of(unlimited, calls)),
+        "caller_with_limits": _us(lambda calls: _call_of(limited, calls)),
     }
-    for name, cost_us in results.items():
-        print(f"{name:24s} {cost_us:6.2f} us")
-    print(json.dumps({"bench": "limits", "us_a_call": results}))
+    costs = {name: spread(rounds) for name, rounds in results.items()}
+    for name, cost_us in costs.items():
+        print(f"{name:24s} {cost_us['median']:6.2f} us ({cost_us['min']:.2f} to {cost_us['max']:.2f})")
+    print(json.dumps({"machine": facts, "calls": _CALLS, "us_a_call": costs}))
 
 
-def _us_a_call(work: Callable[[int], None]) -> float:
-    """The median of some rounds."""
+def _us(work: Callable[[int], None]) -> list[float]:
+    """Microseconds a call, of some rounds."""
     rounds = []
     for _ in range(_ROUNDS):
         start = time.perf_counter()
         work(_CALLS)
         rounds.append((time.perf_counter() - start) / _CALLS * 1e6)
-    return statistics.median(rounds)
+    return rounds
 
 
 def _handler(details: object) -> Any:
