@@ -5,7 +5,7 @@ the gate around the handler, and checks nothing.
 """
 
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ from dari.core.event_context import event_fields, note
 from dari.rpc.callers import CallContext
 from dari.rpc.errors import status_code
 from dari.rpc.least_roles import rule_of
-from dari.rpc.rewrapping import Behaviour, Rewrapper
+from dari.rpc.rewrapping import Behaviour, RewrappingInterceptor
 
 _SCHEME = "bearer "
 _RESOURCE_NAME = re.compile(r"[A-Za-z]{1,32}/[A-Za-z0-9._-]{1,128}")
@@ -44,7 +44,7 @@ _CERTIFICATE_NAMES = ("x509_subject_alternative_name", "x509_common_name")
 """Of gRPC's authentication context, in the order in which they are tried; there only behind a verified handshake."""
 
 
-class CallerInterceptor(grpc.ServerInterceptor):
+class CallerInterceptor(RewrappingInterceptor):
     """Stands before every handler of a server.
 
     Inside an ErrorInterceptor, which makes statuses of what it raises, and inside the interceptor that gives the call
@@ -52,27 +52,19 @@ class CallerInterceptor(grpc.ServerInterceptor):
     """
 
     def __init__(self, authenticator: Authenticator, trail: AuditTrail, limits: CallerLimits) -> None:
+        super().__init__()
         self._authenticator = authenticator
         self._trail = trail
         self._limits = limits
-        self._handlers = Rewrapper(self._unary, self._streaming)
 
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], "grpc.RpcMethodHandler[Any, Any] | None"],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """Put the gate around the handler's function."""
-        return self._handlers.rewrapped(handler_call_details.method, continuation(handler_call_details))
-
-    def _unary(self, method: str, behaviour: Behaviour) -> Behaviour:
+    def around_unary(self, method: str, behaviour: Behaviour) -> Behaviour:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             with self._passed(method, names := _NamesOf(request), context) as known:
                 return behaviour(names.request, known)
 
         return call
 
-    def _streaming(self, method: str, behaviour: Behaviour) -> Behaviour:
+    def around_streaming(self, method: str, behaviour: Behaviour) -> Behaviour:
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with self._passed(method, names := _NamesOf(request), context) as known:
                 answers = behaviour(names.request, known)

@@ -7,7 +7,7 @@ may hold values.
 
 import math
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import grpc
@@ -18,7 +18,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from dari.core import errors
 from dari.core.event_context import note
 from dari.core.event_log import EventLog, failure_fields
-from dari.rpc.rewrapping import Rewrapper
+from dari.rpc.rewrapping import Behaviour, RewrappingInterceptor
 
 DOMAIN = "dari"
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -46,32 +46,24 @@ STATUS_OF: dict[type[errors.DariError], grpc.StatusCode] = {
 }
 
 
-class ErrorInterceptor(grpc.ServerInterceptor):
-    """Wraps every handler of a server, so that none can be forgotten."""
+class ErrorInterceptor(RewrappingInterceptor):
+    """Maps the exceptions of every handler of a server."""
 
     def __init__(self, log: EventLog) -> None:
+        super().__init__()
         self._log = log
-        self._handlers = Rewrapper(self._unary, self._streaming)
 
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], "grpc.RpcMethodHandler[Any, Any] | None"],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """Replace the handler's function by one that maps its exceptions."""
-        return self._handlers.rewrapped(handler_call_details.method, continuation(handler_call_details))
-
-    def _unary(self, name: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    def around_unary(self, method: str, behaviour: Behaviour) -> Behaviour:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             try:
                 return behaviour(request, context)
             except BaseException as error:  # noqa: BLE001 - a Rust panic is one, and a caller must get a status
-                failure = self._reported(name, error)
+                failure = self._reported(method, error)
             _abort(context, failure)
 
         return call
 
-    def _streaming(self, name: str, behaviour: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+    def around_streaming(self, method: str, behaviour: Behaviour) -> Behaviour:
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             try:
                 yield from behaviour(request, context)
@@ -81,7 +73,7 @@ class ErrorInterceptor(grpc.ServerInterceptor):
             except BaseException as error:
                 if isinstance(error, grpc.RpcError) and not context.is_active():
                     raise  # So gRPC ends the requests of a caller who left; it knows its own exception again.
-                failure = self._reported(name, error)
+                failure = self._reported(method, error)
             _abort(context, failure)
 
         return call

@@ -4,7 +4,7 @@ Whatever runs inside, on the handler's thread and on those that work for it, log
 (`core.event_context`); the gate and the handlers add who calls, and what it became.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,37 +14,29 @@ from dari.core.event_context import new_work
 from dari.core.event_log import EventLog
 from dari.core.telemetry import Telemetry
 from dari.rpc.request_ids import KEY, request_id
-from dari.rpc.rewrapping import Behaviour, Rewrapper
+from dari.rpc.rewrapping import Behaviour, RewrappingInterceptor
 
 _TRACEPARENT = "traceparent"
 _OUR_FAULTS = ("INTERNAL", "UNKNOWN", "DATA_LOSS")
 _CANCELLED = "CANCELLED"
 
 
-class CallInterceptor(grpc.ServerInterceptor):
+class CallInterceptor(RewrappingInterceptor):
     """Stands around every other interceptor, so that it sees the status that the caller gets."""
 
     def __init__(self, telemetry: Telemetry, log: EventLog) -> None:
+        super().__init__()
         self._telemetry = telemetry
         self._log = log
-        self._handlers = Rewrapper(self._unary, self._streaming)
 
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], "grpc.RpcMethodHandler[Any, Any] | None"],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """Put the observation around the handler's function. A method that nobody has is gRPC's own affair."""
-        return self._handlers.rewrapped(handler_call_details.method, continuation(handler_call_details))
-
-    def _unary(self, method: str, behaviour: Behaviour) -> Behaviour:
+    def around_unary(self, method: str, behaviour: Behaviour) -> Behaviour:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             with self._observed(method[1:], context):
                 return behaviour(request, context)
 
         return call
 
-    def _streaming(self, method: str, behaviour: Behaviour) -> Behaviour:
+    def around_streaming(self, method: str, behaviour: Behaviour) -> Behaviour:
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with self._observed(method[1:], context):
                 yield from behaviour(request, context)
