@@ -64,9 +64,10 @@ def leave_unpublished(served: ServedDari, upload_id: str = "u", data: bytes = FI
         cur.execute("SELECT 1 FROM dari.knowledge_bases FOR NO KEY UPDATE")  # Nobody can publish.
         stream = served.uploader.begun(data, upload_id, **options)
         stream.opened()
+        # Whoever waits for this session: batches of the upload wait for each other, too.
         end_waiting = (
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-            " AND application_name = 'dari' AND wait_event_type = 'Lock'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            f" WHERE {session.info.backend_pid} = ANY (pg_blocking_pids(pid))"
         )
         until(lambda: bool(run(served.dsns, end_waiting)))
         assert stream.refusal().status == "UNAVAILABLE"
