@@ -56,7 +56,7 @@ descriptors: $(VENV)/installed  ## docker/dari.binpb: what Envoy reads JSON by, 
 .PHONY: test
 test: install $(VENV)/load-installed  ## All tests: Rust, then Python on real PostgreSQL and the real local model
 	cargo test --workspace --quiet
-	$(BIN)/pytest --numprocesses 3 --dist worksteal
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 .PHONY: test-image
 test-image: install  ## What docker/Dockerfile does, without an engine: build, install by hash, serve as nobody

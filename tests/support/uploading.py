@@ -40,9 +40,9 @@ def plain(**hints: Any) -> pb.Dialect:
 class IngestStream:
     """One Ingest call. Each method sends one message; `answer`, `answers` and `refusal` read."""
 
-    def __init__(self, stub: ingest_pb2_grpc.IngestServiceStub) -> None:
+    def __init__(self, stub: ingest_pb2_grpc.IngestServiceStub, timeout_s: float = SOON_S) -> None:
         self._outbox: queue.SimpleQueue[pb.IngestRequest | None] = queue.SimpleQueue()
-        self.call = stub.Ingest(iter(self._outbox.get, None), timeout=SOON_S)
+        self.call = stub.Ingest(iter(self._outbox.get, None), timeout=timeout_s)
 
     def send(self, message: pb.IngestRequest) -> None:
         self._outbox.put(message)

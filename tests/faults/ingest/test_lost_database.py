@@ -24,7 +24,7 @@ from tests.support.fault_sizes import SEEDS
 from tests.support.ingesting import TOLD, make_knowledge_base, send
 from tests.support.killer import Killer
 from tests.support.known_file import LargeFile, seeded_file
-from tests.support.running_dari import Refusal
+from tests.support.running_dari import SOON_S, Refusal
 from tests.support.serving_process import MIB, ServingProcess
 from tests.support.uploading import IngestStream
 
@@ -94,7 +94,8 @@ def test_a_database_that_answers_no_more_is_told_with_the_committed_offset(
 
 def half_sent(client: Client, upload_id: str, data: bytes) -> IngestStream:
     """A stream that has sent half of the file, some of which is committed."""
-    stream = IngestStream(client.ingests)
+    # The pool cuts each of its frozen connections that it comes across, 11 s each time.
+    stream = IngestStream(client.ingests, timeout_s=4 * SOON_S)
     stream.open(upload_id, dialect=TOLD)
     stream.opened()
     stream.chunks(data[: len(data) // 2])
