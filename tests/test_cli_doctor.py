@@ -165,6 +165,9 @@ def test_people_read_the_same_in_words(
 ) -> None:
     """A line a finding, what to do below it, and the count at the end on stderr."""
     monkeypatch.setenv("DARI_DATA_DIR", str(tmp_path))
+    # The default ports may be anybody's: they are among those that connections come from.
+    monkeypatch.setenv("DARI_LISTEN_ADDRESS", "127.0.0.1:0")
+    monkeypatch.setenv("DARI_ADMIN_ADDRESS", "127.0.0.1:0")
     monkeypatch.setenv("DARI_SOURCE_FOLDERS", json.dumps([str(tmp_path / "none")]))
     assert cli.run(["doctor"]) == ExitCode.NOT_WELL
     output = capsys.readouterr()
