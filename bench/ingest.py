@@ -132,6 +132,13 @@ def check(what: str, seen: object, expected: object) -> None:
         raise WrongResult(f"{what}: {seen}, expected {expected}")
 
 
+SERVE = (
+    *(sys.executable, "-m", "dari", "--json", "serve"),
+    *("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--metrics", ""),
+)
+"""Starts a server on free ports, which tells where in a line of JSON."""
+
+
 @contextmanager
 def running_server(**settings: str) -> Iterator[Bench]:
     """`dari serve` in a folder that goes away with it."""
@@ -141,21 +148,8 @@ def running_server(**settings: str) -> Iterator[Bench]:
         data_dir = Path(folder) / "data"
         chosen = {f"DARI_{name.upper()}": value for name, value in settings.items()}
         environment = {**os.environ, "DARI_LOCAL_MODEL": "", "DARI_LOG_LEVEL": "error", **chosen}
-        command = [
-            sys.executable,
-            "-m",
-            "dari",
-            "--json",
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--metrics",
-            "",
-        ]
         process = subprocess.Popen(
-            [*command, "--data-dir", str(data_dir)], stdout=subprocess.PIPE, text=True, env=environment
+            [*SERVE, "--data-dir", str(data_dir)], stdout=subprocess.PIPE, text=True, env=environment
         )
         try:
             assert process.stdout is not None

@@ -36,7 +36,7 @@ from typing import Any
 import psutil
 import xllamacpp
 
-from bench.ingest import START_TIMEOUT_S, check, machine, spread
+from bench.ingest import SERVE, START_TIMEOUT_S, check, machine, spread
 from dari.adapters.local_model.engines import PREFILL_TOKENS, EngineName, EngineOptions, spare_cores
 from dari.adapters.local_model.model_files import (
     ModelFile,
@@ -130,20 +130,7 @@ def served(file: ModelFile) -> Iterator[Asked]:
         data_dir = Path(folder) / "data"
         add_model_file(data_dir / "models", file.path, model_id=file.id)
         environment = {**os.environ, "DARI_LOG_LEVEL": "error", "DARI_LOCAL_MODEL": file.id}
-        command = [
-            sys.executable,
-            "-m",
-            "dari",
-            "--json",
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--metrics",
-            "",
-        ]
-        command += ["--data-dir", str(data_dir)]
+        command = [*SERVE, "--data-dir", str(data_dir)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         try:
             assert process.stdout is not None

@@ -21,7 +21,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ from typing import Any
 
 import grpc
 
-from bench.ingest import WrongResult, check, machine, running_server, session
+from bench.ingest import SERVE, WrongResult, check, machine, running_server, session
 from dari.adapters.postgres.database import Database
 from dari.adapters.postgres.mapping_store import PostgresLinkStore
 from dari.client import Client
@@ -80,20 +79,7 @@ ANALYZE
 def replica(dsn: str) -> Iterator[Client]:
     """Another server over the same database, without a local model."""
     environment = {**os.environ, "DARI_LOCAL_MODEL": "", "DARI_LOG_LEVEL": "error", "DARI_DATABASE_DSN": dsn}
-    command = [
-        sys.executable,
-        "-m",
-        "dari",
-        "--json",
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--admin",
-        "127.0.0.1:0",
-        "--metrics",
-        "",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(SERVE, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout is not None
         with Client(json.loads(process.stdout.readline())["address"]) as client:
