@@ -38,8 +38,10 @@ _SHARES = {"whole": 50, "bare": 15, "near": 35}
 _ALONE = {f"only-{model}": Chain((model,), has_data=True) for model in ("first", "second", "local")}
 """Chats through which a circuit can be closed by a turn."""
 _MAX_CHATS = 32
+_MAX_DATABASE_CONNECTIONS = 24
 _SETTINGS: dict[str, Any] = {
     "max_chats": _MAX_CHATS,
+    "database_max_connections": _MAX_DATABASE_CONNECTIONS,
     "connect_timeout_s": 0.5,
     "circuit_open_s": 0.3,
     "circuit_max_open_s": 1.0,
@@ -61,6 +63,9 @@ _SETTLES_WITHIN_S = 30.0
 _POLL_INTERVAL_S = 0.25
 _SPARE = 8
 """Threads and descriptors that gRPC may have more of after than before, whatever it did meanwhile."""
+_DESCRIPTORS_A_DATABASE_CONNECTION = 2
+_MAX_SOCKETS = _DESCRIPTORS_A_DATABASE_CONNECTION * _MAX_DATABASE_CONNECTIONS + _MAX_CHATS + _SPARE
+"""Those of a full database pool, one kept upstream connection for each chat at once, and gRPC's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,10 @@ class Footprint:
     """What dari's process holds."""
 
     threads: int
-    descriptors: int
+    sockets: int
+    """Descriptors of sockets: most are connections kept for the next turn, of which a lull leaves few."""
+    others: int
+    """All other descriptors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +269,8 @@ class _Scene:
 
     def _footprint(self) -> Footprint:
         process = psutil.Process(self._server.pid)
-        return Footprint(process.num_threads(), process.num_fds())
+        descriptors, sockets = process.num_fds(), len(process.net_connections("all"))
+        return Footprint(process.num_threads(), sockets, descriptors - sockets)
 
     def _footprint_not_above(self, before: Footprint) -> Footprint:
         """Connections and their threads end within a while."""
@@ -316,8 +325,10 @@ def _comes_about(condition: Callable[[], bool], over_s: float) -> bool:
 def _growth(before: Footprint, after: Footprint) -> Iterator[str]:
     if after.threads > before.threads + _SPARE:
         yield f"{after.threads} threads after {before.threads}"
-    if after.descriptors > before.descriptors + _SPARE:
-        yield f"{after.descriptors} descriptors after {before.descriptors}"
+    if after.sockets > _MAX_SOCKETS:
+        yield f"{after.sockets} sockets after {before.sockets}, at most {_MAX_SOCKETS} expected"
+    if after.others > before.others + _SPARE:
+        yield f"{after.others} descriptors that are no sockets after {before.others}"
 
 
 def _by_number(sent: Sequence[Sent]) -> Mapping[int, Sequence[Sent]]:
