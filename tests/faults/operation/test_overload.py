@@ -31,6 +31,8 @@ MODEL_S = 0.25
 MOST_PER_S = MAX_CHATS / MODEL_S
 """What the model allows; the replica's own work comes on top of its time."""
 TIMES = 10
+ROUNDS = 3
+"""A machine that stands still for a moment spoils one round; a replica that gives way under load spoils each."""
 PROBE_INTERVAL_S = 0.1
 RECOVERY_S = 1.0
 """As long is looked whether all is as before; a machine that stands still for a moment may need another look."""
@@ -99,6 +101,17 @@ def test_goodput_holds_under_ten_times_the_load_and_recovers(replica: ServingPro
 
     Another kind of call and health answer meanwhile, and behind the load all is as it was before.
     """
+    spoilt = []
+    for _ in range(ROUNDS):
+        complaints = list(_overloaded(replica))
+        if not complaints:
+            return
+        spoilt.append(complaints)
+    pytest.fail(f"each of {ROUNDS} rounds: {spoilt}")
+
+
+def _overloaded(replica: ServingProcess) -> Iterator[str]:
+    """One round; what was not as it should be."""
     peak_per_s = load(replica, 0.9 * MOST_PER_S, LOAD_S).answered_per_s
     before = load(replica, 0.6 * MOST_PER_S, LOAD_S / 3)
     with Probe(replica) as idle:
@@ -106,25 +119,24 @@ def test_goodput_holds_under_ten_times_the_load_and_recovers(replica: ServingPro
     with Probe(replica) as probe:
         seen = load(replica, TIMES * MOST_PER_S, LOAD_S)
 
+    # Whatever else the machine does, no other status is ever right.
     assert set(seen.statuses) == {"OK", "RESOURCE_EXHAUSTED"}
-    assert seen.begun >= 0.5 * TIMES * MOST_PER_S * LOAD_S, "the driver was too slow to overload anything"
-    assert seen.answered_per_s >= 0.8 * peak_per_s
     answered_s = seen.latency_s("OK", 0.5)
-    assert seen.latency_s("RESOURCE_EXHAUSTED", 0.5) < answered_s / 5
-    assert seen.latency_s("RESOURCE_EXHAUSTED", 0.9) < answered_s
-    assert probe.slowest_s("call", 0.5) < answered_s
-    assert probe.slowest_s("health", 0.5) < answered_s / 5
-    if IS_FULL:
-        # What the machine does beside this is seen in a call of nobody's load.
-        assert seen.latency_s("RESOURCE_EXHAUSTED", 0.95) < max(0.05, 3 * idle.slowest_s("call"))
-    told = {
-        "peak": peak_per_s,
-        "goodput": seen.answered_per_s,
-        "offered": seen.begun / LOAD_S,
-        "refused p50 p95 p99": [seen.latency_s("RESOURCE_EXHAUSTED", share) for share in (0.5, 0.95, 0.99)],
-        "call p95 idle, under load": [idle.slowest_s("call"), probe.slowest_s("call")],
-        "health p95 idle, under load": [idle.slowest_s("health"), probe.slowest_s("health")],
-    }
-    print(told)
+    refused_s = {share: seen.latency_s("RESOURCE_EXHAUSTED", share) for share in (0.5, 0.9, 0.95, 0.99)}
+    call_s = probe.slowest_s("call", 0.5)
+    health_s = probe.slowest_s("health", 0.5)
+    print(f"peak {peak_per_s:.1f}/s, goodput {seen.answered_per_s:.1f}/s, offered {seen.begun / LOAD_S:.1f}/s")
+    print(f"refused after {refused_s}, call {call_s}, health {health_s}; idle call {idle.slowest_s('call')}")
+    if seen.begun < 0.5 * TIMES * MOST_PER_S * LOAD_S:
+        yield f"the driver was too slow to overload anything: {seen.begun} calls"
+    if seen.answered_per_s < 0.8 * peak_per_s:
+        yield f"a goodput of {seen.answered_per_s:.1f}/s, of a peak of {peak_per_s:.1f}/s"
+    if refused_s[0.5] >= answered_s / 5 or refused_s[0.9] >= answered_s:
+        yield f"refused after {refused_s}, answered after {answered_s}"
+    if call_s >= answered_s or health_s >= answered_s / 5:
+        yield f"another call after {call_s}, health after {health_s}, chats answered after {answered_s}"
+    # What the machine does beside this is seen in a call of nobody's load.
+    if IS_FULL and refused_s[0.95] >= max(0.05, 3 * idle.slowest_s("call")):
+        yield f"refused after {refused_s[0.95]}, a call of nobody's load after {idle.slowest_s('call')}"
 
     until(lambda: load(replica, 0.6 * MOST_PER_S, RECOVERY_S).answered_share >= 0.9 * before.answered_share)
