@@ -70,7 +70,7 @@ def run_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
     def run(*arguments: str, **variables: Any) -> Examined:
         defaults = {"DARI_DATA_DIR": tmp_path / "data", "DARI_LOCAL_MODEL": ""}
-        defaults |= {f"DARI_{which}_ADDRESS": "127.0.0.1:0" for which in ("LISTEN", "ADMIN")}
+        defaults |= {f"DARI_{which}_ADDRESS": "127.0.0.1:0" for which in ("LISTEN", "ADMIN", "METRICS")}
         with monkeypatch.context() as patched:
             for name, value in {**defaults, **variables}.items():
                 patched.setenv(name, value if isinstance(value, str) else str(value))
@@ -128,7 +128,7 @@ def test_an_installation_that_is_well_is_said_to_be(
     start_server: StartServer, flowise: StandIn, other: FileServer, run_doctor: Examine, tmp_path: Path
 ) -> None:
     """While its server runs: reached, migrated, isolated, its upstreams there, its addresses held by itself."""
-    served = start_server()
+    served = start_server(metrics_address="127.0.0.1:0")
     served.dari.make_flowise("main", flowise.url, secret="key")
     served.dari.make_openai("other", other.url)
     served.dari.make_flowise("off", "http://127.0.0.1:1")
@@ -138,6 +138,7 @@ def test_an_installation_that_is_well_is_said_to_be(
         DARI_DATABASE_DSN=served.dsns.service_dsn,
         DARI_LISTEN_ADDRESS=served.server.address,
         DARI_ADMIN_ADDRESS=served.server.admin_address,
+        DARI_METRICS_ADDRESS=served.server.metrics_address,
         DARI_SECRETS=json.dumps({"key": CANARY}),
         DARI_NOTIFY_URLS=json.dumps({"ops": f"json://user:{CANARY}@127.0.0.1:1/{CANARY}"}),
         DARI_SOURCE_FOLDERS=json.dumps([str(tmp_path)]),
@@ -149,6 +150,7 @@ def test_an_installation_that_is_well_is_said_to_be(
     assert [told.partition(": is held by ")[2] for told in examined.of("ports", "ok")] == [
         "a dari that answers",
         "a dari that serves",
+        "a dari that shows its metrics",
     ]
     assert examined.well("local model")
     assert examined.well("notifications")
@@ -166,8 +168,8 @@ def test_people_read_the_same_in_words(
     """A line a finding, what to do below it, and the count at the end on stderr."""
     monkeypatch.setenv("DARI_DATA_DIR", str(tmp_path))
     # The default ports may be anybody's: they are among those that connections come from.
-    monkeypatch.setenv("DARI_LISTEN_ADDRESS", "127.0.0.1:0")
-    monkeypatch.setenv("DARI_ADMIN_ADDRESS", "127.0.0.1:0")
+    for which in ("LISTEN", "ADMIN", "METRICS"):
+        monkeypatch.setenv(f"DARI_{which}_ADDRESS", "127.0.0.1:0")
     monkeypatch.setenv("DARI_SOURCE_FOLDERS", json.dumps([str(tmp_path / "none")]))
     assert cli.run(["doctor"]) == ExitCode.NOT_WELL
     output = capsys.readouterr()
@@ -500,13 +502,24 @@ def test_addresses_that_others_hold_are_told(run_doctor: Examine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=_hang_up, args=(listener,), daemon=True).start()
         held = f"127.0.0.1:{listener.getsockname()[1]}"
-        examined = run_doctor("--timeout-s", "2", DARI_LISTEN_ADDRESS=held, DARI_ADMIN_ADDRESS=held)
+        variables = {f"DARI_{which}_ADDRESS": held for which in ("LISTEN", "ADMIN", "METRICS")}
+        examined = run_doctor("--timeout-s", "2", **variables)
     assert [told.partition(": is held by something ")[2] for told in examined.of("ports", "failed")] == [
         "that does not answer as dari does",
         "that does not answer as dari's health does",
+        "that does not show dari's metrics",
     ]
     elsewhere = run_doctor(DARI_ADMIN_ADDRESS="192.0.2.1:50052", DARI_LISTEN_ADDRESS="localhost:0")
     assert "cannot be bound" in elsewhere.of("ports", "failed")[0]
+
+
+def test_metrics_that_are_another_servers_or_off_are_told_apart(run_doctor: Examine, other: FileServer) -> None:
+    address = other.url.removeprefix("http://").partition("/")[0]
+    (told,) = run_doctor(DARI_METRICS_ADDRESS=address).of("ports", "failed")
+    assert "does not show dari's metrics" in told
+    off = run_doctor(DARI_METRICS_ADDRESS="")
+    assert off.well("ports")
+    assert "metrics_address" not in off.output
 
 
 def _hang_up(listener: socket.socket) -> None:

@@ -40,7 +40,7 @@ def all_checks(tenants: Sequence[str], replicas: int, timeout_s: float) -> list[
         Check("tls", partial(credentials.look_at_tls, settings, now)),
         Check("tokens", partial(credentials.look_at_tokens_file, settings, now)),
         Check("signing keys", partial(credentials.look_at_signing_keys, settings)),
-        Check("ports", partial(ports.look_at_ports, settings, timeout_s), _LIMIT_S + 2 * timeout_s),
+        Check("ports", partial(ports.look_at_ports, settings, timeout_s), _LIMIT_S + 3 * timeout_s),
         Check("local model", partial(local_model.look_at_local_model, settings), _LIMIT_S + _hashing_s(settings)),
         Check(
             "upstreams",

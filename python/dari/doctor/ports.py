@@ -1,4 +1,4 @@
-"""The two addresses: free, or held by a dari that answers."""
+"""The addresses of a server: free, or held by a dari that answers."""
 
 import errno
 import socket
@@ -8,9 +8,11 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import grpc
+import httpx
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from dari.adapters.telemetry import families
 from dari.client import CallFailed, Client
 from dari.doctor.findings import Finding, failed, ok, warning
 from dari.settings import Settings
@@ -20,9 +22,11 @@ _STOP_IT = "Stop it, or choose another address."
 
 
 def look_at_ports(settings: Settings, timeout_s: float) -> Iterator[Finding]:
-    """Both, whether a server runs here or not."""
+    """All three, whether a server runs here or not."""
     yield _listen(settings, timeout_s)
     yield _admin(settings.admin_address, timeout_s)
+    if settings.metrics_address:
+        yield _metrics(settings.metrics_address, timeout_s)
 
 
 def _listen(settings: Settings, timeout_s: float) -> Finding:
@@ -86,6 +90,22 @@ def _admin(address: str, timeout_s: float) -> Finding:
         return ok(where, "is held by a dari that serves")
     told = "is held by a dari that does not serve: it starts, drains, or waits for its database"
     return warning(where, told, "See its log; `dari status` tells more.")
+
+
+def _metrics(address: str, timeout_s: float) -> Finding:
+    where = f"metrics_address: {address}"
+    free = _free(where, address)
+    if free is not None:
+        return free
+    try:
+        # No proxy is between us and this machine, whatever the environment says.
+        with httpx.Client(trust_env=False, timeout=timeout_s) as client:
+            page = client.get(f"http://{_reachable(address)}/metrics")
+    except httpx.HTTPError:
+        page = httpx.Response(httpx.codes.BAD_GATEWAY)
+    if not page.is_success or families.BUILD.name not in page.text:
+        return failed(where, "is held by something that does not show dari's metrics", _STOP_IT)
+    return ok(where, "is held by a dari that shows its metrics")
 
 
 def _free(where: str, address: str) -> Finding | None:
