@@ -261,6 +261,29 @@ def test_of_two_streams_the_one_that_opened_last_goes_on(server: ServedDari) -> 
     stored.assert_ledger_covers(len(FILE))
 
 
+def test_a_batch_of_the_stream_before_is_waited_for_without_the_lock_that_it_will_ask_for(server: ServedDari) -> None:
+    """Else the two wait for each other, and PostgreSQL gives one of them up: the one who is right, or who is late."""
+    stream = server.uploader.stream()
+    stream.open()
+    stream.opened()
+    stream.chunks(FILE)
+    stream.committed(SMALL_BATCH_BYTES)
+    segment = Stored(server.dsns.admin_dsn).segment
+
+    def waits_for_tables() -> bool:
+        with admin(server) as cur:
+            cur.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'relation' AND datname = current_database()")
+            return bool(cur.fetchall())
+
+    with admin(server) as late:
+        late.execute(f"LOCK TABLE dari_rows.rows_{segment} IN ROW EXCLUSIVE MODE")
+        stream.finish(len(FILE))
+        until(waits_for_tables)
+        late.execute("SELECT state FROM dari.uploads FOR UPDATE NOWAIT")
+        assert late.fetchall() == [("INDEXING",)]
+    assert stream.receipt().rows_stored == ROWS
+
+
 def test_uploads_that_race_over_two_servers_store_each_row_once(start_server: StartServer) -> None:
     servers = [start_server(), start_server()]
     servers[0].dari.make_knowledge_base("kb")

@@ -42,7 +42,7 @@ TENANT = "default"
 MODEL = AiModel("m", "m", LocalTarget(), 1.0)
 CHAT = ChatConfiguration("c", "c")
 BASE = KnowledgeBase("k", "k")
-WAITING_FOR_LOCKS = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+WAITING_FOR = "SELECT 1 FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
 DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 ALLOW, BLOCK = LinkEffect.ALLOW, LinkEffect.BLOCK
 
@@ -264,7 +264,7 @@ def test_a_knowledge_base_is_not_deleted_under_a_batch_that_is_being_stored(
             cur.execute("UPDATE dari.uploads SET committed_offset_bytes = 10 WHERE id = 'u'")
             cur.execute("SET ROLE dari_ingest")
             deleted = threads.submit(stores.bases.delete, TENANT, "k", "", False)
-            while not run(database, WAITING_FOR_LOCKS):
+            while not run(database, WAITING_FOR, storing.info.backend_pid):
                 assert not deleted.done()
             cur.execute(f"CREATE TABLE dari_rows.rows_{segment} (n integer)")
             cur.execute(f"CREATE TABLE dari_rows.postings_{segment} (n integer)")
@@ -376,14 +376,19 @@ def test_postgresql_chooses_what_the_selector_means(
 
 def test_a_deadlock_is_seen_by_nobody(stores: Stores, database: PostgresDsns) -> None:
     """PostgreSQL gives up the one of the two that asks first; it is done again, and is told as done."""
+    # Each looks for a deadlock once. The rival looks later: the other finds it, and is given up; but not before the
+    # rival has asked, which may take it a moment.
+    run(
+        database,
+        f"ALTER DATABASE {psycopg2.extensions.parse_dsn(database.admin_dsn)['dbname']} SET deadlock_timeout = '3s'",
+    )
     stores.make_all()
     with closing(psycopg2.connect(database.admin_dsn)) as rival, ThreadPoolExecutor(1) as threads:
         with rival.cursor() as cur:
-            # The rival waits longer before it looks for a deadlock: the other finds it, and is given up.
             cur.execute("SET deadlock_timeout = '20s'")
             cur.execute("SELECT 1 FROM dari.ai_model_chat_configurations FOR UPDATE")
             deleted = threads.submit(stores.models.delete, TENANT, "m", "", True)
-            until(lambda: run(database, WAITING_FOR_LOCKS) != [])
+            until(lambda: run(database, WAITING_FOR, rival.info.backend_pid) != [])
             cur.execute("SELECT 1 FROM dari.ai_models FOR UPDATE")
         rival.commit()
         deleted.result()

@@ -86,6 +86,16 @@ def lock_for_copy(transaction: Transaction, segment: str) -> None:
     transaction.execute(f"LOCK TABLE {', '.join(_tables(segment))} IN ROW EXCLUSIVE MODE")
 
 
+def lock_for_indexing(transaction: Transaction, segment: str) -> None:
+    """Wait for the batches that are on their way into the segment, and let no other in. As the ingest role.
+
+    The rows stand for all tables: `lock_for_copy` locks them first.
+    """
+    # SHARE ROW EXCLUSIVE, which an owner without rights of its own may not LOCK before PostgreSQL 17. There are no
+    # triggers: it changes nothing.
+    transaction.execute(f"ALTER TABLE {rows_table(segment)} DISABLE TRIGGER USER")
+
+
 def copy_into_segment(transaction: Transaction, segment: str, start_offset_bytes: int, batch: Batch) -> int:
     """Add a batch that begins at this byte of its file; returns how many rows PostgreSQL says it stored.
 

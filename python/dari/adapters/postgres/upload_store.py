@@ -1,8 +1,8 @@
 """Keeps uploads, their ledger and their rows; see `core.uploads` for the invariant that the ledger holds."""
 
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -20,6 +20,7 @@ from dari.adapters.postgres.segments import (
     drop_segment,
     index_segment,
     lock_for_copy,
+    lock_for_indexing,
 )
 from dari.adapters.postgres.tables import (
     KnowledgeBases,
@@ -94,16 +95,8 @@ class PostgresUploadStore:
 
     def commit(self, upload: Upload, move: Move, turn: Turn = ALONE) -> None:
         """See UploadStore."""
-        try:
+        with self._lost_tables_told(upload):
             self._commit(upload, move, turn)
-        except InternalError as error:
-            if sqlstate(error) != _UNDEFINED_TABLE:
-                raise
-            # The tables went with the upload: cancelled, expired, deleted.
-            with self._database.transaction(Role.APP, tenant=upload.tenant) as transaction:
-                _hold_knowledge_base(transaction, upload)
-                _lock_mine(transaction, upload)
-            raise
 
     def fail(self, upload: Upload, failure: str) -> None:
         """See UploadStore."""
@@ -132,7 +125,8 @@ class PostgresUploadStore:
 
     def publish(self, upload: Upload) -> Receipt:
         """See UploadStore."""
-        self._index(upload)
+        with self._lost_tables_told(upload):
+            self._index(upload)
         with self._of_knowledge_base(upload) as transaction:
             current_version = _hold_knowledge_base(transaction, upload, _EXCLUSIVE)
             row = _lock_mine(transaction, upload)
@@ -225,6 +219,19 @@ class PostgresUploadStore:
             if after.offset_bytes > move.since.offset_bytes:
                 _write_ledger(transaction, upload, move)
 
+    @contextmanager
+    def _lost_tables_told(self, upload: Upload) -> Iterator[None]:
+        """Say why the tables are gone: they go with their upload, where it is cancelled, expires or is deleted."""
+        try:
+            yield
+        except InternalError as error:
+            if sqlstate(error) != _UNDEFINED_TABLE:
+                raise
+            with self._database.transaction(Role.APP, tenant=upload.tenant) as transaction:
+                _hold_knowledge_base(transaction, upload)
+                _lock_mine(transaction, upload)
+            raise
+
     def _of_knowledge_base(
         self, upload: Upload, statement_timeout_s: float | None = None
     ) -> AbstractContextManager[Transaction]:
@@ -252,8 +259,14 @@ class PostgresUploadStore:
         started_s = time.monotonic()
         with self._of_knowledge_base(upload, _INDEX_TIMEOUT_S) as transaction:
             _hold_knowledge_base(transaction, upload)
-            row = _lock_mine(transaction, upload)
-            if row["state"] != UploadState.INDEXING.value or row["index_duration_s"] is not None:
+            if not _lacks_index(_find(transaction, upload.tenant, upload.id)):
+                return
+            # The tables before the upload, as a batch does: one of the stream before may hold them still, and ask for
+            # the upload next, to find that it is not its own any more.
+            transaction.become(Role.INGEST)
+            lock_for_indexing(transaction, upload.segment)
+            transaction.become(Role.APP)
+            if not _lacks_index(_lock_mine(transaction, upload)):
                 return
             transaction.become(Role.INGEST)
             index_segment(transaction, upload.segment, self._evidence.merge)
@@ -322,6 +335,10 @@ def _check_mine(row: dict[str, Any], upload: Upload) -> None:
             raise ended
     if (row["writer_epoch"], row["segment"]) != (upload.writer_epoch, upload.segment):
         raise _rival(upload)
+
+
+def _lacks_index(row: dict[str, Any]) -> bool:
+    return row["state"] == UploadState.INDEXING.value and row["index_duration_s"] is None
 
 
 def _hold_knowledge_base(transaction: Transaction, upload: Upload, lock: str = _SHARED) -> int | None:
