@@ -48,7 +48,9 @@ def main() -> None:
             Cluster(database, folder / "cluster", count=options.replicas, port=options.port, **settings)
         )
         _tell(cluster)
-        stopped.wait()
+        # Not without an end: where another thread took the signal, nobody wakes this one to run the handler.
+        while not stopped.wait(1.0):
+            pass
         print("ending", flush=True)
 
 

@@ -1,5 +1,6 @@
 """`dari serve` as a process of its own, to be killed, frozen and measured; and several of them behind one address."""
 
+import ctypes
 import json
 import os
 import signal
@@ -113,6 +114,15 @@ class ServingProcess:
     def restart(self) -> None:
         self.kill()
         self.start()
+
+    def signal_another_thread(self, number: signal.Signals) -> None:
+        """As if any thread but the main one took the signal, as the kernel may choose."""
+        assert self._process is not None
+        pid = self._process.pid
+        other = next(task for task in Path(f"/proc/{pid}/task").iterdir() if task.name != str(pid))
+        assert ctypes.CDLL(None, use_errno=True).tgkill(pid, int(other.name), number) == 0, os.strerror(
+            ctypes.get_errno()
+        )
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None

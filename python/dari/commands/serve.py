@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -67,20 +68,33 @@ def _exit_code(error: Exception) -> ExitCode:
 
 
 def _stop_on_signals(server: Any, delay_s: float) -> None:
-    """Stop in a thread: a handler runs between two bytecodes of the main thread, which may hold any lock.
+    """Stop when a signal comes, in a thread: the main thread may hold any lock at that moment.
 
     SIGTERM comes from what runs replicas, and leaves its balancer time; Ctrl-C, and any second signal, does not. Where
     the stop itself hangs, nobody need send a second signal: the process ends by the time that was promised.
+
+    Python's own handlers run on the main thread alone, which a signal wakes only where it took it itself. On a busy
+    machine another thread may: one that has just unblocked all signals, as each does that starts a thread. Whoever took
+    it writes it to the wakeup descriptor.
     """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del frame
-        delay = delay_s if number == signal.SIGTERM else 0.0
-        _end_within(server.longest_stop_s(delay) + EXIT_GRACE_S, server.log_hanging)
-        threading.Thread(target=server.stop, args=(delay,), name="dari-stop").start()
-
+    told, tells = socket.socketpair()
+    tells.setblocking(False)
+    signal.set_wakeup_fd(tells.detach())
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signal.signal(number, _do_nothing)
+
+    def listen() -> None:
+        while True:
+            for number in told.recv(1):
+                delay = delay_s if number == signal.SIGTERM else 0.0
+                _end_within(server.longest_stop_s(delay) + EXIT_GRACE_S, server.log_hanging)
+                threading.Thread(target=server.stop, args=(delay,), name="dari-stop").start()
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Where a signal has no handler of Python's, it is not written to the wakeup descriptor."""
 
 
 def _end_within(grace_s: float, before: Callable[[], None] = lambda: None) -> None:

@@ -165,6 +165,13 @@ def test_a_replica_that_is_to_end_says_so_before_it_takes_no_more_calls(start_pr
         assert replica.wait_for_end(SOON_S) == ExitCode.OK
 
 
+def test_a_replica_ends_whichever_thread_takes_the_signal(start_process: StartProcess) -> None:
+    """The kernel gives a signal of a process to any thread that wants it; Python's handlers run on the main one."""
+    replica = start_process(stop_delay_s=0)
+    replica.signal_another_thread(signal.SIGTERM)
+    assert replica.wait_for_end(SOON_S) == ExitCode.OK
+
+
 def test_a_replica_ends_by_its_drain_deadline_though_a_handler_hangs(database: PostgresDsns, tmp_path: Path) -> None:
     """In what nobody can end; the open call is cut, and the process is gone."""
     program = (str(Path(__file__).parents[2] / "support" / "stuck_dari.py"),)
