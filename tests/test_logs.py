@@ -36,14 +36,14 @@ SERVER = """
 import signal, sys, threading
 from dari.server import Server
 from dari.settings import load_settings
-server = Server(load_settings())
-signal.signal(signal.SIGTERM, lambda number, frame: server.stop())
-server.start()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+server = Server(load_settings()).start()
 threading.Thread(target=lambda: int("canary-7f3a")).start()
 print(server.address, server.metrics_address, flush=True)
-server.wait()
+signal.sigwait({signal.SIGTERM})
+server.stop()
 """
-"""A server in a process of its own."""
+"""A server in a process of its own. No thread of it takes the signal but the one that waits for it."""
 
 
 def log_lines(captured_output: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
